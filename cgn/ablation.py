@@ -1,0 +1,54 @@
+"""The switches of Tables III-V, as values. What they mean for the losses stands in `cgn.objective`,
+what they mean for the networks in `cgn.nets.network`; nobody else branches on them.
+"""
+
+from enum import StrEnum
+
+
+class Bilateral(StrEnum):
+    """Table III, column "Bilateral": what the other breast is used for."""
+
+    NONE = "none"  # x: the vanilla single-view network (row 1), or G(H_T) where a loss asks for H_C (row 8)
+    SBF = "sbf"  # simple bilateral features: [H_T, H_R] fused
+    TF_GAN = "tf_gan"  # G sees the target alone
+    BF_GAN = "bf_gan"  # G sees (1 - alpha) H_T + alpha H_R
+    ADAIN_GAN = "adain_gan"  # G sees Eq. 7's interpolation
+    ORACLE = "oracle"  # H_C = features of the true counterfactual image; phantoms only, an upper bound
+
+
+class Triplet(StrEnum):
+    """Table III, column "Triplet Loss": whether L_FT acts, and where its Omega comes from."""
+
+    NONE = "none"
+    NON_FEEDBACK = "non_feedback"  # Omega from the largest target-counterfactual distance (reading 15)
+    FEEDBACK = "feedback"  # Omega = softmax(CAM)
+
+
+class Variant(StrEnum):
+    """Table IV: which equation is the objective."""
+
+    PROPOSED = "proposed"  # Eq. 14
+    MASKED_ADVERSARY = "masked_adversary"  # variant 1, Eq. 17-19: D and G see Omega * H, no triplet
+    DIRECT = "direct"  # variant 2, Eq. 20-21: d_tc in place of the triplet
+
+
+class CamClass(StrEnum):
+    """Reading 6: the class whose activation map is Omega during training."""
+
+    PREDICTED = "predicted"
+    LABEL = "label"
+    MALIGNANT = "malignant"
+
+
+class Adversarial(StrEnum):
+    """Reading 10: the generator's adversarial loss."""
+
+    NON_SATURATING = "non_saturating"
+    SATURATING = "saturating"
+
+
+class CounterfactualGradient(StrEnum):
+    """Reading 24: whom L_AD, L_FT and L_NE train."""
+
+    GENERATOR = "generator"
+    JOINT = "joint"

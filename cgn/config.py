@@ -1,0 +1,92 @@
+"""What a run is: one frozen, validated, hashable value. A variant is an edit of another one.
+
+>>> Config().edit(alpha=0.3).alpha
+0.3
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cgn.ablation import Adversarial, Bilateral, CamClass, CounterfactualGradient, Triplet, Variant
+from cgn.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Sec. III-B and IV-A. Everything that changes the result of a run, and nothing else.
+
+    Defaults are the paper's where it prints them (epochs, learning rate, generator blocks,
+    loss terms) and the readings of `docs/readings.md` elsewhere.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
+
+    method: str = Field("cgn", description="module of cgn.methods")
+    backbone: str = Field("alexnet", description="module of cgn.backbones")
+    backbone_weights: str = Field(
+        "none", description="'none', 'imagenet' (torchvision, fetched once) or the path of a state dict"
+    )
+    feature_channels: int | None = Field(
+        None, ge=1, description="channels after a 1x1 projection; None projects only what is wider than 512"
+    )
+    generator_blocks: int = Field(9, ge=1, le=32, description="residual blocks of G (Sec. III-B)")
+
+    alpha: float = Field(0.5, ge=0, le=1, description="Eq. 7, interpolation weight; the paper prints none")
+    beta: float = Field(1.0, ge=0, description="Eq. 12, margin, in the unit of d_tc; the paper prints none")
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="Adam, all networks")
+    batch_size: int = Field(8, ge=2, description="pairs a step; the paper prints none")
+    epochs: int = Field(50, ge=1)
+
+    bilateral: Bilateral = Bilateral.ADAIN_GAN
+    negative_embedding: bool = Field(True, description="L_NE, Eq. 13")
+    triplet: Triplet = Triplet.FEEDBACK
+    variant: Variant = Variant.PROPOSED
+
+    cam_class: CamClass = CamClass.PREDICTED
+    omega_gradient: bool = Field(False, description="let gradients flow through Omega (reading 6)")
+    adversarial: Adversarial = Adversarial.NON_SATURATING
+    counterfactual_gradient: CounterfactualGradient = CounterfactualGradient.GENERATOR
+    loss_weights: dict[str, float] = Field(
+        default_factory=dict, description="weight of a term of the objective by its name; 1 where absent"
+    )
+
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 autocast changes results: recorded")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_fields(cls, values: Any) -> Any:
+        unknown = sorted(set(values) - set(cls.model_fields)) if isinstance(values, Mapping) else []
+        if unknown:
+            raise ValueError(f"no field {unknown[0]!r}; the fields are {', '.join(sorted(cls.model_fields))}")
+        return values
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Config":
+        """A configuration from plain values.
+
+        Raises:
+            ConfigError: one line that names the field, what must hold and what came.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError("; ".join(_plain(e) for e in error.errors())) from None
+
+    def edit(self, **changes: Any) -> "Config":
+        """The same run but for these fields. Raises ConfigError as `of` does."""
+        return Config.of({**self.model_dump(), **changes})
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that name this value: equal configurations have equal ones."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _plain(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{field}: {message} but got {error['input']!r}" if field else message

@@ -1,0 +1,61 @@
+"""What training sees: pairs of prepared images in memory, and the folds over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1, pixels, origin top left, x1 and y1 exclusive
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold: indices into the pairs. No patient stands in two of the three (reading 18)."""
+
+    fold: int
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A cache in memory. Arrays are read-only and are shared between processes of a node.
+
+    Attributes:
+        name: dataset and cohort, e.g. `mias-all`.
+        fingerprint: of the content, as in the cache's manifest.
+        pair_id, patient_id, view, side: `(n,)` strings; side is L or R of the target.
+        label: `(n,)` int64, 0 benign, 1 malignant.
+        kinds: finding kinds of each target.
+        boxes: lesions of each target, in pixels of the cached target.
+        reference_has_lesion: `(n,)` bool.
+        target, reference: `(n, size, size)` uint8, chest wall on the left.
+        counterfactual: the same without the lesion; None but for phantoms.
+        target_crop, reference_crop: `(n, 4)` int64 `x0, y0, width, height` in the source image.
+    """
+
+    name: str
+    fingerprint: str
+    pair_id: NDArray[np.str_]
+    patient_id: NDArray[np.str_]
+    view: NDArray[np.str_]
+    side: NDArray[np.str_]
+    label: NDArray[np.int64]
+    kinds: Sequence[tuple[str, ...]]
+    boxes: Sequence[tuple[Box, ...]]
+    reference_has_lesion: NDArray[np.bool_]
+    target: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    counterfactual: NDArray[np.uint8] | None
+    target_crop: NDArray[np.int64]
+    reference_crop: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def size(self) -> int:
+        """Side of the cached images in pixels."""
+        return int(self.target.shape[-1])
