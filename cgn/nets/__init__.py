@@ -1,0 +1,1 @@
+"""Generator, discriminator and fusion classifier of Fig. 3."""

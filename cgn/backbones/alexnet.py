@@ -1,0 +1,25 @@
+"""AlexNet [16]: conv5 after its ReLU and before the pool, 256 channels, 13 x 13 at 224."""
+
+from typing import Any
+
+from torch import nn
+from torchvision import models
+
+CHANNELS, IN_CHANNELS = 256, 3
+
+
+def build() -> nn.Module:
+    """The network as published, without weights."""
+    network: nn.Module = models.alexnet(weights=None)
+    return network
+
+
+def imagenet() -> Any:
+    """The state dict of torchvision's ImageNet weights, fetched once."""
+    return models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+
+
+def trunk(network: Any) -> nn.Module:
+    """Up to the ReLU of conv5."""
+    cut: nn.Module = network.features[:12]
+    return cut

@@ -1,0 +1,35 @@
+"""FusionLayer and classifier of Sec. III-B, and the class activation maps that come with them [34]."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FusionClassifier(nn.Module):
+    """Conv 3x3 -> batch norm -> ReLU, global average pool, linear (reading 5).
+
+    The mean of a class's activation map plus its bias *is* its logit, so both come from one product.
+    """
+
+    def __init__(self, in_channels: int, channels: int, classes: int = 2) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, features: Tensor, *, running_statistics: bool = False) -> tuple[Tensor, Tensor]:
+        """(B, in_channels, h, w) -> logits (B, 2), activation maps (B, 2, h, w).
+
+        With `running_statistics` the layer is the one that test images meet, also while training:
+        a batch of H_C normalised by its own moments could never look less malignant (reading 25).
+        """
+        norm = self.norm
+        fused = self.convolution(features)
+        if running_statistics:
+            fused = F.batch_norm(
+                fused, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+            )
+        else:
+            fused = norm(fused)
+        cam = torch.einsum("kc,bchw->bkhw", self.linear.weight, F.relu(fused))
+        return cam.mean((2, 3)) + self.linear.bias, cam
