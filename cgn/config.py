@@ -22,7 +22,7 @@ class Config(BaseModel):
     loss terms) and the readings of `docs/readings.md` elsewhere.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: str = Field("cgn", description="module of cgn.methods")
     backbone: str = Field("alexnet", description="module of cgn.backbones")

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cgn.ablation import Bilateral
+from cgn.config import Config
+from cgn.errors import ConfigError
+
+
+def test_defaults_are_the_papers_where_it_prints_them():
+    config = Config()
+    assert (config.epochs, config.learning_rate, config.generator_blocks) == (50, 5e-5, 9)
+    assert config.bilateral is Bilateral.ADAIN_GAN
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": 1.3}, r"alpha: .*less than or equal to 1 but got 1.3"),
+        ({"beta": -1}, r"beta: .*but got -1"),
+        ({"alhpa": 0.1}, r"no field 'alhpa'; the fields are .*alpha"),
+        ({"bilateral": "cyclegan"}, r"bilateral: .*adain_gan.* but got 'cyclegan'"),
+        ({"learning_rate": "fast"}, r"learning_rate: .* but got 'fast'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_line_that_names_the_field(change, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        Config().edit(**change)
+    assert "\n" not in str(error.value)
+
+
+def test_it_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().alpha = 0.3
+
+
+@given(st.floats(0, 1), st.floats(0, 1e4), st.sampled_from(Bilateral), st.integers(0, 2**31))
+def test_a_round_trip_through_json_keeps_the_fingerprint(alpha, beta, bilateral, seed):
+    config = Config(alpha=alpha, beta=beta, bilateral=bilateral, seed=seed)
+    again = Config.of(json.loads(json.dumps(config.model_dump(mode="json"))))
+    assert again == config
+    assert again.fingerprint() == config.fingerprint()
+
+
+def test_every_field_moves_the_fingerprint():
+    base = Config()
+    edits = {
+        "method": "other", "backbone": "tiny", "backbone_weights": "imagenet", "feature_channels": 8,
+        "generator_blocks": 1, "alpha": 0.1, "beta": 2.0, "learning_rate": 0.1, "batch_size": 2, "epochs": 1,
+        "bilateral": "sbf", "negative_embedding": False, "triplet": "none", "variant": "direct",
+        "cam_class": "label", "omega_gradient": True, "adversarial": "saturating",
+        "counterfactual_gradient": "joint", "loss_weights": {"l_ne": 2.0}, "precision": "bf16", "seed": 1,
+    }  # fmt: skip
+    assert set(edits) == set(Config.model_fields)
+    prints = {base.edit(**{field: value}).fingerprint() for field, value in edits.items()}
+    assert len(prints | {base.fingerprint()}) == len(edits) + 1

@@ -1,0 +1,110 @@
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from cgn import equations, metrics
+from cgn.errors import DataError, DivergedError
+from cgn.fit import CrossResult, cross_validate, fit, last
+
+
+def facts(value):
+    """A result as plain values, without what differs from run to run: seconds."""
+    if dataclasses.is_dataclass(value):
+        fields = [f.name for f in dataclasses.fields(value) if f.name != "seconds"]
+        return {name: facts(getattr(value, name)) for name in fields}
+    if isinstance(value, np.ndarray):
+        return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, tuple | list):
+        return [facts(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: facts(v) for k, v in value.items()}
+    return repr(value) if isinstance(value, float) else value
+
+
+def run(generator):
+    reports = []
+    while True:
+        try:
+            reports.append(next(generator))
+        except StopIteration as end:
+            return reports, end.value
+
+
+def test_a_run_repeats_bit_for_bit(tiny, pairs, splits):
+    first = run(fit(tiny, pairs, splits[0]))
+    torch.rand(7)  # somebody else draws from the global stream
+    assert facts(run(fit(tiny, pairs, splits[0]))) == facts(first)
+    assert facts(run(fit(tiny.edit(seed=1), pairs, splits[0]))) != facts(first)
+
+
+def test_lockstep_gives_the_numbers_of_folds_run_one_after_another(tiny, pairs, splits):
+    reports, result = run(cross_validate(tiny, pairs, splits))
+    alone = [run(fit(tiny, pairs, split)) for split in splits]
+    assert facts(result.folds) == facts(tuple(r for _, r in alone))
+    for k, (own, _) in enumerate(alone):
+        assert facts([report.folds[k] for report in reports]) == facts(own)
+    for report in reports:
+        assert report.val_auc == pytest.approx(np.mean([fold.val_auc for fold in report.folds]))
+
+
+def test_a_single_case_from_the_test_fold_cannot_move_the_training(tiny, pairs, splits):
+    """Invariant 6: nothing that is reported was used to choose."""
+    blank = pairs.target.copy()
+    blank[splits[0].test] = 0
+    other = dataclasses.replace(pairs, target=blank)
+    seen, one = run(fit(tiny, pairs, splits[0]))
+    blind, two = run(fit(tiny, other, splits[0]))
+    assert facts(seen) == facts(blind)
+    assert one.best_epoch == two.best_epoch
+    assert facts(one.predictions) != facts(two.predictions)
+
+
+def test_the_best_validation_epoch_is_kept(tiny, pairs, splits):
+    """The test scores are those of a run that stops at the best epoch."""
+    reports, result = run(fit(tiny.edit(epochs=6, learning_rate=0.02), pairs, splits[0]))
+    curve = [report.val_auc for report in reports]
+    assert result.best_epoch == int(np.argmax(curve))
+    assert result.val_auc == max(curve)
+    short = last(fit(tiny.edit(epochs=result.best_epoch + 1, learning_rate=0.02), pairs, splits[0]))
+    assert facts(short.predictions) == facts(result.predictions)
+
+
+def test_it_learns_what_can_be_learnt_and_finds_the_place(tiny, pairs, splits):
+    result = last(cross_validate(tiny.edit(epochs=20, bilateral="oracle"), pairs, splits))
+    assert isinstance(result, CrossResult)
+    assert result.test_auc > 0.9
+    assert result.val_auc == pytest.approx(np.mean([f.val_auc for f in result.folds]))
+    for fold in result.folds:
+        p = fold.predictions
+        assert fold.test_auc == metrics.auc(p.label, p.p_malignant)
+        assert np.isnan(p.iou).tolist() == (p.label == 0).tolist()
+        assert fold.localization_error_any_class <= fold.localization_error
+
+
+def test_a_fold_without_both_classes_is_refused(tiny, pairs, splits):
+    benign = np.flatnonzero(pairs.label == 0)
+    with pytest.raises(DataError, match="fold 0: the test pairs must hold both classes"):
+        next(fit(tiny, pairs, dataclasses.replace(splits[0], test=benign[:4])))
+
+
+def test_a_loss_that_is_no_number_stops_the_fold(tiny, pairs, splits, monkeypatch):
+    plain = equations.l_ft
+    monkeypatch.setattr(equations, "l_ft", lambda *args: plain(*args) * float("nan"))
+    with pytest.raises(DivergedError, match="must stay finite but is nan"):
+        next(fit(tiny, pairs, splits[0]))
+
+
+def test_whoever_asks_no_more_has_trained_no_more(tiny, pairs, splits, monkeypatch):
+    """An epoch is trained when it is asked for: pruning saves what it says it saves."""
+    import importlib
+
+    module, trained = importlib.import_module("cgn.fit"), []
+    plain = module._train_epoch
+    monkeypatch.setattr(module, "_train_epoch", lambda *a: trained.append(1) or plain(*a))
+    running = cross_validate(tiny.edit(epochs=5), pairs, splits)
+    next(running)
+    running.close()
+    assert len(trained) == 3

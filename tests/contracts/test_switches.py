@@ -1,0 +1,165 @@
+"""Every row of Tables III and IV, and every other switch: it trains, and each term trains whom it may."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cgn import objective
+from cgn.ablation import Bilateral, Triplet, Variant
+from cgn.config import Config
+from cgn.errors import ConfigError
+from cgn.fit import fit, last
+from cgn.methods import Batch, build
+
+B, T = Bilateral, Triplet
+ALL = {"l_cls", "l_ad_g", "l_ad_d", "l_ne", "l_ft"}
+
+# (switches, terms that must act)
+TABLE_III = [
+    (dict(bilateral=B.NONE, negative_embedding=False, triplet=T.NONE), {"l_cls"}),
+    (dict(bilateral=B.SBF, negative_embedding=False, triplet=T.NONE), {"l_cls"}),
+    (dict(bilateral=B.TF_GAN, negative_embedding=False, triplet=T.NONE), {"l_cls", "l_ad_g", "l_ad_d"}),
+    (dict(bilateral=B.BF_GAN, negative_embedding=False, triplet=T.NONE), {"l_cls", "l_ad_g", "l_ad_d"}),
+    (dict(bilateral=B.ADAIN_GAN, negative_embedding=False, triplet=T.NONE), {"l_cls", "l_ad_g", "l_ad_d"}),
+    (dict(bilateral=B.ADAIN_GAN, triplet=T.NONE), ALL - {"l_ft"}),
+    (dict(bilateral=B.ADAIN_GAN, triplet=T.NON_FEEDBACK), ALL),
+    (dict(bilateral=B.NONE, triplet=T.FEEDBACK), {"l_cls", "l_ne", "l_ft"}),
+    (dict(bilateral=B.ADAIN_GAN, negative_embedding=False), ALL - {"l_ne"}),
+    (dict(), ALL),
+]
+TABLE_IV = [
+    (dict(variant=Variant.MASKED_ADVERSARY), ALL - {"l_ft"}),
+    (dict(variant=Variant.DIRECT), (ALL - {"l_ft"}) | {"l_fc"}),
+]
+OTHERS = [
+    (dict(bilateral=B.ORACLE), {"l_cls"}),
+    (dict(counterfactual_gradient="joint"), ALL),
+    (dict(adversarial="saturating"), ALL),
+    (dict(cam_class="label"), ALL),
+    (dict(cam_class="malignant", omega_gradient=True), ALL),
+    (dict(loss_weights={"l_ft": 0.1}), ALL),
+    (dict(feature_channels=16), ALL),
+    (dict(precision="bf16"), ALL),
+]
+
+
+@pytest.mark.parametrize(("switches", "acting"), TABLE_III + TABLE_IV + OTHERS)
+def test_every_row_trains(switches, acting, tiny, pairs, splits):
+    config = tiny.edit(**switches)
+    reports = list(fit(config, pairs, splits[0]))
+    watched = {"d_tc", "d_rc"} & objective.needs(config)
+    assert set(reports[-1].losses) == acting | watched
+    assert [report.epoch for report in reports] == [0, 1]
+    assert all(0 <= report.val_auc <= 1 for report in reports)
+
+
+def _batch(seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = (torch.rand(4, 1, 32, 32, generator=generator) for _ in range(3))
+    return Batch(*images, torch.tensor([0, 1, 0, 1]))
+
+
+def _gradients(config: Config, **weights: float) -> dict[str, float]:
+    """Norm of each part's gradient with these weights, all other terms at 0."""
+    silent = dict.fromkeys(objective.TERM_NAMES, 0.0)
+    torch.manual_seed(0)
+    network = build(config.edit(loss_weights=silent | weights))
+    network.gradients(_batch())
+    return {
+        part: sum(float(p.grad.norm()) for p in module.parameters() if p.grad is not None)
+        for part, module in network.named_children()
+    }
+
+
+@pytest.mark.parametrize("term", ["l_cls", "l_ad_g", "l_ad_d", "l_ne", "l_ft"])
+@pytest.mark.parametrize("way", ["generator", "joint"])
+def test_a_term_trains_whom_it_names_and_nobody_else(term, way, tiny):
+    """Reading 24. beta is large, so that the triplet binds."""
+    config = tiny.edit(counterfactual_gradient=way, beta=1e6)
+    named = next(t.trains for t in objective.terms(config) if t.name == term)
+    trained = {part for part, norm in _gradients(config, **{term: 1.0}).items() if norm > 0}
+    assert trained == set(named)
+
+
+@pytest.mark.parametrize(
+    ("way", "reached"), [("generator", {"generator"}), ("joint", {"backbone", "generator"})]
+)
+def test_reading_24_says_how_far_the_constraints_reach(way, reached, tiny):
+    config = tiny.edit(counterfactual_gradient=way, beta=1e6)
+    norms = _gradients(config, l_ad_g=1.0, l_ne=1.0, l_ft=1.0)
+    assert {part for part, norm in norms.items() if norm > 0} == reached
+
+
+def test_gradients_are_the_sum_of_the_terms_own(tiny):
+    """One backward pass a set of terms gives what one pass a term, done plainly, gives."""
+    config = tiny.edit(beta=1e6, loss_weights={"l_ne": 0.5})
+    torch.manual_seed(0)
+    network = build(config)
+    network.gradients(_batch())
+    got = {name: p.grad.clone() for name, p in network.named_parameters()}
+
+    torch.manual_seed(0)
+    plain = build(config)
+    step, total = plain(_batch()), {}
+    for term in objective.terms(config):
+        value = term.value(step, config).mean() * config.loss_weights.get(term.name, 1.0)
+        own = [(n, p) for n, p in plain.named_parameters() if n.split(".")[0] in term.trains]
+        slopes = torch.autograd.grad(value, [p for _, p in own], retain_graph=True, allow_unused=True)
+        for (name, _), slope in zip(own, slopes, strict=True):
+            if slope is not None:
+                total[name] = total.get(name, 0) + slope
+    assert set(total) == set(got)
+    for name, expected in total.items():
+        torch.testing.assert_close(got[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_masked_adversary_shows_d_the_lesion_only(tiny):
+    """Eq. 17-18: D's input is Omega * H. An Omega of 1/hw everywhere shrinks it by hw."""
+    torch.manual_seed(0)
+    network = build(tiny.edit(variant=Variant.MASKED_ADVERSARY))
+    seen = []
+    network.discriminator.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    step = network(_batch())
+    real, fake = seen[0].chunk(2)
+    assert float(real.detach().norm()) < float(step.h_r.detach().norm())
+    ratio = (fake / step.h_c).detach()
+    omega = ratio[:, 0]
+    torch.testing.assert_close(ratio, omega.unsqueeze(1).expand_as(ratio), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(omega.sum((1, 2)), torch.ones(4), rtol=1e-3, atol=1e-3)
+
+
+def test_non_feedback_omega_looks_at_the_distance(tiny):
+    torch.manual_seed(0)
+    network = build(tiny.edit(triplet=T.NON_FEEDBACK))
+    step = network(_batch())
+    omega = network._omega(step)
+    distance = (step.h_t - step.h_c).square().sum(1).flatten(1)
+    assert torch.equal(omega.flatten(1).argmax(1), distance.argmax(1))
+
+
+def test_the_single_view_network_does_not_look_at_the_other_breast(tiny):
+    network = build(tiny.edit(bilateral=B.NONE, negative_embedding=False, triplet=T.NONE)).eval()
+    batch = _batch()
+    other = batch._replace(reference=torch.zeros_like(batch.reference))
+    assert torch.equal(network.predict(batch).p_malignant, network.predict(other).p_malignant)
+    sbf = build(tiny.edit(bilateral=B.SBF)).eval()
+    assert not torch.equal(sbf.predict(batch).p_malignant, sbf.predict(other).p_malignant)
+
+
+def test_labels_are_not_looked_at_when_predicting(tiny):
+    network = build(tiny.edit(cam_class="label")).eval()
+    batch = _batch()
+    swapped = batch._replace(y=1 - batch.y)
+    assert torch.equal(network.predict(batch).cam, network.predict(swapped).cam)
+
+
+def test_the_oracle_needs_the_truth(tiny, pairs, splits):
+    blind = replace(pairs, counterfactual=None)
+    with pytest.raises(ConfigError, match="only phantoms have"):
+        last(fit(tiny.edit(bilateral=B.ORACLE), blind, splits[0]))
+
+
+def test_weights_name_terms_that_exist(tiny):
+    with pytest.raises(ConfigError, match=r"may name .*l_ft.* but got 'l_tf'"):
+        build(tiny.edit(loss_weights={"l_tf": 1.0}))
