@@ -1,0 +1,1 @@
+"""Films to pairs: datasets, breast region, cache and folds (Sec. IV-A)."""

@@ -1,0 +1,518 @@
+"""Prepared pairs in a folder: written once, named by its content, checked when opened.
+
+    manifest.json          written last: what it was made from and the sha256 of every other file
+    splits.json            the folds, by pair id
+    pairs-00000.parquet    a row a pair, zstd, page checksums
+
+The folder is written beside its place under a temporary name and renamed, so a killed run leaves
+nothing under the final one. Raw films are named by their sha256 and no path of the machine that
+made it is written down.
+"""
+
+import glob
+import hashlib
+import inspect
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from cgn.data import breast, datasets
+from cgn.data.breast import Background
+from cgn.data.datasets import DatasetOptions, PairRecord, Scan
+from cgn.data.folds import make_splits, named, numbered, splits_fingerprint
+from cgn.data.pairs import Pairs, Split
+from cgn.errors import CacheError, ConfigError, NotADatasetError, UnreadableImageError
+
+FORMAT = 1
+"""Of the files below; a reader refuses another one."""
+
+SHARD = 256
+"""Pairs a file: as many as a killed or damaged one costs."""
+
+ROW_GROUP = 32
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Progress = Callable[[int, int], None]
+"""Called with the number of pairs done and of all pairs."""
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What `write_cache` did.
+
+    Attributes:
+        path: the cache's folder.
+        fingerprint: of the content; the last part of a default folder's name begins it.
+        fresh: False where the cache was there already and nothing was done.
+        counts: for people to read: of the dataset, and how many pairs were cached.
+        missing: what the dataset's tables name but its folder has not.
+        rejected: pairs that could not be prepared, each with the reason.
+        notes: pairs that were kept with a remark.
+        seconds: of this call.
+    """
+
+    path: Path
+    fingerprint: str
+    fresh: bool
+    counts: dict[str, int]
+    missing: tuple[str, ...]
+    rejected: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def write_cache(
+    dataset_name: str,
+    options: DatasetOptions,
+    *,
+    size: int = 224,
+    background: Background = "keep",
+    out: Path | None = None,
+    store: Path = Path("runs"),
+    folds: int = 5,
+    split_seed: int = 0,
+    progress: Progress | None = None,
+) -> CacheReport:
+    """Sec. IV-A. Prepares every pair of a dataset and draws the folds, once.
+
+    Where the same content stands there already, no film is decoded.
+
+    Args:
+        dataset_name: module of `cgn.data.datasets`.
+        options: of that module's `Options`.
+        size: side of the cached images in pixels.
+        background: see `cgn.data.breast.prepare`.
+        out: the cache's folder; None names one in `store/cache` by its content.
+        store: where caches without an `out` go.
+        folds, split_seed: of `splits.json`.
+        progress: told of every pair.
+
+    Raises:
+        ConfigError: an unknown dataset, too many folds, a size that is none.
+        NotADatasetError: the folder is none, or no pair of it could be prepared.
+        CacheError: `out` holds something else, or the cache has other folds.
+    """
+    started = time.monotonic()
+    if not 8 <= size <= 4096:
+        raise ConfigError(f"size must lie in [8, 4096] pixels but got {size}")
+    if background not in ("keep", "mask"):
+        raise ConfigError(f"background must be 'keep' or 'mask' but got {background!r}")
+    if out is not None and re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
+        raise ConfigError(f"a cache is written to a local folder but got {out}: write it, then copy it there")
+    module = datasets.load(dataset_name)
+    scan: Scan = module.scan(options, size)
+    if not scan.records:
+        raise NotADatasetError(
+            f"{scan.name} has no target whose films are both there ({len(scan.missing)} are missing)"
+        )
+    recipe = {
+        "format": FORMAT,
+        "dataset": dataset_name,
+        "options": options.content(),
+        "size": size,
+        "background": background,
+        "code": {m.__name__: _sha256(inspect.getsource(m).encode())[:16] for m in (breast, module)},
+        "raw": _digest(scan.files),
+    }
+    fingerprint = _digest(recipe)[:16]
+    place = out if out is not None else Path(store) / "cache" / f"{scan.name}-{size}-{fingerprint[:12]}"
+    place = place.absolute()
+
+    def there() -> bool:
+        return _same_content(place, fingerprint, folds, split_seed)
+
+    fresh = False
+    if not there():
+        with _alone_at(place):
+            fresh = not there()  # another process may have written it meanwhile
+            if fresh:
+                batch = _prepare_all(scan, size, background, progress)
+                _write(place, scan, recipe, fingerprint, batch, (folds, split_seed))
+    manifest = _manifest(_Files(str(place)))
+    return CacheReport(
+        path=place,
+        fingerprint=fingerprint,
+        fresh=fresh,
+        counts=manifest["counts"],
+        missing=tuple(manifest["missing"]),
+        rejected=tuple(manifest["rejected"]),
+        notes=tuple(manifest["notes"]),
+        seconds=time.monotonic() - started,
+    )
+
+
+def open_cache(where: str | Path, verify: bool = True) -> Pairs:
+    """The pairs of a cache, read-only.
+
+    Args:
+        where: its folder, or its address where pyarrow knows the file system (`file://`, `s3://`).
+        verify: compare each file with the manifest; page checksums are looked at in any case.
+
+    Raises:
+        CacheError: there is no cache, or one of its files is missing or damaged: the message names it.
+    """
+    files = _Files(str(where))
+    manifest = _manifest(files)
+    table = pa.concat_tables([_shard(files, shard, verify) for shard in manifest["shards"]])
+    column = {name: table.column(name).to_pylist() for name in SCHEMA_FACTS.names}
+    side = manifest["recipe"]["size"]
+    counterfactual = table.column("counterfactual")
+    return Pairs(
+        name=manifest["name"],
+        fingerprint=manifest["fingerprint"],
+        pair_id=_frozen(np.array(column["pair_id"], np.str_)),
+        patient_id=_frozen(np.array(column["patient_id"], np.str_)),
+        view=_frozen(np.array(column["view"], np.str_)),
+        side=_frozen(np.array(column["side"], np.str_)),
+        label=_frozen(np.array(column["label"], np.int64)),
+        kinds=tuple(tuple(kinds) for kinds in column["kinds"]),
+        boxes=tuple(tuple(tuple(box) for box in boxes) for boxes in column["boxes"]),
+        reference_has_lesion=_frozen(np.array(column["reference_has_lesion"], np.bool_)),
+        target=_images(table.column("target"), side),
+        reference=_images(table.column("reference"), side),
+        counterfactual=None if counterfactual.null_count else _images(counterfactual, side),
+        target_crop=_frozen(np.array(column["target_crop"], np.int64)),
+        reference_crop=_frozen(np.array(column["reference_crop"], np.int64)),
+    )
+
+
+def open_splits(where: str | Path) -> tuple[Split, ...]:
+    """Reading 18. The folds of a cache, as indices into the rows of `open_cache`.
+
+    Raises:
+        CacheError: there is no cache, or its `splits.json` is missing or damaged.
+    """
+    files = _Files(str(where))
+    manifest = _manifest(files)
+    content = files.read("splits.json")
+    if content is None or _sha256(content) != manifest["splits"]["sha256"]:
+        raise _damaged(files, "splits.json", "missing" if content is None else "its sha256 differs")
+    return numbered(manifest["pair_ids"], json.loads(content)["folds"])
+
+
+# ---------------------------------------------------------------------------------------------- layout
+
+SCHEMA_FACTS = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("view", pa.string(), nullable=False),
+        pa.field("side", pa.string(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),
+        pa.field("kinds", pa.list_(pa.string()), nullable=False),
+        pa.field("boxes", pa.list_(pa.list_(pa.float64(), 4)), nullable=False),
+        pa.field("reference_has_lesion", pa.bool_(), nullable=False),
+        pa.field("target_crop", pa.list_(pa.int64(), 4), nullable=False),
+        pa.field("reference_crop", pa.list_(pa.int64(), 4), nullable=False),
+    ]
+)
+
+
+def schema(size: int) -> pa.Schema:
+    """Columns of a shard: what is known of a pair, then its pixels, row-major, `size x size` bytes."""
+    pixels = pa.binary(size * size)
+    return pa.schema(
+        [
+            *SCHEMA_FACTS,
+            pa.field("target", pixels, nullable=False),
+            pa.field("reference", pixels, nullable=False),
+            pa.field("counterfactual", pixels),
+        ]
+    )
+
+
+@dataclass
+class _Batch:
+    """Rows that were prepared, and what is to be said of the others."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, record: PairRecord, outcome: dict[str, Any] | str) -> None:
+        if isinstance(outcome, str):
+            self.rejected.append(f"{record.pair_id}: {outcome}")
+            return
+        self.rows.append(outcome)
+        outside = len(record.boxes) - len(outcome["boxes"])
+        if outside:
+            self.notes.append(f"{record.pair_id}: {outside} lesion outside of the breast, its box left out")
+
+
+def _prepare_all(scan: Scan, size: int, background: Background, progress: Progress | None) -> _Batch:
+    batch = _Batch()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            outcomes = pool.map(lambda record: _prepare(record, size, background), scan.records)
+            for number, (record, outcome) in enumerate(zip(scan.records, outcomes, strict=True), 1):
+                batch.add(record, outcome)
+                if progress is not None:
+                    progress(number, len(scan.records))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if not batch.rows:
+        raise NotADatasetError(f"no pair of {scan.name} could be prepared; the first: {batch.rejected[0]}")
+    return batch
+
+
+def _prepare(record: PairRecord, size: int, background: Background) -> dict[str, Any] | str:
+    """A row of the cache, or why there is none."""
+    try:
+        films = record.load()
+        region = breast.find_breast(films.target.pixels, films.target.bits)
+        target = breast.prepare(*films.target, size, record.boxes, region, background)
+        reference = breast.prepare(*films.reference, size, background=background)
+    except UnreadableImageError as error:
+        return str(error)
+    without = films.counterfactual and breast.prepare(
+        *films.counterfactual, size, region=region, background=background
+    )
+    facts = {name: getattr(record, name) for name in SCHEMA_FACTS.names if hasattr(record, name)}
+    return facts | {
+        "boxes": target.boxes,
+        "target_crop": target.crop,
+        "reference_crop": reference.crop,
+        "target": target.pixels.tobytes(),
+        "reference": reference.pixels.tobytes(),
+        "counterfactual": without and without.pixels.tobytes(),
+    }
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def _write(
+    place: Path,
+    scan: Scan,
+    recipe: dict[str, Any],
+    fingerprint: str,
+    batch: _Batch,
+    drawn: tuple[int, int],
+) -> None:
+    folds, seed = drawn
+    label = np.array([row["label"] for row in batch.rows], np.int64)
+    pair_ids = [row["pair_id"] for row in batch.rows]
+    splits = make_splits(label, np.array([row["patient_id"] for row in batch.rows]), folds, seed)
+    with _folder(place) as folder:
+        shards = []
+        for number, start in enumerate(range(0, len(batch.rows), SHARD)):
+            table = pa.Table.from_pylist(batch.rows[start : start + SHARD], schema(recipe["size"]))
+            path = folder / f"pairs-{number:05d}.parquet"
+            pq.write_table(
+                table,
+                path,
+                row_group_size=ROW_GROUP,
+                compression="zstd",
+                compression_level=3,
+                use_dictionary=False,
+                write_page_checksum=True,
+            )
+            content = path.read_bytes()
+            shards.append(
+                {"name": path.name, "rows": len(table), "bytes": len(content), "sha256": _sha256(content)}
+            )
+        split_file = _json(
+            {
+                "cache": fingerprint,
+                "seed": seed,
+                "fingerprint": splits_fingerprint(pair_ids, splits),
+                "folds": named(pair_ids, splits),
+            }
+        )
+        (folder / "splits.json").write_bytes(split_file)
+        manifest = {
+            "name": scan.name,
+            "fingerprint": fingerprint,
+            "recipe": recipe,
+            "counts": scan.counts
+            | {"cached": len(batch.rows), "missing": len(scan.missing), "rejected": len(batch.rejected)},
+            "missing": scan.missing,
+            "rejected": batch.rejected,
+            "notes": batch.notes,
+            "pair_ids": pair_ids,
+            "splits": {"folds": folds, "seed": seed, "sha256": _sha256(split_file)},
+            "shards": shards,
+        }
+        _sync(*folder.iterdir())
+        (folder / "manifest.json").write_bytes(_json(manifest | {"sha256": _digest(manifest)}))
+        _sync(folder / "manifest.json", folder)
+
+
+@contextmanager
+def _folder(place: Path) -> Iterator[Path]:
+    """A temporary sibling that takes `place`'s name once the block has ended well."""
+    folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+        folder.replace(place)  # an empty folder may stand there
+        _sync(place.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _alone_at(place: Path) -> Iterator[None]:
+    """No other process writes this place; what a killed one left of it is removed first."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.parent / f".{place.name}.lock"):
+            for left in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+    except OSError as error:
+        raise CacheError(f"cannot write {place}: {_line(error)}") from error
+
+
+def _same_content(place: Path, fingerprint: str, folds: int, seed: int) -> bool:
+    """Whether the cache stands there already; False where nothing does.
+
+    Raises:
+        CacheError: something else stands there, it is damaged, or its folds are others.
+    """
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return False
+    files = _Files(str(place))
+    if files.read("manifest.json") is None:
+        raise CacheError(f"{place} holds something that is no cache: choose another folder")
+    manifest = _manifest(files)
+    if manifest["fingerprint"] != fingerprint:
+        raise CacheError(
+            f"{place} holds another cache ({manifest['name']}, {manifest['fingerprint']}; "
+            f"asked for {fingerprint}): choose another folder"
+        )
+    for name, sha256 in [(s["name"], s["sha256"]) for s in manifest["shards"]] + [
+        ("splits.json", manifest["splits"]["sha256"])
+    ]:
+        content = files.read(name)
+        if content is None or _sha256(content) != sha256:
+            raise _damaged(files, name, "missing" if content is None else "its sha256 differs")
+    there = manifest["splits"]["folds"], manifest["splits"]["seed"]
+    if there != (folds, seed):
+        raise CacheError(
+            f"{place} has {there[0]} folds of seed {there[1]} and its splits are written once, "
+            f"but {folds} folds of seed {seed} were asked for: choose another folder"
+        )
+    return True
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+class _Files:
+    """The files of a cache, wherever it lies."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        try:
+            if "://" in where:
+                self._system, self._folder = pa.fs.FileSystem.from_uri(where)
+            else:
+                self._system, self._folder = pa.fs.LocalFileSystem(), str(Path(where).absolute())
+        except (pa.ArrowException, OSError) as error:
+            raise CacheError(f"no cache at {where}: {_line(error)}") from None
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if it is not there."""
+        try:
+            with self._system.open_input_file(f"{self._folder}/{name}") as stream:
+                return bytes(stream.read())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise CacheError(f"cannot read {name} of the cache at {self.where}: {_line(error)}") from None
+
+
+def _manifest(files: _Files) -> dict[str, Any]:
+    content = files.read("manifest.json")
+    if content is None:
+        raise CacheError(f"no cache at {files.where}: run 'cgn cache DATASET --out {files.where}'")
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        sealed, found = manifest.pop("sha256"), manifest["recipe"]["format"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(files, "manifest.json", "it cannot be read") from None
+    if found != FORMAT:
+        raise CacheError(f"the cache at {files.where} has format {found} but format {FORMAT} is read")
+    if _digest(manifest) != sealed:
+        raise _damaged(files, "manifest.json", "its sha256 differs")
+    return manifest
+
+
+def _shard(files: _Files, entry: dict[str, Any], verify: bool) -> pa.Table:
+    name = entry["name"]
+    content = files.read(name)
+    if content is None:
+        raise _damaged(files, name, "missing")
+    if verify and _sha256(content) != entry["sha256"]:
+        raise _damaged(files, name, "its sha256 differs")
+    try:
+        return pq.read_table(pa.BufferReader(content), use_threads=False, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(files, name, _line(error)) from None
+
+
+def _images(column: pa.ChunkedArray, size: int) -> NDArray[np.uint8]:
+    """Pixels of a column without nulls, `(n, size, size)`; a view where it is one chunk."""
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, size, size)[chunk.offset :][: len(chunk)]
+        for chunk in column.chunks
+    ]
+    return _frozen(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
+
+
+def _damaged(files: _Files, name: str, why: str) -> CacheError:
+    return CacheError(
+        f"{name} of the cache at {files.where} is damaged ({why}): remove it and run 'cgn cache' again"
+    )
+
+
+# --------------------------------------------------------------------------------------------- helpers
+
+
+def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    array.setflags(write=False)
+    return array
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return _sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
