@@ -1,0 +1,1 @@
+"""Where and how it runs: sweeps on Ray, decided by Optuna, shown in MLflow."""

@@ -1,0 +1,357 @@
+"""`cgn ...`: each verb is one call into the packages. What is heavy is imported by the verb that needs it."""
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cgn.errors import CGNError, ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cgn.config import Config
+    from cgn.data.pairs import Pairs, Split
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""The bilateral counterfactual generating network: prepare films, train, sweep.
+
+    A first round, without a cluster:
+
+      cgn cache phantom --pairs 60 --size 96          makes pairs; prints the folder it wrote
+
+      cgn train --data FOLDER --set backbone=tiny     one configuration, in this process
+
+      cgn sweep search_spaces/smoke.py --data FOLDER  many, with pruning, on a local Ray
+
+    Errors are one line on standard error and exit code 2; --debug shows where they come from.""",
+)
+
+Store = Annotated[
+    Path,
+    typer.Option("--store", envvar="CGN_STORE", help="Where caches, studies and MLflow's database live."),
+]
+Data = Annotated[
+    str, typer.Option("--data", help="A cache: its folder or, on a cluster, an absolute path or storage URI.")
+]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Edit a field of the configuration; may be repeated."),
+]
+DEFAULT_STORE = Path("runs")
+
+
+class _Datasets(typer.core.TyperGroup):
+    """`cgn cache DATASET`: one command a module of `cgn.data.datasets`, its options read from `Options`."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        from cgn.data import datasets
+
+        return datasets.names()
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        from cgn.data import datasets
+
+        if cmd_name not in datasets.names():
+            raise ConfigError(f"no dataset {cmd_name!r}: take one of {', '.join(datasets.names())}")
+        one = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        one.command(cmd_name)(_cache_command(cmd_name))
+        return typer.main.get_command(one)
+
+
+caches = typer.Typer(
+    cls=_Datasets,
+    no_args_is_help=True,
+    help="""Prepare the pairs of a dataset, once: crop, orient, resize, fold. Prints the cache's folder.
+
+      cgn cache mias --raw DIR --cohort mass
+
+      cgn cache phantom --pairs 300 --seed 1""",
+)
+app.add_typer(caches, name="cache")
+
+
+@caches.callback()
+def _cache() -> None:
+    pass
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+_debug = False
+
+
+@app.command()
+def train(
+    data: Data,
+    edits: Edits = None,
+    fold: Annotated[int | None, typer.Option(help="Train this fold only.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+) -> None:
+    """Train one configuration in this process, without Ray; all folds in lockstep.
+
+    Prints an epoch a line, then the folds at their best validation epoch.
+
+      cgn train --data runs/cache/phantom-... --set backbone=tiny --set epochs=10 --fold 0
+    """
+    from cgn.config import Config
+    from cgn_platform.space import check_names
+
+    config = Config().edit(**_edits(edits))
+    check_names(config)
+    pairs, splits = _open(data)
+    if fold is not None:
+        if not 0 <= fold < len(splits):
+            raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
+        splits = (splits[fold],)
+    _train(config, pairs, splits, device)
+
+
+def _train(config: "Config", pairs: "Pairs", splits: "tuple[Split, ...]", device: str) -> None:
+    from cgn.fit import cross_validate
+    from cgn_platform.console import epoch_line, fold_table, make_console
+
+    console = make_console()
+    console.print(
+        f"{pairs.name}: {len(pairs)} pairs, {len(splits)} folds; configuration {config.fingerprint()}"
+    )
+    run = cross_validate(config, pairs, splits, device)
+    while True:
+        try:
+            report = next(run)
+        except StopIteration as end:
+            console.print(fold_table(end.value.folds))
+            return
+        console.print(epoch_line(report, config.epochs), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of search_spaces/.")],
+    data: Data,
+    store: Store = DEFAULT_STORE,
+    name: Annotated[
+        str | None, typer.Option(help="Of the study; the file's and the data's name where not given.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="In all, those that stand included.")] = None,
+    edits: Edits = None,
+    cpus: Annotated[float, typer.Option(help="CPUs a trial.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs a trial, or a fraction of one.")] = 0,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; all that fit.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster, host:port; RAY_ADDRESS, or a local Ray of its own.")
+    ] = None,
+) -> None:
+    """Search a space with pruning; shows a leader board and how to open MLflow.
+
+    The same command again goes on where it was stopped, and with a larger --trials adds to it.
+
+      cgn sweep search_spaces/alpha_beta.py --data runs/cache/mias-all-...
+
+      cgn sweep search_spaces/smoke.py --data CACHE --trials 4 --set epochs=3
+
+      ray job submit --working-dir . -- cgn sweep search_spaces/alpha_beta.py --data /abs/CACHE --gpus 0.25
+    """
+    from cgn_platform import cluster
+    from cgn_platform.console import make_console
+    from cgn_platform.space import check_names, load_space
+
+    resources = cluster.Resources(cpus, gpus)
+    space = load_space(file).edit(trials, **_edits(edits))
+    check_names(space.base, space.dimensions)
+    pairs, splits = _open(data)
+    store = _store(store)
+    console = make_console()
+    with cluster.connect(address) as ray_cluster:
+        from cgn_platform.sweep import run_sweep  # after Ray's environment was set
+
+        records = run_sweep(
+            space,
+            pairs,
+            splits,
+            name=name or f"{file.stem}-{pairs.name}",
+            store=store,
+            cluster=ray_cluster,
+            resources=resources,
+            concurrent=concurrent,
+            console=console,
+        )
+    _say_results(console, records, store)
+
+
+def _say_results(console: "Console", records: Any, store: Path) -> None:
+    from cgn_platform import tracking
+    from cgn_platform.console import leader_board, summary
+
+    console.print(leader_board(records))
+    figures = summary(records)
+    orphans = f", {figures['trials_orphan']:g} orphans asked again" if figures["trials_orphan"] else ""
+    console.print(
+        f"{figures['trials_complete']:g} complete, {figures['trials_pruned']:g} pruned, "
+        f"{figures['trials_failed']:g} failed{orphans}; "
+        f"pruning saved {figures['epochs_saved']:.0%} of the epochs",
+        highlight=False,
+    )
+    uri = tracking.default_uri(store)
+    look = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    console.print(f"to compare in MLflow: {look}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def up(
+    store: Store = DEFAULT_STORE,
+    ray_port: Annotated[int, typer.Option(help="Of Ray's jobs and dashboard.")] = 8265,
+    mlflow_port: Annotated[int, typer.Option(help="Of MLflow.")] = 5000,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="Count so many CPUs.")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="Count so many GPUs, there or not.")] = None,
+) -> None:
+    """Start a Ray head and an MLflow server on this machine's loopback address, for jobs.
+
+    They ask for a token (a file only you can read), write to the store, and end with 'cgn down'.
+    """
+    from cgn_platform import cluster
+
+    state, fresh = cluster.up(
+        store, ray_port=ray_port, mlflow_port=mlflow_port, num_cpus=num_cpus, num_gpus=num_gpus
+    )
+    export, job = cluster.submit_lines(state)
+    lines = [
+        "" if fresh else "already up",
+        f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
+        f"MLflow  {state.mlflow}",
+        "",
+        "to submit a sweep, with the absolute path of a cache for CACHE:",
+        f"  {export}",
+        f"  {job}",
+    ]
+    typer.echo("\n".join(lines).strip())
+
+
+@app.command()
+def down(store: Store = DEFAULT_STORE) -> None:
+    """End the servers that 'cgn up' started in this store, and no others."""
+    from cgn_platform import cluster
+
+    typer.echo("ended" if cluster.down(store) else f"nothing is up in {store}")
+
+
+def main() -> None:
+    """The console script: a CGNError is one line and exit code 2."""
+    try:
+        app()
+    except CGNError as error:
+        if _debug:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+
+
+def _cache_command(dataset: str) -> Callable[..., None]:
+    from rich.progress import Progress
+
+    from cgn.data import datasets
+    from cgn.data.cache import CacheReport, write_cache
+    from cgn_platform.console import make_console
+
+    options = datasets.load(dataset).Options
+
+    def command(**values: Any) -> None:
+        asked = options.of({name: values.pop(name) for name in options.model_fields})
+        console = make_console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"preparing {dataset}", total=None)
+            report: CacheReport = write_cache(
+                dataset, asked, progress=lambda done, n: bar.update(task, completed=done, total=n), **values
+            )
+        _say_cache(report)
+
+    # A dataset's options first, then what all share: both are read from where they are declared.
+    of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, default, annotation in (
+            ("size", 224, Annotated[int, typer.Option(help="Side of the cached images in pixels.")]),
+            ("background", "keep", Annotated[str, typer.Option(help="keep, or mask what is no breast.")]),
+            ("folds", 5, Annotated[int, typer.Option(help="Folds, grouped by patient and stratified.")]),
+            ("split_seed", 0, Annotated[int, typer.Option(help="Of the folds.")]),
+            ("out", None, Annotated[Path | None, typer.Option(help="The cache's folder.")]),
+            ("store", DEFAULT_STORE, Store),
+        )
+    ]
+    command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
+    command.__doc__ = f"{(options.__doc__ or '').strip()}\n\nA second call with nothing changed does no work."
+    return command
+
+
+def _parameter(name: str, field: Any) -> inspect.Parameter:
+    option = typer.Option(help=field.description)
+    default = inspect.Parameter.empty if field.is_required() else field.get_default()
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[field.annotation, option]
+    )
+
+
+def _say_cache(report: Any) -> None:
+    for kind in ("missing", "rejected", "notes"):
+        for told in getattr(report, kind):
+            typer.echo(f"{kind}: {told}")
+    counts = ", ".join(f"{name} {count}" for name, count in report.counts.items())
+    typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s: {counts}")
+    typer.echo(report.path)
+
+
+def _edits(edits: list[str] | None) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for edit in edits or ():
+        name, given, value = edit.partition("=")
+        if not given:
+            raise ConfigError(f"--set must be FIELD=VALUE but got {edit!r}")
+        try:
+            changes[name.strip()] = json.loads(value)
+        except ValueError:
+            changes[name.strip()] = value
+    return changes
+
+
+def _open(data: str) -> "tuple[Pairs, tuple[Split, ...]]":
+    from cgn.data.cache import open_cache, open_splits
+    from cgn_platform.cluster import in_job
+
+    if "://" not in data and not Path(data).is_absolute():
+        if in_job():
+            raise ConfigError(
+                f"--data must be an absolute path or a storage URI in a job but got {data!r}: "
+                "a job runs in an uploaded copy of the folder, which holds no cache"
+            )
+        data = os.path.abspath(data)  # noqa: PTH100 - keeps symbolic links as the user knows them
+    return open_cache(data), open_splits(data)
+
+
+def _store(store: Path) -> Path:
+    from cgn_platform.cluster import in_job
+
+    if in_job() and not store.is_absolute():
+        raise ConfigError(
+            f"--store must be an absolute path in a job but got {str(store)!r}: "
+            "a job's folder goes with it; give --store, or CGN_STORE to the cluster"
+        )
+    return store.absolute()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,391 @@
+"""Where it runs: a Ray of its own, the one at an address, or the pair of servers of `cgn up`.
+
+Nothing listens beyond the loopback address, and every Ray started here asks for a token. What was
+started is ended by its process tree, never with `ray stop`, which ends every Ray of the machine.
+"""
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cgn.errors import ClusterError, ConfigError, ResourcesError
+
+LOOPBACK = "127.0.0.1"
+RAY_PORT, MLFLOW_PORT = 8265, 5000
+START_SECONDS = 120  # until both servers must answer
+END_SECONDS = 10  # between asking a process to end and ending it
+DRIVERS, SERVERS = "cgn-", "cgnup-"  # temporary folders of drivers and of `up`
+
+QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a trial without a GPU must not hide the node's
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables ignore verbose=0 otherwise
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as at the prompt
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the memory: Tune need not write its own
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",  # (sic) preflight says it at once
+}
+# Ray replaces a loopback address by the machine's own, unless clusters are switched off: then all of its
+# services keep to 127.0.0.1. Other machines' nodes cannot join, which is the point.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes of a node: CPUs, and GPUs or a fraction of one."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        for name, value, low in (("cpus", self.cpus, 0.01), ("gpus", self.gpus, 0)):
+            if value < low:
+                raise ConfigError(f"--{name} must be at least {low:g} but got {value:g}")
+            if value > 1 and value != int(value):
+                raise ConfigError(f"--{name} above 1 must be whole but got {value:g}: take {int(value)}")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected Ray."""
+
+    address: str
+    nodes: Sequence[Mapping[str, float]]  # resources of each node that is alive
+
+    def slots(self, resources: Resources) -> int:
+        """How many trials fit at once.
+
+        Raises:
+            ResourcesError: not one, on any node.
+        """
+        fits = sum(_fits(node, resources) for node in self.nodes)
+        if fits == 0:
+            cpus, gpus = (max((n.get(kind, 0.0) for n in self.nodes), default=0) for kind in ("CPU", "GPU"))
+            raise ResourcesError(
+                f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs "
+                f"but no node has more than {cpus:g} CPUs and {gpus:g} GPUs: "
+                "lower --cpus or --gpus, or add such a node"
+            )
+        return fits
+
+
+def in_job() -> bool:
+    """Whether this process is the entry point of a submitted job: it runs in an uploaded copy."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextlib.contextmanager
+def connect(
+    address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None
+) -> Iterator[Cluster]:
+    """Ray at the address, or `RAY_ADDRESS`, or one of its own that ends with the block ("local").
+
+    Raises:
+        ClusterError: nothing answers, or it refuses the token.
+    """
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if where.startswith("http"):
+        raise ClusterError(
+            f"{where} takes jobs, not drivers: use 'ray job submit --address {where} -- cgn sweep ...', "
+            "or --address local"
+        )
+    os.environ.update(QUIET)
+    own = where == "local"
+    temporary = _temporary(DRIVERS) if own else None
+    if own:
+        _remove_leftovers()
+        os.environ.update(LOOPBACK_ONLY, RAY_AUTH_MODE="token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+    options |= {"_temp_dir": str(temporary)}
+    try:
+        ray.init(
+            where,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(options if own else {}),
+        )
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"no Ray can be used at {where}: {_first_line(error)}: start one ('cgn up') or drop --address"
+        ) from error
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield Cluster(where, nodes)
+    finally:
+        ray.shutdown()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Up:
+    """The servers of `cgn up`, as `up.json` in the store tells of them."""
+
+    jobs: str
+    driver: str  # host:port for --address
+    mlflow: str
+    token: str  # path of the file
+    temporary: str
+    processes: Sequence[tuple[int, float]]  # process id, time of creation
+
+    def alive(self) -> bool:
+        """Whether all of them run."""
+        return all(_process(*each) is not None for each in self.processes)
+
+
+def up(
+    store: Path,
+    *,
+    ray_port: int = RAY_PORT,
+    mlflow_port: int = MLFLOW_PORT,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+) -> tuple[Up, bool]:
+    """Start a Ray head and an MLflow server on the loopback address; returns once both answer.
+
+    The second value tells whether they were started now. They write to `store`, and so do submitted jobs.
+
+    Raises:
+        ClusterError: a port is taken, or a server does not come up.
+    """
+    store = store.resolve()
+    if (there := _read_up(store)) is not None:
+        if there.alive():
+            return there, False
+        down(store)
+    for name, port in (("--ray-port", ray_port), ("--mlflow-port", mlflow_port)):
+        if not _free(port):
+            raise ClusterError(f"port {port} is taken: choose another one with {name}")
+    logs = store / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    token = _token(store)
+    driver_port, *agents = _free_ports(5)
+    uri = f"http://{LOOPBACK}:{mlflow_port}"
+    temporary = _temporary(SERVERS)
+    environment = {
+        **os.environ,
+        **QUIET,
+        **LOOPBACK_ONLY,
+        **_mlflow_environment(),
+        # A job's entry point is `cgn ...`: the environment that holds it comes first.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "CGN_STORE": str(store),
+        "MLFLOW_TRACKING_URI": uri,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+    for name in ("RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        environment.pop(name, None)
+    tool = str(Path(sys.executable).parent / "ray")
+    head = [tool, "start", "--head", "--block", "--disable-usage-stats"]
+    head += [f"--node-ip-address={LOOPBACK}", f"--port={driver_port}", f"--temp-dir={temporary}"]
+    head += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={ray_port}"]
+    ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    head += [f"--{name}={port}" for name, port in zip(ports, agents, strict=False)]
+    head += [f"--ray-client-server-port={agents[-1]}"]
+    head += [] if num_cpus is None else [f"--num-cpus={num_cpus}"]
+    head += [] if num_gpus is None else [f"--num-gpus={num_gpus}"]
+    server = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(mlflow_port)]
+    server += ["--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
+    server += ["--artifacts-destination", str(store / "mlartifacts"), "--workers", "1"]
+
+    started = [_start(command, logs, environment) for command in (head, server)]
+    state = Up(
+        jobs=f"http://{LOOPBACK}:{ray_port}",
+        driver=f"{LOOPBACK}:{driver_port}",
+        mlflow=uri,
+        token=str(token),
+        temporary=str(temporary),
+        processes=[(process.pid, psutil.Process(process.pid).create_time()) for process in started],
+    )
+    (store / "up.json").write_text(json.dumps(vars(state), indent=1))
+    bearer = {"Authorization": f"Bearer {token.read_text()}"}
+    try:
+        _wait("Ray", started[0], ray_port, "/api/jobs/", bearer, logs)
+        _wait("MLflow", started[1], mlflow_port, "/health", {}, logs)
+    except BaseException:
+        down(store)
+        raise
+    return state, True
+
+
+def down(store: Path) -> bool:
+    """End exactly what `up` started in this store. Returns whether there was anything."""
+    store = store.resolve()
+    there = _read_up(store)
+    if there is None:
+        return False
+    trees = [_tree(process) for each in there.processes if (process := _process(*each)) is not None]
+    end_processes([process for tree in trees for process in tree])
+    shutil.rmtree(there.temporary, ignore_errors=True)
+    (store / "up.json").unlink(missing_ok=True)
+    return True
+
+
+def end_processes(processes: Sequence[psutil.Process]) -> None:
+    """Ask them to end, then end them."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, timeout=END_SECONDS)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=END_SECONDS)
+
+
+def submit_lines(state: Up, data: str = "CACHE") -> tuple[str, str]:
+    """What to type in a shell: the export that lets it in, and a job."""
+    export = f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={shlex.quote(state.token)}"
+    job = (
+        f"ray job submit --address {state.jobs} --working-dir . -- "
+        f"cgn sweep search_spaces/smoke.py --data {data}"
+    )
+    return export, job
+
+
+def _fits(node: Mapping[str, float], resources: Resources) -> int:
+    by_cpu = node.get("CPU", 0) / resources.cpus
+    by_gpu = node.get("GPU", 0) / resources.gpus if resources.gpus else by_cpu
+    if 0 < resources.gpus < 1:  # a fraction lies on one GPU
+        by_gpu = node.get("GPU", 0) * int(1 / resources.gpus + 1e-9)
+    return int(min(by_cpu, by_gpu) + 1e-9)
+
+
+def _temporary(prefix: str) -> Path:
+    """A short folder for Ray's sockets, whose paths end at 107 characters, named after this process."""
+    parent = tempfile.gettempdir()
+    short = parent if len(parent) < 30 else "/tmp"  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=short))
+
+
+def _remove_leftovers() -> None:
+    """Folders of drivers that were killed: Ray's own processes ended with them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{DRIVERS}[0-9]*-*"):
+        owner = folder.name.removeprefix(DRIVERS).partition("-")[0]
+        with contextlib.suppress(OSError):
+            mine = folder.stat().st_uid == os.getuid()
+            if mine and owner.isdigit() and not psutil.pid_exists(int(owner)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _token(store: Path) -> Path:
+    path = store / "ray_token"
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+            file.write(secrets.token_hex(32))
+    path.chmod(0o600)
+    return path
+
+
+def _mlflow_environment() -> dict[str, str]:
+    return {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+def _start(command: Sequence[str], logs: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    log = logs / f"{'ray' if 'start' in command else 'mlflow'}.log"
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+
+def _wait(
+    name: str,
+    process: subprocess.Popen[bytes],
+    port: int,
+    path: str,
+    headers: Mapping[str, str],
+    logs: Path,
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    log = logs / f"{name.lower()}.log"
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            lines = log.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
+            raise ClusterError(f"{name} ended while starting: {lines[-1].strip()} (more in {log})")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+            connection.request("GET", path, headers=dict(headers))
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return
+        time.sleep(0.3)
+    raise ClusterError(f"{name} does not answer on port {port} after {START_SECONDS} s: see {log}")
+
+
+def _read_up(store: Path) -> Up | None:
+    try:
+        facts = json.loads((store / "up.json").read_text())
+        processes = [(int(pid), float(created)) for pid, created in facts.pop("processes")]
+        return Up(**facts, processes=processes)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _process(pid: int, created: float) -> psutil.Process | None:
+    """The very process that was started, not another one that got its number later."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None
+
+
+def _tree(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_ports(n: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__

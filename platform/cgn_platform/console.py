@@ -1,0 +1,195 @@
+"""What a person at the prompt sees: a live table on a terminal, one line an event elsewhere."""
+
+import math
+import statistics
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from cgn.fit import CrossReport, FoldResult
+    from cgn_platform.space import Scalar
+    from cgn_platform.study import Asked, TrialRecord
+    from cgn_platform.worker import Step
+
+UNRANKED = {"pruned": 1, "failed": 2, "orphan": 3}  # below those that are complete
+
+
+class SweepConsole:
+    """A `Listener` that prints. As a context manager it keeps a live table on a terminal."""
+
+    def __init__(self, console: Console, total: int, records: "Sequence[TrialRecord]" = ()) -> None:
+        self._console, self._total = console, total
+        self._ended = [record for record in records if record.state in ("complete", "pruned", "failed")]
+        self._running: dict[int, tuple[Asked, Step | None]] = {}
+        self._lock = threading.Lock()  # the live table is drawn by a thread of its own
+        self._progress = Progress(
+            TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._bar = self._progress.add_task("trials", total=total, completed=len(self._ended))
+        self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def started(self, trial: "Asked") -> None:
+        """A trial was asked for."""
+        with self._lock:
+            self._running[trial.number] = (trial, None)
+        self._line(trial.number, "started", _params(trial.params))
+
+    def epoch(self, number: int, step: "Step") -> None:
+        """Shown in the live table only."""
+        with self._lock:
+            self._running[number] = (self._running[number][0], step)
+
+    def ended(self, record: "TrialRecord") -> None:
+        """A trial is complete, pruned or failed."""
+        with self._lock:
+            self._running.pop(record.number, None)
+            self._ended.append(record)
+        self._progress.update(self._bar, completed=len(self._ended))
+        told = str(record.facts.get("reason", ""))
+        if record.value is not None:
+            best = max(self._ended, key=_value)
+            crown = "the best so far" if best is record else f"best: trial {best.number}, {_value(best):.3f}"
+            told = f"mean validation AUC {record.value:.3f} in {record.facts['seconds']:.0f} s ({crown})"
+        self._line(record.number, record.state, told)
+
+    def _line(self, number: int, event: str, told: str) -> None:
+        self._console.print(f"trial {number:<3} {event:<9} {told}", highlight=False, markup=False)
+
+    def _picture(self) -> RenderableType:
+        with self._lock:
+            running, ended = dict(self._running), list(self._ended)
+        table = Table("trial", "epoch", "mean validation AUC", "parameters", box=None)
+        for number, (trial, step) in running.items():
+            at = "waiting" if step is None else f"{step.epoch + 1} of {trial.config.epochs}"
+            auc = "" if step is None else f"{step.val_auc:.3f}"
+            table.add_row(str(number), at, auc, _params(trial.params))
+        states = ", ".join(
+            f"{sum(record.state == state for record in ended)} {state}"
+            for state in ("complete", "pruned", "failed")
+        )
+        best = max(ended, key=_value, default=None)
+        told = "" if best is None or best.value is None else f"; best: trial {best.number}, {best.value:.3f}"
+        return Group(table, f"{states}{told}", self._progress)
+
+
+def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
+    """Trials by mean validation AUC; the test figures stand beside it and rank nothing."""
+    table = Table(title="Leader board, by mean validation AUC", title_justify="left")
+    for name in ("rank", "trial", "val AUC", "test AUC ± sd*", "localisation error*", "epochs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    ended = [record for record in records if record.state in ("complete", "pruned", "failed")]
+    ended.sort(key=lambda record: (UNRANKED.get(record.state, 0), -_value(record), record.number))
+    for rank, record in enumerate(ended[:rows], 1):
+        complete = record.state == "complete"
+        epochs = f"{len(record.curve)}/{record.config.epochs}" if record.config else ""
+        table.add_row(
+            str(rank) if complete else "",
+            f"default {record.number}" if record.number == 0 else str(record.number),
+            f"{_value(record):.3f}" if record.curve or complete else "",
+            _test_auc(record.facts) if complete else "",
+            _figure(record.facts.get("localization_error")) if complete else "",
+            epochs,
+            record.state,
+            _params(record.params),
+        )
+    table.caption = "* mean over folds (sd of the folds) on the test pairs: shown, never chosen by"
+    if len(ended) > rows:
+        table.caption += f"; {len(ended) - rows} more trials are in the study and in MLflow"
+    table.caption_justify = "left"
+    return table
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that does not squeeze tables into 80 columns where there is no terminal."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=140)
+
+
+def epochs_saved(records: "Sequence[TrialRecord]") -> float:
+    """Share of the epochs of all complete and pruned trials that pruning did not train."""
+    judged = [record for record in records if record.state in ("complete", "pruned") and record.config]
+    asked = sum(record.config.epochs for record in judged if record.config)
+    return 1 - sum(len(record.curve) for record in judged) / asked if asked else 0.0
+
+
+def summary(records: "Sequence[TrialRecord]") -> dict[str, float]:
+    """The figures of a whole sweep, by the names that its parent run in MLflow has."""
+    figures: dict[str, float] = {
+        f"trials_{state}": sum(record.state == state for record in records)
+        for state in ("complete", "pruned", "failed", "orphan")
+    }
+    figures["epochs_saved"] = epochs_saved(records)
+    complete = [record for record in records if record.value is not None]
+    if complete:
+        best = max(complete, key=_value)
+        figures |= {"best_val_auc": _value(best), "best_trial": best.number}
+        if best.facts.get("test_auc") is not None:
+            figures["test_auc_of_best"] = best.facts["test_auc"]
+    return figures
+
+
+def epoch_line(report: "CrossReport", epochs: int) -> str:
+    """One line of `cgn train`."""
+    losses = {name for fold in report.folds for name in fold.losses}
+    means = {name: statistics.fmean(fold.losses[name] for fold in report.folds) for name in sorted(losses)}
+    told = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+    seconds = sum(fold.seconds for fold in report.folds)
+    return f"epoch {report.epoch + 1:>3} of {epochs}  val AUC {report.val_auc:.3f}  {told}  {seconds:.1f} s"
+
+
+def fold_table(folds: "Sequence[FoldResult]") -> Table:
+    """The last words of `cgn train`: a row a fold, and their means."""
+    table = Table(
+        "fold", "best epoch", "val AUC", "test AUC", "localisation error", "of any class", "seconds"
+    )
+    for fold in folds:
+        figures = (fold.val_auc, fold.test_auc, fold.localization_error, fold.localization_error_any_class)
+        seconds = f"{fold.seconds:.1f}"
+        table.add_row(str(fold.fold), str(fold.best_epoch + 1), *map(_figure, figures), seconds)
+    if len(folds) > 1:
+        table.add_section()
+        names = ("val_auc", "test_auc", "localization_error", "localization_error_any_class")
+        means = [statistics.fmean(getattr(fold, name) for fold in folds) for name in names]
+        table.add_row("mean", "", *map(_figure, means), f"{sum(fold.seconds for fold in folds):.1f}")
+    return table
+
+
+def _value(record: "TrialRecord") -> float:
+    """What a trial is ranked by: its score, or the last that was seen of a pruned one."""
+    if record.value is not None:
+        return record.value
+    return record.curve[max(record.curve)] if record.curve and record.state == "pruned" else -math.inf
+
+
+def _test_auc(facts: Mapping[str, Any]) -> str:
+    folds = [fold["test_auc"] for fold in facts.get("folds", ()) if fold["test_auc"] is not None]
+    spread = f" ± {statistics.stdev(folds):.3f}" if len(folds) > 1 else ""
+    return f"{_figure(facts.get('test_auc'))}{spread}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _params(params: "Mapping[str, Scalar]") -> str:
+    return "  ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in params.items()
+    )

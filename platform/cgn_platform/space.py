@@ -1,0 +1,318 @@
+"""The vocabulary of `search_spaces/`: a search is data, read by people and stored with its study.
+
+>>> SPACE = Space(
+...     base=Config(backbone="tiny"),
+...     dimensions={
+...         "alpha": Float(0, 1),
+...         "beta": Float(0.1, 1000, log=True, when={"triplet": ("feedback", "non_feedback")}),
+...     },
+...     trials=40,
+... )
+
+The default configuration (`base`) is always trial 0. A dimension with `when` exists only where
+another dimension, or a field of the base, has one of the values; elsewhere the base's value stands.
+"""
+
+import difflib
+import itertools
+import runpy
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+from cgn import plugins
+from cgn.config import Config
+from cgn.errors import CGNError, ConfigError
+
+Scalar = str | int | float | bool | None
+When = Mapping[str, Sequence[Scalar]]
+PruneRule = Literal["none", "median", "percentile", "successive_halving", "hyperband"]
+PRUNE_RULES: tuple[PruneRule, ...] = ("none", "median", "percentile", "successive_halving", "hyperband")
+
+
+@dataclass(frozen=True)
+class Float:
+    """A number in [low, high]; `log` where its order of magnitude is what matters."""
+
+    low: float
+    high: float
+    log: bool = False
+    when: When | None = None
+
+    def ends(self) -> tuple[Scalar, ...]:
+        """What must be possible for all to be."""
+        return (self.low, self.high)
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether a trial may take this value."""
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+        )
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number in [low, high], both included."""
+
+    low: int
+    high: int
+    log: bool = False
+    when: When | None = None
+
+    def ends(self) -> tuple[Scalar, ...]:
+        """What must be possible for all to be."""
+        return (self.low, self.high)
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether a trial may take this value."""
+        return _number(value) and isinstance(value, int) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"whole numbers in [{self.low}, {self.high}]"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values without an order. Members of enumerations are kept as their plain values."""
+
+    values: Sequence[Scalar]
+    when: When | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(_plain(value) for value in self.values))
+
+    def ends(self) -> tuple[Scalar, ...]:
+        """What must be possible for all to be."""
+        return tuple(self.values)
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether a trial may take this value."""
+        return value in self.values
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+Dimension = Float | Integer | Choice
+
+
+@dataclass(frozen=True)
+class Prune:
+    """When a trial is stopped early, by the mean validation AUC over all folds at an epoch.
+
+    Attributes:
+        rule: one of PRUNE_RULES.
+        startup_trials: complete trials before anything is stopped (median, percentile).
+        warmup_epochs: epochs that every trial gets.
+        percentile: a trial goes on while it is among the best so many per cent (percentile).
+        reduction_factor: one of so many goes on at each rung (successive_halving, hyperband).
+    """
+
+    rule: PruneRule = "median"
+    startup_trials: int = 5
+    warmup_epochs: int = 5
+    percentile: float = 50.0
+    reduction_factor: int = 3
+
+    def __post_init__(self) -> None:
+        _must(self.rule in PRUNE_RULES, "prune.rule", f"be one of {', '.join(PRUNE_RULES)}", self.rule)
+        _must(self.startup_trials >= 0, "prune.startup_trials", "be at least 0", self.startup_trials)
+        _must(self.warmup_epochs >= 0, "prune.warmup_epochs", "be at least 0", self.warmup_epochs)
+        _must(0 < self.percentile < 100, "prune.percentile", "lie between 0 and 100", self.percentile)
+        _must(self.reduction_factor >= 2, "prune.reduction_factor", "be at least 2", self.reduction_factor)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search: an edit of one base configuration along named dimensions. Checked when it is made.
+
+    Attributes:
+        base: the default; trial 0.
+        dimensions: fields of Config and their ranges. A condition names an earlier dimension or a field
+            that is none.
+        trials: how many are finished in all, those pruned and failed included.
+        first: edits of the base to try right after it.
+        seed: of the sampler; equal histories are continued equally.
+        description: the file's docstring.
+    """
+
+    base: Config
+    dimensions: Mapping[str, Dimension]
+    trials: int
+    prune: Prune = field(default_factory=Prune)
+    first: Sequence[Mapping[str, Any]] = ()
+    seed: int = 0
+    description: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        _must(self.trials >= 1, "trials", "be at least 1", self.trials)
+        seen: set[str] = set()
+        for name, dimension in self.dimensions.items():
+            _check_field(name, "dimension")
+            self._check_range(name, dimension)
+            for other in dimension.when or {}:
+                _check_field(other, f"{name}.when")
+                if other in self.dimensions and other not in seen:
+                    raise ConfigError(f"{name}.when: {other!r} must be declared before {name!r}: move it up")
+            seen.add(name)
+        for edit in self.first:
+            if unknown := sorted(set(edit) - set(self.dimensions)):
+                raise ConfigError(f"first may set dimensions only but sets {unknown[0]!r}: add it or drop it")
+        for _ in self.queued():
+            pass  # raises for a value outside its dimension
+
+    def configure(self, choose: Callable[[str, Dimension], Scalar]) -> tuple[Config, dict[str, Scalar]]:
+        """A configuration, and the dimensions that exist in it, asked for in the order of declaration.
+
+        Raises:
+            ConfigError: values that cannot be together.
+        """
+        values: dict[str, Any] = self.base.model_dump(mode="json")
+        chosen: dict[str, Scalar] = {}
+        for name, dimension in self.dimensions.items():
+            if all(
+                values[other] in map(_plain, allowed) for other, allowed in (dimension.when or {}).items()
+            ):
+                chosen[name] = values[name] = choose(name, dimension)
+        return Config.of(values), chosen
+
+    def queued(self) -> Iterator[dict[str, Scalar]]:
+        """The dimensions of the trials that are fixed beforehand: the base, then `first`."""
+        for edit in ({}, *self.first):
+            wanted = self.base.edit(**edit).model_dump(mode="json")
+
+            def choose(name: str, dimension: Dimension, wanted: dict[str, Any] = wanted) -> Scalar:
+                value: Scalar = wanted[name]
+                if not dimension.holds(value):
+                    raise ConfigError(
+                        f"{name} must lie in its range ({dimension}) in the base and in `first` "
+                        f"but is {value!r}: widen the range or change the value (the base is always tried)"
+                    )
+                return value
+
+            yield self.configure(choose)[1]
+
+    def edit(self, trials: int | None = None, **base: Any) -> "Space":
+        """The same search with another number of trials or from another base. Raises ConfigError."""
+        return replace(self, base=self.base.edit(**base) if base else self.base, trials=trials or self.trials)
+
+    def declaration(self) -> dict[str, Any]:
+        """What makes it this search, as plain JSON: not the number of trials, which may grow."""
+        return {
+            "base": self.base.model_dump(mode="json"),
+            "dimensions": {name: _declare(dimension) for name, dimension in self.dimensions.items()},
+            "first": [{name: _plain(value) for name, value in edit.items()} for edit in self.first],
+            "prune": _declare(self.prune),
+            "seed": self.seed,
+        }
+
+    def _check_range(self, name: str, dimension: Dimension) -> None:
+        if not isinstance(dimension, Float | Integer | Choice):
+            raise ConfigError(f"{name} must be Float(...), Integer(...) or Choice(...) but is {dimension!r}")
+        if isinstance(dimension, Choice):
+            _must(len(dimension.values) >= 1, name, "have at least one value", dimension.values)
+            for value in dimension.values:
+                plain = value is None or isinstance(value, str | int | float | bool)
+                _must(plain, name, "have values that are numbers, texts, booleans or None", value)
+        else:
+            _must(dimension.low < dimension.high, name, "have low < high", str(dimension))
+            _must(not dimension.log or dimension.low > 0, name, "have low > 0 where log=True", dimension.low)
+        for end in dimension.ends():
+            self.base.edit(**{name: end})
+
+
+def load_space(path: str | Path) -> Space:
+    """The `SPACE` of a Python file.
+
+    Raises:
+        ConfigError: no such file, no SPACE in it, or an error in it, with file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        folder = path.parent if any(path.parent.glob("*.py")) else Path("search_spaces")
+        there = ", ".join(str(file) for file in sorted(folder.glob("*.py"))) or "none"
+        raise ConfigError(f"no search space at {path}: take one of {there}")
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        told = str(error) if isinstance(error, CGNError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}, line {_line(error, path)}: {told}") from error
+    space = names.get("SPACE")
+    if not isinstance(space, Space):
+        came = "has none" if space is None else f"has {space!r}"
+        raise ConfigError(f"{path} must define SPACE = Space(...) but {came}")
+    return replace(space, description=(names.get("__doc__") or "").strip())
+
+
+def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = None) -> None:
+    """That methods, backbones and loss terms exist, before anything is written.
+
+    Raises:
+        ConfigError: one does not; the message lists those that do.
+    """
+    from cgn import objective
+
+    for name, package in {"method": "cgn.methods", "backbone": "cgn.backbones"}.items():
+        searched = (dimensions or {}).get(name)
+        for value in {getattr(config, name), *(searched.ends() if searched else ())}:
+            plugins.load(package, str(value))
+    objective.terms(config)
+
+
+def difference(old: Any, new: Any, where: str = "") -> list[str]:
+    """Leaves in which two declarations differ: `base.epochs was 10 and is 20`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = dict.fromkeys(itertools.chain(old, new))
+        inner = (difference(old.get(k), new.get(k), f"{where}.{k}" if where else str(k)) for k in keys)
+        return list(itertools.chain.from_iterable(inner))
+    return [] if old == new else [f"{where} was {old!r} and is {new!r}"]
+
+
+def _check_field(name: str, where: str) -> None:
+    fields = sorted(Config.model_fields)
+    if name in fields:
+        return
+    near = difflib.get_close_matches(name, fields, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"{where} {name!r} is no field of the configuration: {hint}the fields are {', '.join(fields)}"
+    )
+
+
+def _declare(value: Any) -> dict[str, Any]:
+    facts = {key: _listed(item) for key, item in vars(value).items()}
+    return {"kind": type(value).__name__, **facts}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_listed(item) for item in value]
+    return _plain(value)
+
+
+def _number(value: Scalar) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _must(holds: bool, what: str, rule: str, came: object) -> None:
+    if not holds:
+        raise ConfigError(f"{what} must {rule} but got {came!r}")
+
+
+def _line(error: Exception, path: Path) -> int:
+    if isinstance(error, SyntaxError):
+        return error.lineno or 1
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return (frames[-1].lineno or 1) if frames else 1

@@ -1,0 +1,295 @@
+"""The search's memory, and the only door to Optuna: what was tried, what to try, what to stop.
+
+A study is one SQL database row set; everything in it is plain JSON. One driver at a time works on it
+(a file lock that ends with its process). Running the same command again is the resume: finished
+trials stand, those a dead driver left behind are asked again, the total is what was asked.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import sqlite3
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from cgn.config import Config
+from cgn.errors import ConfigError, StudyError
+from cgn_platform.space import Choice, Dimension, Float, Integer, Prune, Scalar, Space, difference
+
+State = Literal["complete", "pruned", "failed", "orphan", "running", "waiting"]
+ENDED: tuple[State, ...] = ("complete", "pruned", "failed")  # these count towards the total
+
+STATES: Mapping[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+TOLD: Mapping[str, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+ORPHAN = "orphan: its driver ended before it did"
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the study remembers it.
+
+    Attributes:
+        value: mean validation AUC over folds of a complete trial, else None.
+        curve: mean validation AUC by epoch, as it was reported.
+        facts: what was told with its end (test_auc, folds, seconds, reason ...).
+    """
+
+    number: int
+    state: State
+    value: float | None
+    params: Mapping[str, Scalar]
+    curve: Mapping[int, float]
+    config: Config | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to run."""
+
+    number: int
+    config: Config
+    params: Mapping[str, Scalar]
+
+
+class Study:
+    """An open study. Use `open_study`; a context manager, so that the lock is given back."""
+
+    def __init__(self, name: str, space: Space, study: optuna.Study, lock: FileLock) -> None:
+        self.name, self.space = name, space
+        self._study, self._lock = study, lock
+        self._live: dict[int, optuna.Trial] = {}
+        self.orphans = 0  # that were found and queued again when it was opened
+        self.id: str = study.user_attrs["id"]  # told apart from another study of this name elsewhere
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the lock; trials still running become orphans of the next driver."""
+        self._study._storage.remove_session()
+        engine = getattr(getattr(self._study._storage, "_backend", None), "engine", None)
+        if engine is not None:
+            engine.dispose()
+        self._lock.release()
+
+    def remaining(self) -> int:
+        """Trials still to be asked for: the total less those ended or running."""
+        trials = self._study.get_trials(deepcopy=False)
+        counted = [t for t in trials if STATES[t.state] != "waiting" and t.user_attrs.get("reason") != ORPHAN]
+        return max(0, self.space.trials - len(counted))
+
+    def ask(self) -> Asked | TrialRecord:
+        """The next trial: what is queued first (the default, `first`, orphans), then what TPE suggests.
+
+        A record of a failed trial instead where the values are each possible but not together.
+        """
+        number_of_trials = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = _sampler(self.space.seed, number_of_trials)
+        trial = self._study.ask()
+        self._live[trial.number] = trial
+        try:
+            config, params = self.space.configure(lambda name, dimension: _suggest(trial, name, dimension))
+        except ConfigError as error:
+            return self.tell(trial.number, "failed", reason=str(error))
+        trial.set_user_attr("config", config.model_dump(mode="json"))
+        trial.set_user_attr("fingerprint", config.fingerprint())
+        return Asked(trial.number, config, params)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """The mean validation AUC over all folds at this epoch."""
+        self._live[number].report(value, epoch)
+
+    def should_prune(self, number: int) -> bool:
+        """Whether the pruner would stop it, after what was reported."""
+        return self._live[number].should_prune()
+
+    def tell(self, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
+        """The end of a trial. Only a complete one has a value; a failed one is no score."""
+        trial = self._live.pop(number)
+        for name, fact in facts.items():
+            trial.set_user_attr(name, fact)
+        told = self._study.tell(trial, value, state=TOLD[state], skip_if_finished=True)
+        return _record(told)
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials by number."""
+        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def adopt(self) -> int:
+        """End what a dead driver left running, and queue each of them again, once. Returns how many."""
+        trials = self._study.get_trials(deepcopy=False)
+        asked_again = {trial.user_attrs.get("retry_of") for trial in trials}
+        orphans = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        for trial in orphans:
+            # Queued before it is ended: a driver that dies between the two finds both again.
+            if trial.number not in asked_again:
+                params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
+            storage = self._study._storage
+            storage.set_trial_user_attr(trial._trial_id, "reason", ORPHAN)
+            self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        return len(orphans)
+
+
+def open_study(
+    name: str, space: Space, *, store: Path, identity: Mapping[str, str], url: str | None = None
+) -> Study:
+    """Create the study, or go on with it.
+
+    Args:
+        name: unique in the store.
+        space: what is searched.
+        store: holds `studies.db` and the lock.
+        identity: what else makes it this study: cache and splits.
+        url: of another database; `CGN_STUDY_URL` where None, `studies.db` where that is not set.
+
+    Raises:
+        StudyError: another driver holds it, or under this name stands another search.
+    """
+    lock = _lock(name, store)
+    try:
+        storage = _storage(url or os.environ.get("CGN_STUDY_URL") or f"sqlite:///{store / 'studies.db'}")
+        declaration = {**identity, **space.declaration()}
+        known = {summary.study_name for summary in optuna.get_all_study_summaries(storage=storage)}
+        pruner = _pruner(space.prune, space.base.epochs)
+        if name in known:
+            study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+            _same(name, study.user_attrs.get("declaration"), declaration)
+        else:
+            study = optuna.create_study(study_name=name, storage=storage, direction="maximize", pruner=pruner)
+        # The declaration is written last: a study without one is a creation that was cut short.
+        if "declaration" not in study.user_attrs:
+            there = study.get_trials(deepcopy=False)
+            for params in list(space.queued())[len(there) :]:
+                study.enqueue_trial(params)
+            study.set_user_attr("id", secrets.token_hex(8))
+            study.set_user_attr("declaration", declaration)
+        opened = Study(name, space, study, lock)
+        opened.orphans = opened.adopt()
+    except BaseException:
+        lock.release()
+        raise
+    return opened
+
+
+def _lock(name: str, store: Path) -> FileLock:
+    folder = store / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / f"{name}.lock"), folder / f"{name}.holder.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            who = json.loads(holder.read_text())
+            told = f"process {who['pid']} on {who['host']} since {who['since']}"
+        except (OSError, ValueError, KeyError):
+            told = "another process"
+        raise StudyError(f"study {name!r} is held by {told}: wait for it, or end it") from None
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+    return lock
+
+
+def _storage(url: str) -> optuna.storages.BaseStorage:
+    if not url.startswith("sqlite:///"):
+        return optuna.storages.RDBStorage(url)
+    path = Path(url.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=60)) as database:
+        database.execute("PRAGMA journal_mode=WAL")  # readers (reports, MLflow users) do not block the driver
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _same(name: str, old: Any, new: Mapping[str, Any]) -> None:
+    if old is None:
+        return
+    if found := difference(old, new):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise StudyError(
+            f"study {name!r} is another search: {found[0]}{more}: change it back or choose another --name"
+        )
+
+
+def _sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
+    """Seeded from the base seed and the history's length: a resumed search never repeats its draws."""
+    digest = hashlib.sha256(f"{seed}/{trials}".encode()).digest()
+    return optuna.samplers.TPESampler(
+        group=True,  # dimensions that exist only with others are modelled apart
+        seed=int.from_bytes(digest[:4], "big"),
+    )
+
+
+def _pruner(prune: Prune, epochs: int) -> optuna.pruners.BasePruner:
+    # Epochs count from 0: after the last one of the warm-up, its number is one less.
+    warmup, startup = max(0, prune.warmup_epochs - 1), prune.startup_trials
+    match prune.rule:
+        case "none":
+            return optuna.pruners.NopPruner()
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
+        case "percentile":
+            return optuna.pruners.PercentilePruner(
+                prune.percentile, n_startup_trials=startup, n_warmup_steps=warmup
+            )
+        case "successive_halving":
+            return optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=max(1, warmup), reduction_factor=prune.reduction_factor
+            )
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=max(1, warmup), max_resource=epochs, reduction_factor=prune.reduction_factor
+            )
+
+
+def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Scalar:
+    match dimension:
+        case Choice(values):
+            choice: Scalar = trial.suggest_categorical(name, values)
+            return choice
+        case Float(low, high, log):
+            return trial.suggest_float(name, low, high, log=log)
+        case Integer(low, high, log):
+            return trial.suggest_int(name, low, high, log=log)
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    facts = dict(trial.user_attrs)
+    config = facts.pop("config", None)
+    state = STATES[trial.state]
+    return TrialRecord(
+        number=trial.number,
+        state="orphan" if facts.get("reason") == ORPHAN else state,
+        value=trial.value if state == "complete" else None,
+        params=trial.params,
+        curve=dict(trial.intermediate_values),
+        config=Config.of(config) if config else None,
+        facts=facts,
+    )

@@ -1,0 +1,281 @@
+"""A sweep: Ray Tune as a pair of hands that runs trials where there is room and obeys the study.
+
+Workers (`cgn_platform.worker`) tell epochs; the desk, here in the driver, decides and writes.
+"""
+
+import logging
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from rich.console import Console
+
+from cgn.data.folds import splits_fingerprint
+from cgn.data.pairs import Pairs, Split
+from cgn_platform import tracking
+from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.console import SweepConsole, summary
+from cgn_platform.space import Space
+from cgn_platform.study import ENDED, Asked, State, Study, TrialRecord, open_study
+from cgn_platform.worker import STEP, Runner, Step, Trial
+
+Answer = TypeVar("Answer")
+
+
+def run_sweep(
+    space: Space,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    *,
+    name: str,
+    store: Path,
+    cluster: Cluster,
+    resources: Resources,
+    console: Console,
+    runner: Runner | None = None,
+    concurrent: int | None = None,
+) -> list[TrialRecord]:
+    """Open the study, run what it still asks for, show and record it; all its trials.
+
+    Raises:
+        ResourcesError: no node has room for a trial; nothing was written then.
+        StudyError: another driver holds the study, or under this name stands another search.
+    """
+    cluster.slots(resources)
+    identity = {"cache": pairs.fingerprint, "splits": splits_fingerprint(pairs.pair_id, splits)}
+    with open_study(name, space, store=store, identity=identity) as study:
+        before = study.trials()
+        _say_what_stands(console, study)
+        uri = tracking.default_uri(store)
+        tracker = tracking.Tracker(
+            lambda: tracking.Projection(uri, experiment=pairs.name, study=name, study_id=study.id),
+            records=before,
+            tags={**identity, "git_commit": tracking.code_version()},
+            params={"sampler_seed": str(space.seed), **{k: str(d) for k, d in space.dimensions.items()}},
+            on_problem=lambda told: console.print(told, markup=False, style="yellow"),
+        )
+        status = "KILLED"
+        try:
+            with SweepConsole(console, space.trials, before) as screen:
+                run_trials(
+                    study,
+                    pairs,
+                    splits,
+                    cluster=cluster,
+                    resources=resources,
+                    listeners=[screen, tracker],
+                    runner=runner,
+                    concurrent=concurrent,
+                )
+            status = "FINISHED" if study.remaining() == 0 else "KILLED"
+        finally:
+            records = study.trials()
+            tracker.close(status, summary(records))
+        return records
+
+
+def _say_what_stands(console: Console, study: Study) -> None:
+    stands = sum(record.state in ENDED for record in study.trials())
+    if stands or study.orphans:
+        again = f", {study.orphans} of a driver that ended are asked again" if study.orphans else ""
+        console.print(f"study {study.name}: {stands} of {study.space.trials} trials stand{again}")
+
+
+class Listener(Protocol):
+    """Who is told: the terminal, MLflow. Called within Tune's loop, so it must not wait."""
+
+    def started(self, trial: Asked) -> None:
+        """A trial was asked for."""
+
+    def epoch(self, number: int, step: Step) -> None:
+        """A trial finished an epoch."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial is complete, pruned or failed."""
+
+
+class Desk:
+    """Decides on what workers tell, without Ray: decisions can be replayed from recorded curves."""
+
+    def __init__(self, study: Study, listeners: Sequence[Listener] = ()) -> None:
+        self._study, self._listeners = study, listeners
+        self._open: dict[int, Asked] = {}
+        self._seconds: dict[int, float] = {}
+
+    def next(self) -> Asked | None:
+        """The next trial to run; None when the total is asked."""
+        while self._study.remaining():
+            asked = self._study.ask()
+            if isinstance(asked, TrialRecord):
+                self._tell_listeners("ended", asked)
+                continue
+            self._open[asked.number], self._seconds[asked.number] = asked, 0.0
+            self._tell_listeners("started", asked)
+            return asked
+        return None
+
+    def tell(self, number: int, step: Step) -> bool:
+        """One epoch. Returns whether the trial shall stop."""
+        if number not in self._open:
+            return True
+        if step.failure is not None:
+            return self._end(number, "failed", reason=step.failure)
+        if not math.isfinite(step.val_auc):
+            return self._end(number, "failed", reason=f"the score of epoch {step.epoch} is no number")
+        self._seconds[number] += step.seconds
+        self._study.report(number, step.epoch, step.val_auc)
+        self._tell_listeners("epoch", number, step)
+        if step.result is not None:
+            facts = dict(step.result)
+            value = facts.pop("val_auc")
+            if value is None:
+                return self._end(number, "failed", reason="the final score is no number")
+            return self._end(number, "complete", value, epochs=step.epoch + 1, **facts)
+        if self._study.should_prune(number):
+            rule = self._study.space.prune.rule
+            reason = f"{rule} pruner after {step.epoch + 1} epochs at mean validation AUC {step.val_auc:.3f}"
+            return self._end(number, "pruned", epochs=step.epoch + 1, reason=reason)
+        return False
+
+    def crashed(self, number: int, cause: str) -> None:
+        """The trial's process ended or raised what is no error of the configuration."""
+        if number in self._open:
+            self._end(number, "failed", reason=cause)
+
+    def _end(self, number: int, state: State, value: float | None = None, **facts: Any) -> bool:
+        del self._open[number]
+        seconds = round(self._seconds.pop(number), 3)
+        self._tell_listeners("ended", self._study.tell(number, state, value, seconds=seconds, **facts))
+        return True
+
+    def _tell_listeners(self, event: str, *facts: Any) -> None:
+        for listener in self._listeners:
+            getattr(listener, event)(*facts)
+
+
+def run_trials(
+    study: Study,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    *,
+    cluster: Cluster,
+    resources: Resources,
+    listeners: Sequence[Listener] = (),
+    runner: Runner | None = None,
+    concurrent: int | None = None,
+) -> None:
+    """Run the trials that the study still asks for; returns when they ended, or at Ctrl-C.
+
+    Raises:
+        ResourcesError: no node has room for one trial.
+    """
+    slots = min(cluster.slots(resources), concurrent or sys.maxsize)
+    if not (remaining := study.remaining()):
+        return
+    if runner is None:
+        from cgn.fit import cross_validate
+
+        runner = cross_validate
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the desk tells it better
+    guard = _Guard(Desk(study, listeners))
+    with tempfile.TemporaryDirectory(prefix="cgntune-") as scratch:
+        tune.run(
+            # Arrays go to the object store here, once, and are mapped by every actor of a node.
+            tune.with_parameters(
+                Trial, pairs=pairs, splits=tuple(splits), runner=runner, resources=resources
+            ),
+            name=study.name,
+            search_alg=_Asker(guard),
+            scheduler=_Stopper(guard),
+            num_samples=remaining,
+            # Without it a searcher of one's own is asked for one trial at a time.
+            max_concurrent_trials=slots,
+            resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+            reuse_actors=True,
+            storage_path=scratch,
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+    if guard.broken is not None:
+        raise guard.broken
+
+
+class _Guard:
+    """What goes wrong at the desk ends the sweep: Tune would count it as an error of the trial."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.numbers: dict[str, int] = {}  # of Tune's trial ids
+        self.causes: dict[str, str] = {}
+        self.broken: Exception | None = None
+
+    def __call__(self, call: Callable[[], Answer], otherwise: Answer) -> Answer:
+        if self.broken is None:
+            try:
+                return call()
+            except Exception as error:
+                self.broken = error
+        return otherwise
+
+
+class _Asker(Searcher):
+    """Tune's way to ask the study and to tell it the end."""
+
+    def __init__(self, guard: _Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def suggest(self, trial_id: str) -> Any:
+        asked = self._guard(self._guard.desk.next, None)
+        if asked is None:
+            return Searcher.FINISHED
+        self._guard.numbers[trial_id] = asked.number
+        return {"config": asked.config.model_dump(mode="json")}
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        guard, number = self._guard, self._guard.numbers.pop(trial_id)
+        cause = guard.causes.pop(trial_id, None)
+        if result is not None and STEP in result and not error:
+            guard(lambda: guard.desk.tell(number, result[STEP]), otherwise=True)
+        elif error:
+            guard(lambda: guard.desk.crashed(number, cause or "its process ended"), otherwise=None)
+
+    def save_to_dir(self, *_: Any, **__: Any) -> None:
+        """Nothing: the study is the memory."""
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        return True
+
+
+class _Stopper(FIFOScheduler):
+    """Tune's way to report an epoch and to learn that a trial shall stop."""
+
+    def __init__(self, guard: _Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def on_trial_result(self, _controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        guard, number = self._guard, self._guard.numbers[trial.trial_id]
+        stop = guard(lambda: guard.desk.tell(number, result[STEP]), otherwise=True)
+        return str(self.STOP if stop else self.CONTINUE)
+
+    def on_trial_error(self, _controller: Any, trial: Any) -> None:
+        self._guard.causes[trial.trial_id] = _cause(trial)
+
+
+def _cause(trial: Any) -> str:
+    """One line from what Tune wrote of a trial's error: the exception, or what became of its process."""
+    try:
+        lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
+    except (OSError, TypeError):
+        return "its process ended"
+    raised = any(line.startswith("Traceback") or "ray::" in line for line in lines)
+    return lines[-1] if raised else " ".join(lines[1:2])
