@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cgn import plugins
 from cgn.data.breast import Laterality, Pixels
 from cgn.data.pairs import Box
-from cgn.errors import ConfigError
+from cgn.errors import ConfigError, NotADatasetError
 
 
 class Image(NamedTuple):
@@ -70,8 +70,11 @@ class RawFile(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Reads the whole file."""
-        content = path.read_bytes()
+        """Reads the whole file. Raises NotADatasetError where it may not be read."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise NotADatasetError(f"cannot read {path}: {error.strerror}") from None
         return cls(path.name, len(content), hashlib.sha256(content).hexdigest())
 
 

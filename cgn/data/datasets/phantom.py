@@ -230,8 +230,8 @@ def _smooth(rng: np.random.Generator, rows: int, columns: int) -> Field2D:
 
 def _patch(nodule: Nodule, scale: float) -> tuple[Field2D, int, int]:
     """Brightness in [0, 1] of a nodule, and the film's column and row of its corner."""
-    x, y, radius = nodule.x * scale, (nodule.y) * scale, nodule.radius * scale
-    reach = int(np.ceil(radius * (2.4 + DIFFICULTY.spicule_length)))
+    x, y, radius = nodule.x * scale, nodule.y * scale, nodule.radius * scale
+    reach = int(np.ceil(radius * (1.4 + 1.2 * DIFFICULTY.spicule_length)))
     left, top = int(x) - reach, int(y) - reach
     row, column = np.mgrid[: 2 * reach + 1, : 2 * reach + 1].astype(np.float32)
     down, across = row + np.float32(top - y), column + np.float32(left - x)
@@ -242,8 +242,8 @@ def _patch(nodule: Nodule, scale: float) -> tuple[Field2D, int, int]:
         for towards, length, sharpness in nodule.spicules.astype(np.float32):
             star = np.maximum(star, length * np.exp(sharpness * (np.cos(angle - towards) - 1)))
         edge = radius * (np.float32(0.75) + np.float32(DIFFICULTY.spicule_length) * star)
-    soft = np.float32(0.12 * radius)
-    return np.asarray(1 / (1 + np.exp(np.clip((distance - edge) / soft, -20, 20))), np.float32), left, top
+    inwards = np.clip(0.5 + (edge - distance) / np.float32(0.7 * radius), 0, 1)
+    return np.asarray(inwards * inwards * (3 - 2 * inwards), np.float32), left, top
 
 
 def _draw(image: Field2D, nodule: Nodule, scale: float) -> None:

@@ -1,0 +1,147 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cgn.data.breast import chest_wall, find_breast, prepare, to_cached, to_source, to_uint8
+from cgn.errors import UnreadableImageError
+
+SIDES = st.sampled_from(["L", "R"])
+
+
+def drawn(laterality="R", rows=300, columns=240, value=120, dtype=np.uint8):
+    """A breast at columns 20-180 and rows 30-270 as on a right film."""
+    row, column = np.mgrid[:rows, :columns]
+    inside = (((column - 20) / 160) ** 2 + ((row - 150) / 120) ** 2 < 1) & (column >= 20)
+    image = np.where(inside, value, 0).astype(dtype)
+    return np.ascontiguousarray(image[:, ::-1]) if laterality == "L" else image
+
+
+@st.composite
+def boxes_in_crops(draw):
+    width, height = draw(st.integers(1, 4000)), draw(st.integers(1, 4000))
+    crop = draw(st.integers(0, 500)), draw(st.integers(0, 500)), width, height
+    x0, x1 = sorted(draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True)))
+    y0, y1 = sorted(draw(st.lists(st.integers(0, height), min_size=2, max_size=2, unique=True)))
+    return (float(crop[0] + x0), float(crop[1] + y0), float(crop[0] + x1), float(crop[1] + y1)), crop
+
+
+@given(boxes_in_crops(), SIDES, st.integers(8, 512))
+def test_a_box_in_the_crop_comes_back_from_the_cached_image(case, laterality, size):
+    box, crop = case
+    cached = to_cached(box, crop, laterality, size)
+    assert cached is not None
+    assert 0 <= cached[0] < cached[2] <= size
+    assert 0 <= cached[1] < cached[3] <= size
+    assert to_source(cached, crop, laterality, size) == pytest.approx(box, abs=1e-6)
+
+
+@given(st.integers(40, 120), st.integers(80, 210), st.integers(5, 25), SIDES, st.sampled_from([64, 96, 224]))
+def test_a_mark_stays_inside_its_box_through_crop_flip_and_resize(x, y, half, laterality, size):
+    image = drawn(value=100)
+    image[y - half : y + half, x - half : x + half] = 255
+    box = (x - half, y - half, x + half, y + half)
+    if laterality == "L":
+        image = np.ascontiguousarray(image[:, ::-1])
+        box = (240 - box[2], box[1], 240 - box[0], box[3])
+    prepared = prepare(image, 8, laterality, size, [box])
+    (mapped,) = prepared.boxes
+    rows, columns = np.nonzero(prepared.pixels > 178)  # halfway between tissue and mark
+    found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    assert found == pytest.approx(mapped, abs=1)
+
+
+@pytest.mark.parametrize("laterality", ["L", "R"])
+def test_the_chest_wall_ends_on_the_left(laterality):
+    pixels = prepare(drawn(laterality), 8, laterality, 96).pixels
+    assert np.count_nonzero(pixels[:, 0]) > 80
+    assert np.count_nonzero(pixels[:, -1]) < 30
+
+
+def test_both_sides_of_a_symmetric_woman_look_alike():
+    left, right = (prepare(drawn(side), 8, side, 96).pixels for side in "LR")
+    np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(("laterality", "wall"), [("L", "right"), ("R", "left")])
+def test_a_film_that_was_turned_is_refused(laterality, wall):
+    assert chest_wall(laterality) == wall
+    with pytest.raises(UnreadableImageError, match=f"called {laterality} must stand on the {wall}"):
+        prepare(drawn(laterality)[:, ::-1], 8, laterality, 96)
+
+
+def test_the_box_of_the_breast_is_found_beside_border_and_label():
+    image = drawn()
+    image[:, 225:] = 250  # a scanner's white border
+    image[35:70, 190:215] = 255  # a label, in the corner of the film
+    x0, y0, width, height = find_breast(image, 8).crop
+    assert (x0, y0, x0 + width, y0 + height) == pytest.approx((20, 30, 180, 270), abs=5)
+
+
+def test_a_label_within_the_crop_is_painted_out_and_faint_tissue_is_kept():
+    image = drawn()
+    image[40:70, 150:175] = 255  # beside the breast, within its box
+    image[(image == 0) & (np.arange(240) > 19)] = 4  # faint
+    pixels = prepare(image, 8, "R", 240).pixels
+    assert pixels.max() < 130
+    assert np.count_nonzero(pixels == 4) > 500
+    masked = prepare(image, 8, "R", 240, background="mask").pixels
+    assert np.count_nonzero(masked == 4) < np.count_nonzero(pixels == 4) / 5
+    assert np.count_nonzero(masked > 100) == pytest.approx(np.count_nonzero(pixels > 100), rel=0.03)
+
+
+def test_an_island_of_dense_tissue_in_the_breast_is_not_taken_for_a_label():
+    image = drawn(value=120)
+    cv2.circle(image, (80, 150), 40, 0, -1)
+    cv2.circle(image, (80, 150), 20, 200, -1)
+    pixels = prepare(image, 8, "R", 240).pixels
+    assert pixels.max() == 200
+
+
+@pytest.mark.parametrize("bits", [9, 12, 14, 16])
+def test_depth_is_a_fixed_linear_scale(bits):
+    top = 2**bits - 1
+    stored = np.array([[0, top // 2, top]], np.uint16)
+    assert to_uint8(stored, bits).tolist() == [[0, 127, 255]]
+    half_lit = np.array([[0, top // 4]], np.uint16)
+    assert to_uint8(half_lit, bits).max() < 66  # never stretched to the image's own maximum
+
+
+def test_sixteen_bits_and_eight_are_prepared_alike():
+    image = drawn()
+    image[100:130, 60:90] = 180
+    deep = (image.astype(np.uint16) * 257).astype(np.uint16)
+    a, b = prepare(image, 8, "R", 96), prepare(deep, 16, "R", 96)
+    assert a.crop == b.crop
+    np.testing.assert_array_equal(a.pixels, b.pixels)
+
+
+def test_values_beyond_the_depth_are_refused():
+    with pytest.raises(UnreadableImageError, match="fit into 12 bits but reach 4096"):
+        to_uint8(np.array([[4096]], np.uint16), 12)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((200, 200), np.uint8), np.full((200, 200), 90, np.uint8), np.pad(drawn()[150:156, 20:26], 200)],
+    ids=["black", "grey", "speck"],
+)
+def test_an_image_without_a_breast_is_refused(image):
+    with pytest.raises(UnreadableImageError, match="no breast"):
+        prepare(image, 8, "R", 96)
+
+
+def test_a_box_outside_of_the_breast_is_left_out_and_a_crossing_one_is_clipped():
+    prepared = prepare(drawn(), 8, "R", 96, [(220, 10, 230, 20), (0, 100, 60, 140)])
+    ((x0, _, x1, _),) = prepared.boxes
+    assert x0 == 0
+    assert 0 < x1 < 40
+
+
+def test_the_counterfactual_is_cut_as_its_target():
+    target = drawn()
+    target[120:150, 170:220] = 200  # a lesion that widens the breast
+    region = find_breast(target, 8)
+    assert find_breast(drawn(), 8).crop != region.crop
+    assert prepare(drawn(), 8, "R", 96, region=region).crop == prepare(target, 8, "R", 96).crop

@@ -1,0 +1,290 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cgn.data import cache
+from cgn.data.breast import find_breast, prepare
+from cgn.data.cache import open_cache, open_splits, write_cache
+from cgn.data.datasets import mias, phantom
+from cgn.data.folds import splits_fingerprint
+from cgn.errors import CacheError, ConfigError, NotADatasetError
+
+SIZE = 32
+
+
+def phantoms(place, pairs=20, **more):
+    return write_cache("phantom", phantom.Options(pairs=pairs), **{"size": SIZE, "out": place, **more})
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    return phantoms(tmp_path_factory.mktemp("caches") / "phantoms")
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    """A cache of its own to damage."""
+    place = tmp_path / "copy"
+    place.mkdir()
+    for path in written.path.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    return place
+
+
+def test_what_is_written_is_read(written):
+    pairs = open_cache(written.path)
+    records = phantom.scan(phantom.Options(pairs=20), SIZE).records
+    assert written.fresh
+    assert (len(pairs), pairs.size, pairs.name) == (20, SIZE, "phantom")
+    assert pairs.fingerprint == written.fingerprint
+    assert list(pairs.pair_id) == [r.pair_id for r in records]
+    assert list(pairs.label) == [r.label for r in records]
+    assert list(pairs.side) == [r.side for r in records]
+    assert pairs.kinds[1] == ("spiculated",)
+    films = records[3].load()
+    region = find_breast(films.target.pixels, films.target.bits)
+    target = prepare(*films.target, SIZE, records[3].boxes, region)
+    np.testing.assert_array_equal(pairs.target[3], target.pixels)
+    np.testing.assert_array_equal(pairs.reference[3], prepare(*films.reference, SIZE).pixels)
+    np.testing.assert_array_equal(
+        pairs.counterfactual[3], prepare(*films.counterfactual, SIZE, region=region).pixels
+    )
+    assert pairs.boxes[3] == target.boxes
+    assert tuple(pairs.target_crop[3]) == target.crop
+
+
+def test_columns_are_those_of_the_design(written):
+    facts = {"pair_id", "patient_id", "view", "side", "label", "kinds", "boxes", "reference_has_lesion"}
+    pixels = {"target", "reference", "counterfactual", "target_crop", "reference_crop"}
+    assert set(pq.read_schema(written.path / "pairs-00000.parquet").names) == facts | pixels
+
+
+def test_arrays_are_read_only(written):
+    pairs = open_cache(written.path)
+    for array in (pairs.target, pairs.reference, pairs.counterfactual, pairs.label, pairs.target_crop):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_several_shards_read_as_one(tmp_path, written, monkeypatch):
+    monkeypatch.setattr(cache, "SHARD", 7)
+    report = phantoms(tmp_path / "shards")
+    assert len(list(report.path.glob("pairs-*.parquet"))) == 3
+    np.testing.assert_array_equal(open_cache(report.path).target, open_cache(written.path).target)
+
+
+def test_a_second_call_does_no_work(written, monkeypatch):
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(cache, "_prepare_all", never)
+    before = {p.name: p.stat().st_mtime_ns for p in written.path.iterdir()}
+    again = phantoms(written.path)
+    assert not again.fresh
+    assert again.fingerprint == written.fingerprint
+    assert again.counts == written.counts
+    assert before == {p.name: p.stat().st_mtime_ns for p in written.path.iterdir()}
+
+
+def test_the_default_folder_is_named_by_the_content(tmp_path):
+    def make(**more):
+        return phantoms(None, store=tmp_path, **{"pairs": 10, "folds": 3, **more})
+
+    first, other = make(), make(size=40)
+    assert first.path.name == f"phantom-32-{first.fingerprint[:12]}"
+    assert first.path.parent == tmp_path / "cache"
+    assert other.path.name.startswith("phantom-40-")
+    assert len({first.fingerprint, other.fingerprint, make(background="mask").fingerprint}) == 3
+    assert not make().fresh
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path, written):
+    again = phantoms(tmp_path / "again")
+    for path in written.path.iterdir():
+        assert path.read_bytes() == (again.path / path.name).read_bytes()
+
+
+def test_a_changed_film_is_another_cache(mias_folder, tmp_path):
+    raw = mias_folder()
+
+    def make():
+        return write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, store=tmp_path)
+
+    first = make()
+    (raw / "mdb002.png").write_bytes((raw / "mdb004.png").read_bytes())
+    second = make()
+    assert second.fresh
+    assert second.fingerprint != first.fingerprint
+    assert not make().fresh
+
+
+def test_films_of_real_form(mias_folder, tmp_path):
+    report = write_cache("mias", mias.Options(raw=mias_folder()), size=SIZE, folds=3, out=tmp_path / "m")
+    pairs = open_cache(report.path)
+    assert report.counts["cached"] == len(pairs) == 9
+    assert pairs.counterfactual is None
+    assert pairs.boxes[list(pairs.pair_id).index("mdb009")] == ()
+    assert not any(str(tmp_path) in p.read_text("latin-1") for p in report.path.glob("*.json"))
+    assert report.notes == ()
+
+
+def test_a_truncated_film_costs_its_pairs_and_is_named(mias_folder, tmp_path):
+    raw = mias_folder()
+    content = (raw / "MDB005.PGM").read_bytes()
+    (raw / "MDB005.PGM").write_bytes(content[:1000])
+    report = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
+    assert report.counts["cached"] == 7
+    assert report.counts["rejected"] == 2
+    assert [line.partition(":")[0] for line in report.rejected] == ["mdb005", "mdb006"]
+    assert "MDB005.PGM is truncated" in report.rejected[0]
+    again = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
+    assert (again.fresh, again.rejected) == (False, report.rejected)
+
+
+def test_nothing_is_written_where_nothing_can_be_read(mias_folder, tmp_path):
+    raw = mias_folder(numbers=range(1, 2))
+    with pytest.raises(NotADatasetError, match="no target whose films are both there"):
+        write_cache("mias", mias.Options(raw=raw), size=SIZE, out=tmp_path / "m")
+    (raw / "mdb002.png").write_bytes(b"no film")
+    with pytest.raises(NotADatasetError, match=r"no pair of mias-all could be prepared.*mdb002\.png"):
+        write_cache("mias", mias.Options(raw=raw), size=SIZE, out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_folds_are_written_once(written):
+    pairs, splits = open_cache(written.path), open_splits(str(written.path))
+    assert len(splits) == 5
+    assert sorted(np.concatenate([s.test for s in splits])) == list(range(20))
+    stored = json.loads((written.path / "splits.json").read_text())
+    assert stored["fingerprint"] == splits_fingerprint(pairs.pair_id, splits)
+    assert stored["cache"] == pairs.fingerprint
+    with pytest.raises(CacheError, match=r"5 folds of seed 0 .* written once, but 4 folds of seed 0"):
+        phantoms(written.path, folds=4)
+
+
+def test_another_content_does_not_overwrite(written):
+    with pytest.raises(CacheError, match="holds another cache"):
+        phantoms(written.path, pairs=21)
+
+
+def test_other_files_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(CacheError, match="holds something that is no cache"):
+        phantoms(tmp_path)
+    with pytest.raises(CacheError, match="holds something that is no cache"):
+        phantoms(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_folder_is_a_place(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert phantoms(tmp_path / "empty").fresh
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_flipped_bit_is_found(copy, verify):
+    shard = copy / "pairs-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CacheError, match=r"pairs-00000\.parquet of the cache at .* is damaged"):
+        open_cache(copy, verify=verify)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("keep", [0, 0.5, 0.999])
+def test_a_truncated_shard_is_found(copy, keep, verify):
+    shard = copy / "pairs-00000.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(CacheError, match=r"pairs-00000\.parquet of the cache at .* is damaged"):
+        open_cache(copy, verify=verify)
+
+
+@pytest.mark.parametrize("name", ["pairs-00000.parquet", "splits.json"])
+def test_a_missing_file_is_found(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(CacheError, match=rf"{name} of the cache at .* is damaged \(missing\)"):
+        open_cache(copy) and open_splits(copy)
+    with pytest.raises(CacheError, match="damaged"):
+        phantoms(copy)
+
+
+@pytest.mark.parametrize("name", ["splits.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("phantom-0-00003", "phantom-0-00004"), lambda _: "{"]
+)
+def test_a_changed_document_is_found(copy, name, change):
+    (copy / name).write_text(change((copy / name).read_text()))
+    with pytest.raises(CacheError, match=rf"{name} of the cache at .* is damaged"):
+        open_splits(copy)
+
+
+@pytest.mark.parametrize("where", ["nowhere", "file:///no/where", "nosuch://bucket/x"])
+def test_no_cache_says_how_to_make_one(where, tmp_path):
+    place = tmp_path / where if ":" not in where else where
+    with pytest.raises(CacheError, match="no cache at"):
+        open_cache(place)
+
+
+def test_a_cache_is_opened_by_address(written):
+    pairs = open_cache(written.path.as_uri())
+    np.testing.assert_array_equal(pairs.target, open_cache(written.path).target)
+    assert len(open_splits(written.path.as_uri())) == 5
+
+
+def test_a_killed_run_leaves_nothing_under_the_final_name(tmp_path):
+    place = tmp_path / "killed"
+    program = (
+        "import os, signal, pathlib\n"
+        "from cgn.data import cache\n"
+        "from cgn.data.datasets import phantom\n"
+        "cache._sync = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"place = pathlib.Path({str(place)!r})\n"
+        "cache.write_cache('phantom', phantom.Options(pairs=10), size=32, folds=3, out=place)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60, env=os.environ)
+    assert ended.returncode == -signal.SIGKILL
+    assert not place.exists()
+    assert len(list(tmp_path.glob(".killed.*.tmp"))) == 1
+    with pytest.raises(CacheError, match="no cache at"):
+        open_cache(place)
+    assert phantoms(place, pairs=10, folds=3).fresh
+    assert not list(tmp_path.glob(".killed.*.tmp"))
+
+
+def test_an_interrupted_run_cleans_up(tmp_path):
+    def stop(done, of):
+        assert of == 20
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        phantoms(tmp_path / "c", progress=stop)
+    assert [p.name for p in tmp_path.iterdir()] == [".c.lock"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"size": 4}, r"size must lie in \[8, 4096\]"),
+        ({"folds": 11}, "folds must not exceed"),
+        ({"background": "blur"}, "background must be 'keep' or 'mask'"),
+        ({"out": "s3://bucket/cache"}, "written to a local folder"),
+    ],
+)
+def test_what_cannot_be_is_told_and_nothing_is_left(tmp_path, more, message):
+    with pytest.raises(ConfigError, match=message):
+        phantoms(tmp_path / "c", **more)
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_unknown_dataset(tmp_path):
+    with pytest.raises(ConfigError, match="no 'ddsm' among the datasets"):
+        write_cache("ddsm", phantom.Options(), out=tmp_path / "c")

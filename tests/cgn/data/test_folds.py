@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cgn.data.folds import make_splits, named, numbered, splits_fingerprint
+from cgn.errors import ConfigError
+
+
+def cohort(patients, seed=0):
+    """One or two pairs a patient, labels at random but enough of both."""
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rng.integers(1, 3, patients))
+    label = (rng.random(len(patient)) < 0.45).astype(np.int64)
+    return label, np.array([f"p{p:03d}" for p in patient])
+
+
+@settings(max_examples=25)
+@given(st.integers(40, 120), st.integers(3, 6), st.integers(0, 9))
+def test_no_patient_stands_in_two_parts_and_every_pair_is_tested_once(patients, folds, seed):
+    label, patient = cohort(patients, seed)
+    splits = make_splits(label, patient, folds, seed)
+    tested = np.concatenate([s.test for s in splits])
+    assert sorted(tested) == list(range(len(label)))
+    for split in splits:
+        parts = [set(patient[part]) for part in (split.train, split.val, split.test)]
+        assert len(set.union(*parts)) == sum(map(len, parts))
+        assert len(split.train) + len(split.val) + len(split.test) == len(label)
+        assert set(split.val) == set(splits[(split.fold + 1) % folds].test)
+
+
+def test_the_classes_are_spread_evenly():
+    label, patient = cohort(100)
+    for split in make_splits(label, patient):
+        assert label[split.test].mean() == pytest.approx(label.mean(), abs=0.08)
+
+
+def test_the_same_seed_gives_the_same_folds_and_another_others():
+    label, patient = cohort(60)
+    names = [f"x{i}" for i in range(len(label))]
+    prints = [splits_fingerprint(names, make_splits(label, patient, seed=s)) for s in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_indices_are_read_only_and_survive_being_named():
+    label, patient = cohort(60)
+    names = [f"x{i}" for i in range(len(label))]
+    splits = make_splits(label, patient)
+    back = numbered(names, named(names, splits))
+    assert splits_fingerprint(names, back) == splits_fingerprint(names, splits)
+    with pytest.raises(ValueError, match="read-only"):
+        back[0].test[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"), [(2, "at least 3"), (9, "folds must not exceed .* 9 > 4 malignant")]
+)
+def test_folds_that_cannot_be(folds, message):
+    label = np.array([0] * 16 + [1] * 4)
+    with pytest.raises(ConfigError, match=message):
+        make_splits(label, np.arange(20).astype(str), folds)
