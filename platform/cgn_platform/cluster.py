@@ -134,7 +134,7 @@ def connect(
     finally:
         ray.shutdown()
         if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def down(store: Path) -> bool:
         return False
     trees = [_tree(process) for each in there.processes if (process := _process(*each)) is not None]
     end_processes([process for tree in trees for process in tree])
-    shutil.rmtree(there.temporary, ignore_errors=True)
+    _remove(Path(there.temporary))
     (store / "up.json").unlink(missing_ok=True)
     return True
 
@@ -277,6 +277,24 @@ def _temporary(prefix: str) -> Path:
     parent = tempfile.gettempdir()
     short = parent if len(parent) < 30 else "/tmp"  # noqa: S108
     return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=short))
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for what nobody reads again; the next driver removes it if this one is killed."""
+    folder = _temporary(DRIVERS)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(20):  # processes that are ending may still write
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _remove_leftovers() -> None:

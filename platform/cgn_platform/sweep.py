@@ -6,7 +6,6 @@ Workers (`cgn_platform.worker`) tell epochs; the desk, here in the driver, decid
 import logging
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +18,7 @@ from rich.console import Console
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn_platform import tracking
-from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.cluster import Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole, summary
 from cgn_platform.space import Space
 from cgn_platform.study import ENDED, Asked, State, Study, TrialRecord, open_study
@@ -184,7 +183,7 @@ def run_trials(
         runner = cross_validate
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the desk tells it better
     guard = _Guard(Desk(study, listeners))
-    with tempfile.TemporaryDirectory(prefix="cgntune-") as scratch:
+    with scratch() as folder:
         tune.run(
             # Arrays go to the object store here, once, and are mapped by every actor of a node.
             tune.with_parameters(
@@ -198,7 +197,7 @@ def run_trials(
             max_concurrent_trials=slots,
             resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
             reuse_actors=True,
-            storage_path=scratch,
+            storage_path=str(folder),
             raise_on_failed_trial=False,
             verbose=0,
         )

@@ -1,0 +1,26 @@
+"""The two numbers that the paper does not print: alpha (Eq. 7) and the margin beta (Eq. 12).
+
+    cgn sweep search_spaces/alpha_beta.py --data runs/cache/mias-all-...
+    cgn sweep search_spaces/alpha_beta.py --data ... --set backbone=tiny --set epochs=15 --trials 12
+
+Cost: a trial is five folds of 50 epochs. AlexNet at 224 takes about a second a step on two cores,
+so the whole search is GPU work: some hours on one, and --gpus 0.25 puts four trials on it. With
+backbone=tiny at 96 pixels a trial is a minute or two on one core.
+Expect a flat surface. beta is in the unit of d_tc, which grows with the backbone's features, hence its
+wide range; alpha near 0 leaves the reference out and near 1 the target. On MIAS alone AUC stays near
+0.5 and its spread over folds is wider than any difference seen here.
+"""
+
+from cgn.config import Config
+from cgn_platform.space import Float, Prune, Space
+
+SPACE = Space(
+    base=Config(),
+    dimensions={
+        "alpha": Float(0, 1),
+        "beta": Float(0.1, 1000, log=True),
+    },
+    first=[{"alpha": 0.1}, {"alpha": 0.9}, {"beta": 100.0}],
+    trials=40,
+    prune=Prune("median", startup_trials=6, warmup_epochs=8),
+)
