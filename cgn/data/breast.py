@@ -16,6 +16,8 @@ from cgn.errors import UnreadableImageError
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Laterality = Literal["L", "R"]
+Wall = Literal["left", "right"]
+"""The side of a film on which the chest wall stands. How films hang differs between collections."""
 Background = Literal["keep", "mask"]
 Crop = tuple[int, int, int, int]  # x0, y0, width, height in the source image, before turning
 
@@ -109,19 +111,10 @@ def _foreign(labels: NDArray[np.int32], breast: NDArray[np.bool_]) -> NDArray[np
     return np.asarray(soft_edge & ~breast)
 
 
-def chest_wall(laterality: Laterality) -> Literal["left", "right"]:
-    """Reading 23. The side of the film on which the chest wall stands: right for a left breast.
-
-    So hang the films of mini-MIAS (its labels are seen from behind) and the phantoms; looked at, and
-    checked against the shape of the breast in all 322 films.
-    """
-    return "right" if laterality == "L" else "left"
-
-
 def prepare(
     image: Pixels,
     bits: int,
-    laterality: Laterality,
+    chest_wall: Wall,
     size: int,
     boxes: Sequence[Box] = (),
     region: Region | None = None,
@@ -135,7 +128,7 @@ def prepare(
     Args:
         image: `(rows, columns)`, stored values of `bits` bits.
         bits: depth of the stored values, 8 to 16.
-        laterality: L or R; a left breast is mirrored.
+        chest_wall: where it stands in `image`; turned to the left where it is on the right.
         size: side of the result in pixels.
         boxes: lesions in pixels of `image`.
         region: cut and paint out this instead of what `find_breast` finds: the counterfactual as its target.
@@ -143,10 +136,10 @@ def prepare(
 
     Raises:
         UnreadableImageError: no breast is found, values exceed `bits`, or the chest wall stands on
-            the wrong side: the laterality is wrong or the film was turned.
+            the other side: the laterality is wrong or the film was turned.
     """
     found = region or find_breast(image, bits)
-    _check_wall(found.breast, laterality)
+    _check_wall(found.breast, chest_wall)
     x0, y0, width, height = found.crop
     pixels = to_uint8(image[y0 : y0 + height, x0 : x0 + width], bits)
 
@@ -158,40 +151,39 @@ def prepare(
         pixels = np.where(full[y0 : y0 + height, x0 : x0 + width] > 0, np.uint8(0), pixels)
 
     square = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
-    if chest_wall(laterality) == "right":
+    if chest_wall == "right":
         square = np.ascontiguousarray(square[:, ::-1])
-    mapped = (to_cached(box, found.crop, laterality, size) for box in boxes)
+    mapped = (to_cached(box, found.crop, chest_wall, size) for box in boxes)
     return Prepared(square, found.crop, tuple(box for box in mapped if box is not None))
 
 
-def _check_wall(breast: NDArray[np.bool_], laterality: Laterality) -> None:
+def _check_wall(breast: NDArray[np.bool_], chest_wall: Wall) -> None:
     columns = np.flatnonzero(breast.any(0))
     inside = breast[breast.any(1), columns[0] : columns[-1] + 1]
     edge = max(1, inside.shape[1] // 20)
     left, right = inside[:, :edge].mean(), inside[:, -edge:].mean()
-    wall = chest_wall(laterality)
-    if (left - right if wall == "right" else right - left) > WRONG_WAY:
+    if (left - right if chest_wall == "right" else right - left) > WRONG_WAY:
         raise UnreadableImageError(
-            f"the chest wall of a breast called {laterality} must stand on the {wall} but stands opposite: "
-            "the side is wrong or the film was turned"
+            f"the chest wall must stand on the {chest_wall} of the film but stands opposite: "
+            "its laterality is wrong or it was turned"
         )
 
 
-def to_cached(box: Box, crop: Crop, laterality: Laterality, size: int) -> Box | None:
+def to_cached(box: Box, crop: Crop, chest_wall: Wall, size: int) -> Box | None:
     """A box in pixels of the source image in pixels of the cached one, clipped; None if it lies outside."""
     x0, y0, width, height = crop
     left, right = ((x - x0) * size / width for x in (box[0], box[2]))
     top, bottom = ((y - y0) * size / height for y in (box[1], box[3]))
-    if chest_wall(laterality) == "right":
+    if chest_wall == "right":
         left, right = size - right, size - left
     clipped = max(left, 0.0), max(top, 0.0), min(right, float(size)), min(bottom, float(size))
     return clipped if clipped[0] < clipped[2] and clipped[1] < clipped[3] else None
 
 
-def to_source(box: Box, crop: Crop, laterality: Laterality, size: int) -> Box:
+def to_source(box: Box, crop: Crop, chest_wall: Wall, size: int) -> Box:
     """The inverse of `to_cached`: a box on the cached image in pixels of the source image."""
     x0, y0, width, height = crop
-    left, right = (size - box[2], size - box[0]) if chest_wall(laterality) == "right" else (box[0], box[2])
+    left, right = (size - box[2], size - box[0]) if chest_wall == "right" else (box[0], box[2])
     return (
         x0 + left * width / size,
         y0 + box[1] * height / size,

@@ -59,7 +59,7 @@ def test_records_are_well_formed(scan):
 def test_films_fit_their_records_and_can_be_prepared(scan):
     for record in scan.records[:6]:
         target, reference, counterfactual = record.load()
-        assert target.laterality == record.side != reference.laterality
+        assert target.chest_wall != reference.chest_wall
         rows, columns = target.pixels.shape
         for x0, y0, x1, y1 in record.boxes:
             assert x0 < x1

@@ -15,17 +15,17 @@ from typing import Any, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cgn import plugins
-from cgn.data.breast import Laterality, Pixels
+from cgn.data.breast import Laterality, Pixels, Wall
 from cgn.data.pairs import Box
 from cgn.errors import ConfigError, NotADatasetError
 
 
 class Image(NamedTuple):
-    """One film: stored values `(rows, columns)` of `bits` bits, and whose side it shows."""
+    """One film: stored values `(rows, columns)` of `bits` bits, and where its chest wall stands."""
 
     pixels: Pixels
     bits: int
-    laterality: Laterality
+    chest_wall: Wall
 
 
 class Films(NamedTuple):

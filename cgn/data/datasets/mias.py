@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from cgn.data.breast import Laterality
+from cgn.data.breast import Laterality, Wall
 from cgn.data.datasets import DatasetOptions, Films, Image, PairRecord, RawFile, Scan
 from cgn.data.pairs import Box
 from cgn.errors import NotADatasetError, UnreadableImageError
@@ -116,6 +116,11 @@ def _side(number: int) -> Laterality:
     return "L" if number % 2 else "R"
 
 
+def _wall(number: int) -> Wall:
+    """Left breasts hang with the chest wall on the right; looked at, and checked against all 322 shapes."""
+    return "right" if number % 2 else "left"
+
+
 def _info(folder: Path) -> Path:
     found = [p for p in sorted(folder.iterdir()) if p.name.lower() == "info.txt"] if folder.is_dir() else []
     if not found:
@@ -167,4 +172,4 @@ def _film(path: Path) -> Image:
             f"{path.name} must have {SIDE} x {SIDE} pixels, for Info.txt counts in them, but has "
             f"{' x '.join(map(str, pixels.shape))}"
         )
-    return Image(pixels, 8 * pixels.dtype.itemsize, _side(int(path.stem[3:])))
+    return Image(pixels, 8 * pixels.dtype.itemsize, _wall(int(path.stem[3:])))

@@ -211,7 +211,11 @@ def _breast(
 def _film(image: Field2D, side: Laterality) -> Image:
     top = 2**BITS - 1
     pixels = np.round(np.clip(image, 0, 1) * top).astype(np.uint16)
-    return Image(np.ascontiguousarray(pixels[:, ::-1]) if side == "L" else pixels, BITS, side)
+    return Image(
+        np.ascontiguousarray(pixels[:, ::-1]) if side == "L" else pixels,
+        BITS,
+        "right" if side == "L" else "left",
+    )
 
 
 def _texture(rng: np.random.Generator, rows: int, columns: int) -> Field2D:

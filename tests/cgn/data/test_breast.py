@@ -4,18 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgn.data.breast import chest_wall, find_breast, prepare, to_cached, to_source, to_uint8
+from cgn.data.breast import find_breast, prepare, to_cached, to_source, to_uint8
 from cgn.errors import UnreadableImageError
 
-SIDES = st.sampled_from(["L", "R"])
+WALLS = st.sampled_from(["left", "right"])
 
 
-def drawn(laterality="R", rows=300, columns=240, value=120, dtype=np.uint8):
-    """A breast at columns 20-180 and rows 30-270 as on a right film."""
+def drawn(wall="left", rows=300, columns=240, value=120, dtype=np.uint8):
+    """A breast at columns 20-180 and rows 30-270 its chest wall on the left."""
     row, column = np.mgrid[:rows, :columns]
     inside = (((column - 20) / 160) ** 2 + ((row - 150) / 120) ** 2 < 1) & (column >= 20)
     image = np.where(inside, value, 0).astype(dtype)
-    return np.ascontiguousarray(image[:, ::-1]) if laterality == "L" else image
+    return np.ascontiguousarray(image[:, ::-1]) if wall == "right" else image
 
 
 @st.composite
@@ -27,48 +27,47 @@ def boxes_in_crops(draw):
     return (float(crop[0] + x0), float(crop[1] + y0), float(crop[0] + x1), float(crop[1] + y1)), crop
 
 
-@given(boxes_in_crops(), SIDES, st.integers(8, 512))
-def test_a_box_in_the_crop_comes_back_from_the_cached_image(case, laterality, size):
+@given(boxes_in_crops(), WALLS, st.integers(8, 512))
+def test_a_box_in_the_crop_comes_back_from_the_cached_image(case, wall, size):
     box, crop = case
-    cached = to_cached(box, crop, laterality, size)
+    cached = to_cached(box, crop, wall, size)
     assert cached is not None
     assert 0 <= cached[0] < cached[2] <= size
     assert 0 <= cached[1] < cached[3] <= size
-    assert to_source(cached, crop, laterality, size) == pytest.approx(box, abs=1e-6)
+    assert to_source(cached, crop, wall, size) == pytest.approx(box, abs=1e-6)
 
 
-@given(st.integers(40, 120), st.integers(80, 210), st.integers(5, 25), SIDES, st.sampled_from([64, 96, 224]))
-def test_a_mark_stays_inside_its_box_through_crop_flip_and_resize(x, y, half, laterality, size):
+@given(st.integers(40, 120), st.integers(80, 210), st.integers(5, 25), WALLS, st.sampled_from([64, 96, 224]))
+def test_a_mark_stays_inside_its_box_through_crop_flip_and_resize(x, y, half, wall, size):
     image = drawn(value=100)
     image[y - half : y + half, x - half : x + half] = 255
     box = (x - half, y - half, x + half, y + half)
-    if laterality == "L":
+    if wall == "right":
         image = np.ascontiguousarray(image[:, ::-1])
         box = (240 - box[2], box[1], 240 - box[0], box[3])
-    prepared = prepare(image, 8, laterality, size, [box])
+    prepared = prepare(image, 8, wall, size, [box])
     (mapped,) = prepared.boxes
     rows, columns = np.nonzero(prepared.pixels > 178)  # halfway between tissue and mark
     found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     assert found == pytest.approx(mapped, abs=1)
 
 
-@pytest.mark.parametrize("laterality", ["L", "R"])
-def test_the_chest_wall_ends_on_the_left(laterality):
-    pixels = prepare(drawn(laterality), 8, laterality, 96).pixels
+@pytest.mark.parametrize("wall", ["left", "right"])
+def test_the_chest_wall_ends_on_the_left(wall):
+    pixels = prepare(drawn(wall), 8, wall, 96).pixels
     assert np.count_nonzero(pixels[:, 0]) > 80
     assert np.count_nonzero(pixels[:, -1]) < 30
 
 
 def test_both_sides_of_a_symmetric_woman_look_alike():
-    left, right = (prepare(drawn(side), 8, side, 96).pixels for side in "LR")
+    left, right = (prepare(drawn(side), 8, side, 96).pixels for side in ("left", "right"))
     np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize(("laterality", "wall"), [("L", "right"), ("R", "left")])
-def test_a_film_that_was_turned_is_refused(laterality, wall):
-    assert chest_wall(laterality) == wall
-    with pytest.raises(UnreadableImageError, match=f"called {laterality} must stand on the {wall}"):
-        prepare(drawn(laterality)[:, ::-1], 8, laterality, 96)
+@pytest.mark.parametrize("wall", ["left", "right"])
+def test_a_film_that_was_turned_is_refused(wall):
+    with pytest.raises(UnreadableImageError, match=f"must stand on the {wall}"):
+        prepare(drawn(wall)[:, ::-1], 8, wall, 96)
 
 
 def test_the_box_of_the_breast_is_found_beside_border_and_label():

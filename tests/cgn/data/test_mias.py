@@ -41,7 +41,7 @@ def test_odd_films_are_left_and_pairs_are_one_woman(mias_folder):
     assert (records["mdb001"].side, records["mdb004"].side) == ("L", "R")
     assert records["mdb005"].patient_id == records["mdb006"].patient_id != records["mdb007"].patient_id
     films = records["mdb004"].load()
-    assert (films.target.laterality, films.reference.laterality) == ("R", "L")
+    assert (films.target.chest_wall, films.reference.chest_wall) == ("left", "right")
     assert films.counterfactual is None
 
 
