@@ -113,8 +113,8 @@ def train(
     from cgn_platform.space import check_names
 
     config = Config().edit(**_edits(edits))
-    check_names(config)
     pairs, splits = _open(data)
+    check_names(config)
     if fold is not None:
         if not 0 <= fold < len(splits):
             raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
@@ -173,9 +173,9 @@ def sweep(
 
     resources = cluster.Resources(cpus, gpus)
     space = load_space(file).edit(trials, **_edits(edits))
-    check_names(space.base, space.dimensions)
-    pairs, splits = _open(data)
     store = _store(store)
+    pairs, splits = _open(data)
+    check_names(space.base, space.dimensions)
     console = make_console()
     with cluster.connect(address) as ray_cluster:
         from cgn_platform.sweep import run_sweep  # after Ray's environment was set

@@ -1,11 +1,10 @@
 """A simulated trainer, a study in a folder, and a Ray of the tests' own."""
 
-import math
+import runpy
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,45 +49,6 @@ def space() -> Space:
 
 @pytest.fixture(scope="session")
 def simulate() -> Callable[..., Any]:
-    """Stands in for `cross_validate`: alpha is the score, the learning rate says how it goes wrong.
-
-    Nested, so that workers get it by value: test modules cannot be imported there.
-    """
-
-    def run(config: Config, pairs: Any, splits: Any, device: str = "cpu") -> Iterator[Any]:
-        import time
-
-        from cgn.errors import DivergedError
-
-        folds = range(len(splits))
-        for epoch in range(config.epochs):
-            value = 0.5 + 0.4 * config.alpha * (epoch + 1) / config.epochs
-            if epoch == 1 and config.learning_rate > 0.09:
-                raise DivergedError("l_cls must stay finite but is nan")
-            if epoch == 1 and config.learning_rate > 0.08:
-                raise ZeroDivisionError("a bug")
-            if epoch == 1 and config.learning_rate > 0.07:
-                value = math.nan
-            time.sleep(config.beta / 1000)  # milliseconds an epoch
-            reports = tuple(
-                SimpleNamespace(fold=fold, val_auc=value + fold / 100, losses={"l_cls": 1 / (epoch + 1)})
-                for fold in folds
-            )
-            yield SimpleNamespace(epoch=epoch, val_auc=value, folds=reports)
-        ended = [
-            SimpleNamespace(
-                fold=fold,
-                best_epoch=epoch,
-                val_auc=value,
-                test_auc=value - 0.1,
-                localization_error=math.nan if fold else 0.25,
-                localization_error_any_class=0.2,
-                seconds=0.1,
-            )
-            for fold in folds
-        ]
-        return SimpleNamespace(
-            val_auc=value, test_auc=value - 0.1, localization_error=math.nan, folds=tuple(ended)
-        )
-
-    return run
+    """Stands in for `cgn.fit.cross_validate`; see `simulated.py`."""
+    made: Callable[..., Any] = runpy.run_path(str(Path(__file__).with_name("simulated.py")))["make"]()
+    return made

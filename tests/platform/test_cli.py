@@ -1,0 +1,153 @@
+"""The command line as people meet it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from cgn.data.cache import write_cache
+from cgn.data.datasets import phantom
+from cgn.errors import CacheError
+from cgn_platform import cli
+
+ROOT = Path(__file__).parents[2]
+SMOKE = str(ROOT / "search_spaces" / "smoke.py")
+
+
+class Told(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cgn = Callable[..., Told]
+
+
+@pytest.fixture
+def cgn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cgn:
+    """`cgn ...` in this process, at the root of the repository, in a clean environment."""
+    for name in [name for name in os.environ if name.startswith(("CGN_", "RAY_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments: str) -> Told:
+        monkeypatch.setattr("sys.argv", ["cgn", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Told(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = phantom.Options(pairs=24, seed=0)
+    return write_cache("phantom", options, size=48, folds=3, store=tmp_path_factory.mktemp("store")).path
+
+
+def test_help_comes_at_once_and_teaches(cgn: Cgn) -> None:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
+    begin = time.monotonic()
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "cgn_platform.cli", "--help"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - begin < 5  # 0.2 s where nothing else runs
+    for heavy in ("torch", "ray", "mlflow", "optuna", "numpy", "pydantic"):
+        assert f"| {heavy}\n" not in told.stderr
+    assert "cgn cache phantom" in told.stdout
+    for verb in ("cache", "train", "sweep", "up", "down"):
+        assert verb in told.stdout
+    assert "cgn sweep search_spaces/alpha_beta.py" in cgn("sweep", "--help").out
+
+
+def test_options_of_a_dataset_are_those_of_its_module(cgn: Cgn, tmp_path: Path) -> None:
+    told = cgn("cache", "mias", "--help").out
+    for name in ("--raw", "--cohort", "--size", "--folds", "--out"):
+        assert name in told
+    asked = ("cache", "phantom", "--pairs", "12", "--size", "32", "--folds", "3", "--store", str(tmp_path))
+    made = cgn(*asked)
+    folder = Path(made.out.strip().splitlines()[-1])
+    assert folder.is_absolute()
+    assert (folder / "manifest.json").is_file()
+    assert "cached 12" in made.out
+    assert "nothing to do" in cgn(*asked).out
+
+
+def test_training_prints_epochs_and_folds(cgn: Cgn, cache: Path) -> None:
+    torch.set_num_threads(1)  # more only fight each other where the machine is shared
+    edits = [f"--set={edit}" for edit in ("backbone=tiny", "generator_blocks=1", "epochs=1", "batch_size=8")]
+    told = cgn("train", "--data", str(cache), *edits)
+    assert told.code == 0
+    assert "epoch   1 of 1  val AUC" in told.out
+    assert "mean" in told.out
+    assert "1 folds" in cgn("train", "--data", str(cache), "--fold", "1", *edits).out
+    assert cgn("train", "--data", str(cache), "--fold", "3").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["cache", "nix"], "no dataset 'nix': take one of"),
+        (["cache", "mias", "--raw", "{empty}", "--store", "{store}"], "Info.txt"),
+        (["cache", "phantom", "--pairs", "0", "--store", "{store}"], "pairs: Input should be greater"),
+        (["sweep", "nix.py", "--data", "{cache}", "--store", "{store}"], "no search space at nix.py"),
+        (["sweep", "{typo}", "--data", "{cache}", "--store", "{store}"], "did you mean 'alpha'?"),
+        (["sweep", SMOKE, "--data", "{empty}", "--store", "{store}"], "no cache at"),
+        (["sweep", SMOKE, "--data", "{cache}", "--store", "{store}", "--set", "nix=3"], "no field 'nix'"),
+        (["sweep", SMOKE, "--data", "{cache}", "--store", "{store}", "--set", "epochs"], "FIELD=VALUE"),
+        (["sweep", SMOKE, "--data", "{cache}", "--store", "{store}", "--set", "backbone=vgg"], "take one of"),
+        (["sweep", SMOKE, "--data", "{cache}", "--store", "{store}", "--gpus", "1.5"], "--gpus above 1"),
+        (["train", "--data", "{empty}"], "no cache at"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    cgn: Cgn, arguments: Sequence[str], told: str, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "typo.py").write_text(
+        "from cgn.config import Config\nfrom cgn_platform.space import *\n"
+        "SPACE = Space(Config(), {'alhpa': Float(0, 1)}, trials=1)\n"
+    )
+    places = {"cache": cache, "empty": tmp_path / "empty", "typo": tmp_path / "typo.py"}
+    store = tmp_path / "s"
+    done = cgn(*[argument.format(**places, store=store) for argument in arguments])
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert told in done.err
+    assert not store.exists()
+
+
+def test_debug_shows_where_a_mistake_comes_from(cgn: Cgn) -> None:
+    with pytest.raises(CacheError):
+        cgn("--debug", "train", "--data", "nowhere")
+
+
+def test_a_job_asks_for_paths_that_outlive_its_folder(
+    cgn: Cgn, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relative = os.path.relpath(cache, ROOT)
+    assert "--fold must lie" in cgn("train", "--data", relative, "--fold", "9").err  # a shell resolves it
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    told = cgn("sweep", SMOKE, "--data", relative, "--store", str(tmp_path))
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "--data must be an absolute path or a storage URI in a job" in told.err
+    told = cgn("sweep", SMOKE, "--data", str(cache))
+    assert "--store must be an absolute path in a job" in told.err
+
+
+def test_down_where_nothing_is_up(cgn: Cgn, tmp_path: Path) -> None:
+    assert cgn("down", "--store", str(tmp_path)) == (0, f"nothing is up in {tmp_path}\n", "")

@@ -1,0 +1,89 @@
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cgn.errors import ClusterError, ConfigError, ResourcesError
+from cgn_platform import cluster
+from cgn_platform.cluster import Cluster, Resources
+
+SMALL, LARGE = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "slots"),
+    [
+        ([SMALL], Resources(), 2),
+        ([SMALL], Resources(0.5), 4),
+        ([SMALL, LARGE], Resources(2), 5),
+        ([SMALL, LARGE], Resources(1, 1), 4),
+        ([SMALL, LARGE], Resources(1, 0.5), 8),
+        ([LARGE], Resources(0.5, 0.3), 12),  # three on each GPU: a fraction lies on one of them
+        ([LARGE], Resources(1, 3), 1),
+    ],
+)
+def test_trials_that_fit_at_once(nodes: list[dict[str, float]], resources: Resources, slots: int) -> None:
+    assert Cluster("local", nodes).slots(resources) == slots
+
+
+def test_what_no_single_node_can_give_is_refused_though_all_together_could() -> None:
+    with pytest.raises(
+        ResourcesError, match=r"1 CPUs and 8 GPUs but no node has more than 8 CPUs and 4 GPUs"
+    ):
+        Cluster("local", [LARGE, LARGE]).slots(Resources(1, 8))
+    with pytest.raises(ResourcesError, match="lower --cpus"):
+        Cluster("local", [SMALL, SMALL]).slots(Resources(3))
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(0, 0), (-1, 0), (1, -1), (1, 1.5)])
+def test_requests_that_cannot_be(cpus: float, gpus: float) -> None:
+    with pytest.raises(ConfigError, match=r"--[cg]pus"):
+        Resources(cpus, gpus)
+
+
+def test_a_job_address_is_no_address_of_a_driver() -> None:
+    with pytest.raises(ClusterError, match="ray job submit"), cluster.connect("http://127.0.0.1:8265"):
+        pass
+
+
+def test_a_taken_port_is_told_before_anything_starts(store: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind((cluster.LOOPBACK, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"port {port} is taken.*--ray-port"):
+            cluster.up(store, ray_port=port)
+    assert list(store.iterdir()) == []
+
+
+def test_down_ends_no_process_that_took_over_a_number(store: Path) -> None:
+    me = psutil.Process()
+    facts = {"jobs": "", "driver": "", "mlflow": "", "token": "", "temporary": str(store / "t")}
+    (store / "up.json").write_text(json.dumps({**facts, "processes": [[me.pid, me.create_time() - 100]]}))
+    assert cluster.down(store)
+    assert not cluster.down(store)
+    assert me.is_running()
+
+
+def test_the_token_is_for_its_owner_only(store: Path) -> None:
+    path = cluster._token(store)
+    path.chmod(0o644)
+    assert cluster._token(store).read_text() == path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_folders_of_killed_drivers_are_removed_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(store))
+    gone = max(psutil.pids()) + 100_000
+    for name in (f"cgn-{gone}-x", f"cgn-{os.getpid()}-x", f"cgnup-{gone}-x", "cgn-other"):
+        (store / name).mkdir()
+    cluster._remove_leftovers()
+    assert sorted(path.name for path in store.iterdir()) == sorted(
+        [f"cgn-{os.getpid()}-x", f"cgnup-{gone}-x", "cgn-other"]
+    )

@@ -1,0 +1,220 @@
+"""Real Ray on this machine, with a simulated trainer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from cgn.config import Config
+from cgn.data.pairs import Pairs, Split
+from cgn.errors import ResourcesError
+from cgn_platform import cluster
+from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.space import Choice, Float, Prune, Space
+from cgn_platform.study import TrialRecord, open_study
+from cgn_platform.tracking import Projection
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Cluster]:
+    """One Ray for this module: four CPUs and four GPUs that are there by name only."""
+    with cluster.connect("local", num_cpus=4, num_gpus=4) as connected:
+        yield connected
+
+
+@pytest.fixture
+def sweep(
+    ray: Cluster,
+    store: Path,
+    simulate: Any,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., tuple[list[TrialRecord], str]]:
+    """`run_sweep` with the simulated trainer; gives the records and what was printed."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("CGN_STUDY_URL", raising=False)
+
+    def run(space: Space, **options: Any) -> tuple[list[TrialRecord], str]:
+        from cgn_platform.sweep import run_sweep
+
+        asked: dict[str, Any] = {
+            "name": "s",
+            "store": store,
+            "cluster": ray,
+            "resources": Resources(),
+            "runner": simulate,
+        }
+        told = StringIO()
+        records = run_sweep(
+            space, pairs, splits, console=Console(file=told, width=200), **{**asked, **options}
+        )
+        return records, told.getvalue()
+
+    return run
+
+
+def mlflow_runs(store: Path) -> dict[str, tuple[Any, list[tuple[int, float]]]]:
+    """Runs by name with their curve."""
+    client = Projection(f"sqlite:///{store / 'mlflow.db'}", experiment="", study="", study_id="")._client
+    experiment = client.get_experiment_by_name("squares")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert len({run.info.run_name for run in runs}) == len(runs)
+
+    def curve(run: Any) -> list[tuple[int, float]]:
+        return [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "val_auc")]
+
+    return {run.info.run_name: (run, curve(run)) for run in runs}
+
+
+def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Path) -> None:
+    first = [(0.9, 1e-3), (0.8, 1e-3), (0.95, 1e-3), (0.05, 1e-3), (0.6, 0.095), (0.04, 1e-3), (0.6, 0.085)]
+    space = Space(
+        Config(alpha=1.0, epochs=6, beta=30.0, learning_rate=1e-3),
+        {"alpha": Float(0, 1), "learning_rate": Float(1e-5, 1e-1, log=True)},
+        trials=8,
+        first=[{"alpha": a, "learning_rate": r} for a, r in first],
+        prune=Prune("median", startup_trials=3, warmup_epochs=2),
+    )
+    records, told = sweep(space, concurrent=1)
+    assert records[0].config == space.base
+    states = {record.number: record.state for record in records}
+    assert [states[n] for n in (0, 1, 2, 3, 5)] == ["complete"] * 4 + ["failed"]
+    assert [states[n] for n in (4, 6)] == ["pruned"] * 2
+    assert states[7] == "failed"
+    assert states == dict(sorted(states.items()))
+
+    for record in records:
+        if record.state == "pruned":
+            assert record.value is None
+            assert list(record.curve) == list(range(len(record.curve)))
+            assert 2 <= len(record.curve) < 6
+        if record.state == "complete":
+            assert len(record.curve) == 6
+            assert record.facts["folds"][0]["localization_error"] == 0.25
+            assert record.facts["localization_error"] is None
+    assert "DivergedError" in records[5].facts["reason"]
+    assert records[7].facts["reason"] == "ZeroDivisionError: a bug"
+
+    runs = mlflow_runs(store)
+    status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+    assert len(runs) == 9
+    for record in records:
+        run, curve = runs[f"trial {record.number}"]
+        assert run.info.status == status[record.state]
+        assert curve == [(epoch, pytest.approx(value)) for epoch, value in record.curve.items()]
+    assert runs["s"][0].data.metrics["trials_pruned"] == 2
+    assert "trial 4   pruned" in told
+    assert "trial 5   failed" in told
+    assert "started" in told
+
+
+def test_a_score_that_is_no_number_fails_its_trial_only(sweep: Any) -> None:
+    space = Space(
+        Config(epochs=3), {"learning_rate": Choice((5e-5, 0.075))}, 2, first=[{"learning_rate": 0.075}]
+    )
+    records, _ = sweep(space)
+    assert [record.state for record in records] == ["complete", "failed"]
+    assert records[1].facts["reason"] == "the score of epoch 1 is no number"
+    assert list(records[1].curve) == [0]
+
+
+def test_the_real_training_is_what_cross_validate_says(
+    sweep: Any, tiny: Config, pairs: Pairs, splits: Sequence[Split]
+) -> None:
+    import torch
+
+    from cgn.fit import cross_validate, last
+
+    torch.set_num_threads(1)
+    records, _ = sweep(Space(tiny, {"alpha": Float(0, 1)}, trials=1), runner=None)
+    alone: Any = last(cross_validate(tiny, pairs, splits))
+    assert records[0].value == alone.val_auc
+    assert records[0].facts["test_auc"] == alone.test_auc
+    assert [fold["test_auc"] for fold in records[0].facts["folds"]] == [fold.test_auc for fold in alone.folds]
+
+
+def test_fractions_of_gpus_fill_them(ray: Cluster, store: Path, simulate: Any) -> None:
+    """Half a GPU and half a CPU each: eight trials at once on four of each, or none would end."""
+    from cgn_platform.sweep import run_trials
+
+    def meet(config: Config, pairs: Any, splits: Any, device: str) -> Iterator[Any]:
+        import os
+        import time
+
+        (store / f"here-{os.getpid()}").touch()
+        deadline = time.monotonic() + 120
+        while len(list(store.glob("here-*"))) < 8:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the others did not come")
+            time.sleep(0.05)
+        return (yield from simulate(config, pairs, splits, device))
+
+    space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=8, prune=Prune("none"))
+    with open_study("g", space, store=store, identity={}) as study:
+        run_trials(study, None, (), cluster=ray, resources=Resources(0.5, 0.5), runner=meet)  # type: ignore[arg-type]
+        assert Counter(record.state for record in study.trials()) == {"complete": 8}
+
+
+def test_what_no_node_can_meet_is_refused_before_anything_is_written(sweep: Any, store: Path) -> None:
+    with pytest.raises(ResourcesError, match="8 GPUs but no node has more than 4 CPUs and 4 GPUs"):
+        sweep(Space(Config(), {"alpha": Float(0, 1)}, trials=1), resources=Resources(1, 8))
+    assert list(store.iterdir()) == []
+
+
+def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: Path) -> None:
+    """And leaves no process, no lock and no folder behind."""
+    driver = [sys.executable, str(Path(__file__).with_name("driver.py")), str(store)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_"))}
+    options: dict[str, Any] = {
+        "env": {**clean, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}", "TMPDIR": str(store)},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    with subprocess.Popen(driver, **options) as first:
+        assert first.stdout is not None
+        lines = iter(first.stdout.readline, "")
+        assert any("complete" in line for line in lines)  # one trial stands, others run
+        children = psutil.Process(first.pid).children(recursive=True)
+        assert len(children) > 2
+        first.send_signal(signal.SIGKILL)
+    _, left = psutil.wait_procs(children, timeout=10)
+    # Ray's two agents try for a minute to tell the dead head before they end: not waited for here.
+    names = [process.name() for process in left if process.is_running()]
+    assert all("Agent" in name for name in names), names
+    cluster.end_processes(left)
+
+    second = subprocess.run(driver, **options, check=False, timeout=120)
+    assert second.returncode == 0, second.stdout
+    records = json.loads(second.stdout.splitlines()[-1])
+    states = Counter(record["state"] for record in records)
+    assert states["complete"] + states["pruned"] + states["failed"] == 10
+    assert 1 <= states["orphan"] <= 4
+    assert {r["retry_of"] for r in records} - {None} == {
+        r["number"] for r in records if r["state"] == "orphan"
+    }
+    assert f"{states['orphan']} of a driver that ended are asked again" in second.stdout
+    runs = mlflow_runs(store)
+    assert len(runs) == len(records) + 1
+    status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
+    for record in records:
+        run, curve = runs[f"trial {record['number']}"]
+        assert run.info.status == status[record["state"]]
+        if record["state"] != "orphan":
+            assert [step for step, _ in curve] == list(range(record["epochs"]))
+    assert not list(store.glob("cgn-*"))  # Ray's folder of the killed driver
