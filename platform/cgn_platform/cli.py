@@ -207,8 +207,7 @@ def _say_results(console: "Console", records: Any, store: Path) -> None:
         f"pruning saved {figures['epochs_saved']:.0%} of the epochs",
         highlight=False,
     )
-    uri = tracking.default_uri(store)
-    look = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    look = tracking.how_to_look(tracking.default_uri(store))
     console.print(f"to compare in MLflow: {look}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -224,7 +223,7 @@ def up(
 
     They ask for a token (a file only you can read), write to the store, and end with 'cgn down'.
     """
-    from cgn_platform import cluster
+    from cgn_platform import cluster, tracking
 
     state, fresh = cluster.up(
         store, ray_port=ray_port, mlflow_port=mlflow_port, num_cpus=num_cpus, num_gpus=num_gpus
@@ -233,7 +232,7 @@ def up(
     lines = [
         "" if fresh else "already up",
         f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
-        f"MLflow  {state.mlflow}",
+        f"MLflow  {tracking.how_to_look(state.mlflow)}",
         "",
         "to submit a sweep, with the absolute path of a cache for CACHE:",
         f"  {export}",

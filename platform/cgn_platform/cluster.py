@@ -113,6 +113,8 @@ def connect(
         _remove_leftovers()
         os.environ.update(LOOPBACK_ONLY, RAY_AUTH_MODE="token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
+        _knock(where)
     import ray
 
     options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
@@ -262,6 +264,21 @@ def submit_lines(state: Up, data: str = "CACHE") -> tuple[str, str]:
         f"cgn sweep search_spaces/smoke.py --data {data}"
     )
     return export, job
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes where nothing answers."""
+    host, _, port = address.rpartition(":")
+    if host in (LOOPBACK, "localhost"):
+        os.environ.update(LOOPBACK_ONLY)  # or Ray looks for it at the machine's own address
+    if not port.isdigit() or host.startswith("ray://"):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nothing answers at {address} ({error}): start a Ray ('cgn up') or drop --address"
+        ) from error
 
 
 def _fits(node: Mapping[str, float], resources: Resources) -> int:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
+from cgn.provenance import code_fingerprint
 from cgn_platform import tracking
 from cgn_platform.cluster import Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole, summary
@@ -55,7 +56,7 @@ def run_sweep(
         tracker = tracking.Tracker(
             lambda: tracking.Projection(uri, experiment=pairs.name, study=name, study_id=study.id),
             records=before,
-            tags={**identity, "git_commit": tracking.code_version()},
+            tags={**identity, "code": code_fingerprint(), "git_commit": tracking.code_version()},
             params={"sampler_seed": str(space.seed), **{k: str(d) for k, d in space.dimensions.items()}},
             on_problem=lambda told: console.print(told, markup=False, style="yellow"),
         )

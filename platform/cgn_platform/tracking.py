@@ -10,6 +10,7 @@ import logging
 import os
 import queue
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -34,12 +35,25 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a dead server blocks for minutes otherwise
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+
+# Without it the UI opens an experiment as one about language models, on a page without runs.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+PAGE = "#/experiments?workflowType=machine_learning"
 
 
 def default_uri(store: Path) -> str:
     """`MLFLOW_TRACKING_URI`, or a database in the store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve() / 'mlflow.db'}"
+
+
+def how_to_look(uri: str) -> str:
+    """What a person types or opens to see the runs."""
+    if uri.startswith("http"):
+        return f"{uri}/{PAGE}"
+    mlflow = os.path.relpath(Path(sys.executable).with_name("mlflow"))
+    return f"{mlflow} ui --backend-store-uri {uri}\nand open http://127.0.0.1:5000/{PAGE}"
 
 
 def code_version() -> str:
@@ -79,7 +93,7 @@ class Projection:
         """The parent run, found or made; runs that a dead driver left behind are brought up to the study."""
         found = self._client.get_experiment_by_name(self._experiment_name)
         self._experiment = (
-            found.experiment_id if found else self._client.create_experiment(self._experiment_name)
+            found.experiment_id if found else self._client.create_experiment(self._experiment_name, tags=KIND)
         )
         parents = self._search(f"tags.`cgn.study_id` = '{self._study_id}'")
         if parents:
