@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from cgn.config import Config
     from cgn.data.pairs import Pairs, Split
 
+
+class _Verbs(typer.core.TyperGroup):
+    """In the order in which people need them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name != "cache")
+
+
 app = typer.Typer(
+    cls=_Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -50,6 +50,14 @@ def test_a_job_address_is_no_address_of_a_driver() -> None:
         pass
 
 
+def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    port = cluster._free_ports(1)[0]
+    with pytest.raises(ClusterError, match=f"nothing answers at 127.0.0.1:{port}"):  # noqa: SIM117
+        with cluster.connect(f"127.0.0.1:{port}"):
+            pass
+
+
 def test_a_taken_port_is_told_before_anything_starts(store: Path) -> None:
     with socket.socket() as taken:
         taken.bind((cluster.LOOPBACK, 0))
