@@ -106,6 +106,24 @@ _debug = False
 
 
 @app.command()
+def look(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="PNG", help="The picture to write.")] = Path("pairs.png"),
+    pairs: Annotated[int, typer.Option(min=1, help="How many, spread over the cache.")] = 12,
+) -> None:
+    """Draw some pairs of a cache with their lesions' boxes: look at them before you train on them.
+
+    For example: cgn look --data runs/cache/mias-all-... pairs.png
+    """
+    from cgn.data.picture import contact_sheet
+
+    there, _ = _open(data)
+    count = min(pairs, len(there))
+    contact_sheet(there, [i * len(there) // count for i in range(count)], out)
+    typer.echo(f"{count} of {len(there)} pairs in {out}")
+
+
+@app.command()
 def train(
     data: Data,
     edits: Edits = None,

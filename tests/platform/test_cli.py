@@ -151,3 +151,13 @@ def test_a_job_asks_for_paths_that_outlive_its_folder(
 
 def test_down_where_nothing_is_up(cgn: Cgn, tmp_path: Path) -> None:
     assert cgn("down", "--store", str(tmp_path)) == (0, f"nothing is up in {tmp_path}\n", "")
+
+
+def test_looking_draws_the_pairs_that_were_asked_for(cgn: Cgn, cache: Path, tmp_path: Path) -> None:
+    import cv2
+
+    picture = tmp_path / "pairs.png"
+    told = cgn("look", "--data", str(cache), "--pairs", "4", str(picture))
+    assert (told.code, told.out) == (0, f"4 of 24 pairs in {picture}\n")
+    # Two rows of two pairs; target, reference and truth of 48 pixels, below a line of text.
+    assert cv2.imread(str(picture)).shape[:2] == (2 * (48 + 14), 2 * 3 * 48)
