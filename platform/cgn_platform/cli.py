@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgn.errors import CGNError, ConfigError
+from cgn.errors import CGNError, ConfigError, UnreadableImageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -333,12 +333,17 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
 
 
 def _say_cache(report: Any) -> None:
-    for kind in ("missing", "rejected", "notes"):
+    for kind in ("missing", "notes"):
         for told in getattr(report, kind):
             typer.echo(f"{kind}: {told}")
     counts = ", ".join(f"{name} {count}" for name, count in report.counts.items())
     typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s: {counts}")
     typer.echo(report.path)
+    if report.rejected:  # the cache is whole without them, but nobody should overlook it
+        raise UnreadableImageError(
+            f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "
+            f"{'; '.join(report.rejected)}: replace these films and run this again"
+        )
 
 
 def _edits(edits: list[str] | None) -> dict[str, Any]:

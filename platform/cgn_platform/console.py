@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -89,10 +90,9 @@ class SweepConsole:
 
 def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
     """Trials by mean validation AUC; the test figures stand beside it and rank nothing."""
-    table = Table(title="Leader board, by mean validation AUC", title_justify="left")
-    for name in ("rank", "trial", "val AUC", "test AUC ± sd*", "localisation error*", "epochs"):
+    table = Table(title="Leader board, by mean validation AUC", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("rank", "trial", "val AUC", "test AUC ± sd*", "loc. error*", "epochs"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
     table.add_column("parameters", overflow="fold")
     ended = [record for record in records if record.state in ("complete", "pruned", "failed")]
     ended.sort(key=lambda record: (UNRANKED.get(record.state, 0), -_value(record), record.number))
@@ -100,16 +100,15 @@ def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
         complete = record.state == "complete"
         epochs = f"{len(record.curve)}/{record.config.epochs}" if record.config else ""
         table.add_row(
-            str(rank) if complete else "",
-            f"default {record.number}" if record.number == 0 else str(record.number),
+            str(rank) if complete else record.state,
+            "default 0" if record.number == 0 else str(record.number),
             f"{_value(record):.3f}" if record.curve or complete else "",
             _test_auc(record.facts) if complete else "",
             _figure(record.facts.get("localization_error")) if complete else "",
             epochs,
-            record.state,
             _params(record.params),
         )
-    table.caption = "* mean over folds (sd of the folds) on the test pairs: shown, never chosen by"
+    table.caption = "* test pairs: AUC (sd of the folds), localisation error; shown, never chosen by"
     if len(ended) > rows:
         table.caption += f"; {len(ended) - rows} more trials are in the study and in MLflow"
     table.caption_justify = "left"

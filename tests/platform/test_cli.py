@@ -161,3 +161,48 @@ def test_looking_draws_the_pairs_that_were_asked_for(cgn: Cgn, cache: Path, tmp_
     assert (told.code, told.out) == (0, f"4 of 24 pairs in {picture}\n")
     # Two rows of two pairs; target, reference and truth of 48 pixels, below a line of text.
     assert cv2.imread(str(picture)).shape[:2] == (2 * (48 + 14), 2 * 3 * 48)
+
+
+def test_a_truncated_film_costs_one_pair_and_is_one_line(tmp_path: Path) -> None:
+    """In a process of its own: decoders write past Python's standard error."""
+    import cv2
+    import numpy as np
+
+    row, column = np.mgrid[:1024, :1024]
+    breast = np.where((column / 700) ** 2 + ((row - 512) / 480) ** 2 < 1, 120, 0).astype(np.uint8)
+    lines = []
+    for number in range(1, 17):  # eight women, the left side (odd) with a lesion
+        film = breast if number % 2 == 0 else np.ascontiguousarray(breast[:, ::-1])
+        cv2.imwrite(str(tmp_path / f"mdb{number:03d}.png"), film)
+        lesion = f"CIRC {'BM'[number // 2 % 2]} 500 500 30"
+        lines.append(f"mdb{number:03d} G {lesion if number % 2 else 'NORM'}")
+    (tmp_path / "Info.txt").write_text("\n".join(["prose", *lines]) + "\n")
+    broken = tmp_path / "mdb003.png"
+    broken.write_bytes(broken.read_bytes()[:-100])
+
+    arguments = (
+        "mias",
+        "--raw",
+        str(tmp_path),
+        "--size",
+        "32",
+        "--folds",
+        "3",
+        "--store",
+        str(tmp_path / "s"),
+    )
+    told = subprocess.run(
+        [sys.executable, "-m", "cgn_platform.cli", "cache", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "platform")])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert told.stderr.count("\n") == 1
+    assert "mdb003.png is truncated" in told.stderr
+    (path,) = (line for line in told.stdout.splitlines() if line.startswith(str(tmp_path)))
+    from cgn.data.cache import open_cache
+
+    assert list(open_cache(path).pair_id) == [f"mdb{n:03d}" for n in range(1, 17, 2) if n != 3]

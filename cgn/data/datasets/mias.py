@@ -33,6 +33,7 @@ COHORTS = {
 """Sec. IV-A. Masses; the paper's mixed lesions (masses, calcifications, distortions); asymmetries too."""
 
 ROW = re.compile(r"^mdb(\d{3})\s+[FGD]\s+(\w+)(?:\s+([BM])(?:\s+(\d+)\s+(\d+)\s+(\d+))?)?")
+PGM = re.compile(rb"P5\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 FILM = re.compile(r"mdb(\d{3})\.(?:pgm|png)", re.IGNORECASE)
 
 
@@ -158,15 +159,29 @@ def _films(folder: Path) -> dict[int, Path]:
     return films
 
 
+def _is_whole(content: bytes) -> bool:
+    """Whether the file reaches its end, asked first since decoders print lines of their own if not."""
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" in content[-16:]
+    header = PGM.match(content)
+    if header is None:
+        return False
+    width, height, top = map(int, header.groups())
+    return len(content) - header.end() >= width * height * (1 if top < 256 else 2)
+
+
 def _load(target: Path, reference: Path) -> Films:
     return Films(_film(target), _film(reference))
 
 
 def _film(path: Path) -> Image:
-    content = np.frombuffer(path.read_bytes(), np.uint8)
-    pixels = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if content.size else None
+    content = path.read_bytes()
+    pixels = None
+    if _is_whole(content):
+        flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if pixels is None:
-        raise UnreadableImageError(f"{path.name} is truncated or no PGM or PNG image: {content.size} bytes")
+        raise UnreadableImageError(f"{path.name} is truncated or no PGM or PNG image: {len(content)} bytes")
     if pixels.shape != (SIDE, SIDE) or pixels.dtype not in (np.uint8, np.uint16):
         raise UnreadableImageError(
             f"{path.name} must have {SIDE} x {SIDE} pixels, for Info.txt counts in them, but has "
