@@ -91,6 +91,7 @@ class SweepConsole:
 def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
     """Trials by mean validation AUC; the test figures stand beside it and rank nothing."""
     table = Table(title="Leader board, by mean validation AUC", title_justify="left", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False  # 80 columns hold it
     for name in ("rank", "trial", "val AUC", "test AUC ± sd*", "loc. error*", "epochs"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("parameters", overflow="fold")
@@ -101,14 +102,14 @@ def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
         epochs = f"{len(record.curve)}/{record.config.epochs}" if record.config else ""
         table.add_row(
             str(rank) if complete else record.state,
-            "default 0" if record.number == 0 else str(record.number),
+            str(record.number),
             f"{_value(record):.3f}" if record.curve or complete else "",
             _test_auc(record.facts) if complete else "",
             _figure(record.facts.get("localization_error")) if complete else "",
             epochs,
             _params(record.params),
         )
-    table.caption = "* test pairs: AUC (sd of the folds), localisation error; shown, never chosen by"
+    table.caption = "trial 0 is the default; * on the test pairs, mean over folds: shown, never chosen by"
     if len(ended) > rows:
         table.caption += f"; {len(ended) - rows} more trials are in the study and in MLflow"
     table.caption_justify = "left"
@@ -188,7 +189,7 @@ def _figure(value: float | None) -> str:
 
 
 def _params(params: "Mapping[str, Scalar]") -> str:
-    return "  ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in params.items()
     )
