@@ -134,8 +134,12 @@ def connect(
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield Cluster(where, nodes)
     finally:
+        started = _tree(psutil.Process())[1:] if own else []
         ray.shutdown()
         if temporary is not None:
+            # Ray waits a second for each of its processes; a busy machine needs longer.
+            ours = [process for process in started if _uses(process, temporary)]
+            psutil.wait_procs(ours, timeout=END_SECONDS)
             _remove(temporary)
 
 
@@ -401,6 +405,13 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _uses(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return any(str(folder) in part for part in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _free(port: int) -> bool:
