@@ -128,8 +128,12 @@ class Study:
         self._live[number].report(value, epoch)
 
     def should_prune(self, number: int) -> bool:
-        """Whether the pruner would stop it, after what was reported."""
-        return self._live[number].should_prune()
+        """Whether the pruner would stop it, after what was reported.
+
+        The default is never stopped: it is what all others are compared with.
+        """
+        trial = self._live[number]
+        return trial.user_attrs["fingerprint"] != self.space.base.fingerprint() and trial.should_prune()
 
     def tell(self, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
         """The end of a trial. Only a complete one has a value; a failed one is no score."""

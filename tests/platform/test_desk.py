@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cgn_platform.space import Space
-from cgn_platform.study import Study, TrialRecord, open_study
+from cgn_platform.space import Prune, Space
+from cgn_platform.study import Asked, Study, TrialRecord, open_study
 from cgn_platform.sweep import Desk
 from cgn_platform.worker import Step
 
@@ -46,6 +47,25 @@ def run(desk: Desk, value: float, epochs: int = 6) -> int:
         if desk.tell(asked.number, Step(epoch, value, seconds=0.5, result=result)):
             return epoch + 1
     raise AssertionError("a finished trial was not ended")
+
+
+def test_the_default_is_never_pruned(space: Space, store: Path) -> None:
+    """It is what all others are compared with."""
+    strict = replace(space, prune=Prune("median", startup_trials=0, warmup_epochs=0), first=[{"alpha": 0.9}])
+    with open_study("strict", strict, store=store, identity={}) as study:
+        desk = Desk(study)
+        default, other = desk.next(), desk.next()
+        assert isinstance(default, Asked)
+        assert isinstance(other, Asked)
+        assert default.config == space.base
+        for epoch in range(6):  # the other one ends first, and far ahead
+            assert desk.tell(other.number, Step(epoch, 0.9, result=FINAL if epoch == 5 else None)) == (
+                epoch == 5
+            )
+        assert not any(desk.tell(default.number, Step(epoch, 0.1)) for epoch in range(5))
+        asked = desk.next()
+        assert isinstance(asked, Asked)
+        assert desk.tell(asked.number, Step(0, 0.1))  # anybody else would have been stopped
 
 
 def test_trials_end_complete_or_pruned_until_the_total_is_reached(study: Study) -> None:
