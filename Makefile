@@ -2,8 +2,6 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STORE ?= runs
 export PYTHONPATH :=
-# One thread a process: two trials on two cores beat one trial that shares its layers over both.
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup demo test lint format bench clean
 
@@ -14,13 +12,12 @@ setup: .venv/.installed  ## .venv with the pinned packages and this project (abo
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --progress-bar off torch -c constraints.txt
 	$(BIN)/pip install --quiet --progress-bar off -e '.[dev]' -c constraints.txt
 	touch $@
 
 demo: setup  ## phantoms, a small pruned sweep on a local Ray, its leader board
-	$(BIN)/cgn cache phantom --pairs 60 --size 96 --store $(STORE)
-	$(BIN)/cgn sweep search_spaces/smoke.py --data $$(ls -d $(STORE)/cache/phantom*60*96* | head -n 1) --store $(STORE)
+	cache=$$($(BIN)/cgn cache phantom --pairs 60 --size 96 --store $(STORE) | tail -n 1) && \
+	$(BIN)/cgn sweep search_spaces/smoke.py --data "$$cache" --store $(STORE)
 
 test: setup  ## fast tests and those with real servers
 	$(BIN)/pytest -m 'not chaos and not benchmark'
