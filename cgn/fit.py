@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cgn import methods, metrics
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import DataError, DivergedError
+from cgn.errors import ConfigError, DataError, DivergedError
 from cgn.methods import Batch, Network, Prediction
 
 EVALUATION_BATCH = 64  # pairs; results do not depend on it beyond rounding
@@ -139,7 +139,7 @@ class _Images:
 
     def __init__(self, pairs: Pairs, device: str) -> None:
         self.pairs = pairs
-        self.device = torch.device(device)
+        self.device = _device(device)
         self.target, self.reference = self._put(pairs.target), self._put(pairs.reference)
         self.counterfactual = None if pairs.counterfactual is None else self._put(pairs.counterfactual)
         self.label = self._put(pairs.label)
@@ -257,6 +257,17 @@ def _test(
     label = pairs.label[index]
     predictions = Predictions(index, label, scores, np.array(boxes), np.array(ious))
     return predictions, (scores > 0.5) == (label == 1)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device must be cpu, cuda or cuda:N but got {name!r}") from None
+    count = torch.cuda.device_count() if device.type == "cuda" and torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device {name} must be there but this machine has {count} CUDA devices: take cpu")
+    return device
 
 
 def _seed(seed: int, fold: int, purpose: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cgn import equations, metrics
-from cgn.errors import DataError, DivergedError
+from cgn.errors import ConfigError, DataError, DivergedError
 from cgn.fit import CrossResult, cross_validate, fit, last
 
 
@@ -88,6 +88,12 @@ def test_a_fold_without_both_classes_is_refused(tiny, pairs, splits):
     benign = np.flatnonzero(pairs.label == 0)
     with pytest.raises(DataError, match="fold 0: the test pairs must hold both classes"):
         next(fit(tiny, pairs, dataclasses.replace(splits[0], test=benign[:4])))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_one_line(device, tiny, pairs, splits):
+    with pytest.raises(ConfigError, match="device .*must be"):
+        next(fit(tiny, pairs, splits[0], device))
 
 
 def test_a_loss_that_is_no_number_stops_the_fold(tiny, pairs, splits, monkeypatch):
