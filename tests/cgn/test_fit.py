@@ -92,7 +92,7 @@ def test_a_fold_without_both_classes_is_refused(tiny, pairs, splits):
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there_is_one_line(device, tiny, pairs, splits):
-    with pytest.raises(ConfigError, match="device .*must be"):
+    with pytest.raises(ConfigError, match=r"device .*must be"):
         next(fit(tiny, pairs, splits[0], device))
 
 
