@@ -106,41 +106,51 @@ def connect(
             f"{where} takes jobs, not drivers: use 'ray job submit --address {where} -- cgn sweep ...', "
             "or --address local"
         )
-    os.environ.update(QUIET)
-    own = where == "local"
-    temporary = _temporary(DRIVERS) if own else None
-    if own:
+    if own := where == "local":
+        prepare_local()
         _remove_leftovers()
-        os.environ.update(LOOPBACK_ONLY, RAY_AUTH_MODE="token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
+        os.environ.update(QUIET)
         _knock(where)
     import ray
 
-    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
-    options |= {"_temp_dir": str(temporary)}
-    try:
-        ray.init(
-            where,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(options if own else {}),
-        )
-    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        raise ClusterError(
-            f"no Ray can be used at {where}: {_first_line(error)}: start one ('cgn up') or drop --address"
-        ) from error
-    try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield Cluster(where, nodes)
-    finally:
-        started = _tree(psutil.Process())[1:] if own else []
-        ray.shutdown()
-        if temporary is not None:
-            # Ray waits a second for each of its processes; a busy machine needs longer.
-            ours = [process for process in started if _uses(process, temporary)]
-            psutil.wait_procs(ours, timeout=END_SECONDS)
-            _remove(temporary)
+    with contextlib.ExitStack() as ending:
+        options: dict[str, Any] = {}
+        if own:
+            temporary = _temporary(DRIVERS)
+            ending.callback(_remove, temporary)
+            options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+            options["_temp_dir"] = str(temporary)
+        ending.callback(_shut_down)
+        try:
+            ray.init(where, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            remedy = "try again, or give --address" if own else "start one ('cgn up') or drop --address"
+            raise ClusterError(f"no Ray can be used at {where}: {_first_line(error)}: {remedy}") from error
+        yield Cluster(where, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def prepare_local() -> None:
+    """Environment of a Ray of one's own. Ray reads it when it is first imported, so this comes before.
+
+    Raises:
+        RuntimeError: it is too late; Ray would ask for a token and not show its own.
+    """
+    decisive = {**LOOPBACK_ONLY, "RAY_AUTH_MODE": "token"}
+    if "ray" in sys.modules and any(os.environ.get(name) != value for name, value in decisive.items()):
+        raise RuntimeError("ray was imported before connect(): import cgn_platform.sweep within its block")
+    os.environ.update(QUIET | decisive)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _shut_down() -> None:
+    """Leave Ray. It waits a second for each process that it started; a busy machine needs longer."""
+    import ray
+
+    started = _tree(psutil.Process())[1:]
+    ray.shutdown()
+    servers = [process for process in started if _named(process, "raylet", "gcs_server")]
+    psutil.wait_procs(servers, timeout=END_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -407,9 +417,9 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _uses(process: psutil.Process, folder: Path) -> bool:
+def _named(process: psutil.Process, *names: str) -> bool:
     try:
-        return any(str(folder) in part for part in process.cmdline())
+        return process.name() in names
     except psutil.Error:
         return False
 

@@ -1,12 +1,10 @@
 """Real Ray on this machine, with a simulated trainer."""
 
-import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
@@ -36,9 +34,6 @@ def ray() -> Iterator[Cluster]:
     """One Ray for this module: four CPUs and four GPUs that are there by name only."""
     with cluster.connect("local", num_cpus=4, num_gpus=4) as connected:
         yield connected
-    with warnings.catch_warnings():  # Ray drops the handles of processes that it ended
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture
