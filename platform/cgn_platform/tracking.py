@@ -38,8 +38,7 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
-# Without it the UI opens an experiment as one about language models, on a page without runs.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+# Without this the UI opens as one about language models, on a page without runs.
 PAGE = "#/experiments?workflowType=machine_learning"
 
 
@@ -93,7 +92,7 @@ class Projection:
         """The parent run, found or made; runs that a dead driver left behind are brought up to the study."""
         found = self._client.get_experiment_by_name(self._experiment_name)
         self._experiment = (
-            found.experiment_id if found else self._client.create_experiment(self._experiment_name, tags=KIND)
+            found.experiment_id if found else self._client.create_experiment(self._experiment_name)
         )
         parents = self._search(f"tags.`cgn.study_id` = '{self._study_id}'")
         if parents:
