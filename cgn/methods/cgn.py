@@ -106,8 +106,7 @@ class CGN(nn.Module):
         """Sec. IV-E: probability and the map of the predicted class."""
         with self._autocast():
             logits, cam = self._classify(*self._features(batch, training=False))[:2]
-        predicted = logits.argmax(1)
-        return Prediction(logits.softmax(1)[:, 1], cam[torch.arange(len(cam)), predicted])
+        return Prediction(logits.softmax(1)[:, 1], _of_class(cam, logits.argmax(1)))
 
     def forward(self, batch: Batch) -> Step:
         """Everything that some term reads, once."""
@@ -169,12 +168,17 @@ class CGN(nn.Module):
             evidence = eq.distance_map(step.h_t, step.h_c)
         else:
             chosen = CAM_CLASS[self.config.cam_class](step.logits, step.y)
-            evidence = step.cam[torch.arange(len(chosen)), chosen]
+            evidence = _of_class(step.cam, chosen)
         return eq.lesion_map(evidence if self.config.omega_gradient else evidence.detach())
 
     def _autocast(self) -> torch.autocast:
         device = next(self.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def _of_class(cam: Tensor, chosen: Tensor) -> Tensor:
+    """Each sample's map of its chosen class. (B,2,h,w), (B,) -> (B,h,w)"""
+    return cam[torch.arange(len(cam), device=cam.device), chosen]
 
 
 def build(config: Config) -> CGN:
