@@ -48,9 +48,7 @@ class Float:
 
     def holds(self, value: Scalar) -> bool:
         """Whether a trial may take this value."""
-        return (
-            isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
-        )
+        return _number(value) and self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"[{self.low:g}, {self.high:g}]"
@@ -164,8 +162,7 @@ class Space:
         for edit in self.first:
             if unknown := sorted(set(edit) - set(self.dimensions)):
                 raise ConfigError(f"first may set dimensions only but sets {unknown[0]!r}: add it or drop it")
-        for _ in self.queued():
-            pass  # raises for a value outside its dimension
+        list(self.queued())  # raises for a value outside its dimension
 
     def configure(self, choose: Callable[[str, Dimension], Scalar]) -> tuple[Config, dict[str, Scalar]]:
         """A configuration, and the dimensions that exist in it, asked for in the order of declaration.
