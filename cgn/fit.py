@@ -7,9 +7,9 @@
 import hashlib
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,123 +21,64 @@ from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, DataError, DivergedError
 from cgn.methods import Batch, Network, Prediction
+from cgn.results import (
+    CrossReport,
+    CrossResult,
+    CrossRun,
+    EpochReport,
+    FoldResult,
+    FoldRun,
+    FoldState,
+    Memory,
+    Predictions,
+    last,
+    lockstep,
+)
 
 EVALUATION_BATCH = 64  # pairs; results do not depend on it beyond rounding
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch of one fold. `losses` are means over the training pairs, by term, with d_tc and d_rc."""
-
-    fold: int
-    epoch: int  # from 0
-    val_auc: float
-    losses: Mapping[str, float]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A row a test pair. Boxes in pixels of the cached target; IoU is NaN where no lesion is marked."""
-
-    index: NDArray[np.int64]  # into the pairs
-    label: NDArray[np.int64]
-    p_malignant: NDArray[np.float64]
-    box: NDArray[np.float64]  # (n, 4)
-    iou: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class FoldResult:
-    """The epoch with the best validation AUC, and what it does on the test fold (reading 19)."""
-
-    fold: int
-    best_epoch: int
-    val_auc: float
-    test_auc: float
-    localization_error: float  # Table II: class and place; NaN where nothing is annotated
-    localization_error_any_class: float  # the place alone
-    predictions: Predictions
-    seconds: float
-
-
-@dataclass(frozen=True)
-class CrossReport:
-    """One epoch of all folds; `val_auc` is their mean at this epoch."""
-
-    epoch: int
-    val_auc: float
-    folds: tuple[EpochReport, ...]
-
-
-@dataclass(frozen=True)
-class CrossResult:
-    """All folds of one configuration; the means are over folds, as the paper prints them (reading 21)."""
-
-    folds: tuple[FoldResult, ...]
-
-    @property
-    def val_auc(self) -> float:
-        """Mean of the folds' best validation AUC: what a search may choose by."""
-        return float(np.mean([fold.val_auc for fold in self.folds]))
-
-    @property
-    def test_auc(self) -> float:
-        """Mean of the folds' test AUC: reported, never chosen by."""
-        return float(np.mean([fold.test_auc for fold in self.folds]))
-
-    @property
-    def localization_error(self) -> float:
-        """Mean of the folds' top-1 localisation error; NaN where a fold has no annotated pair."""
-        return float(np.mean([fold.localization_error for fold in self.folds]))
-
-
 def fit(
-    config: Config, pairs: Pairs, split: Split, device: str = "cpu"
-) -> Generator[EpochReport, None, FoldResult]:
+    config: Config,
+    pairs: "Pairs | Images",
+    split: Split,
+    device: str = "cpu",
+    memory: Memory | None = None,
+) -> FoldRun:
     """Train one fold; yields a report an epoch and returns the test result of the best one.
 
-    Equal arguments give equal bits on the CPU, whatever else runs between two epochs.
+    Equal arguments give equal bits on the CPU, whatever else runs between two epochs, and also where a
+    fold that was cut short goes on from its memory: the epochs it had are then told again, not trained.
 
     Raises:
         ConfigError, WeightsError: before the first epoch.
         DataError: a validation or test fold that holds one class only.
         DivergedError: a loss or a score that is no number.
     """
-    return _fit(config, _Images(pairs, device), split)
+    images = pairs if isinstance(pairs, Images) else Images(pairs, device)
+    return _fit(config, images, split, memory)
 
 
-def cross_validate(
-    config: Config, pairs: Pairs, splits: Sequence[Split], device: str = "cpu"
-) -> Generator[CrossReport, None, CrossResult]:
-    """Train all folds in lockstep, epoch by epoch, so that whoever stops a run looks at all of them.
+def cross_validate(config: Config, pairs: Pairs, splits: Sequence[Split], device: str = "cpu") -> CrossRun:
+    """Train all folds in lockstep. The numbers are those of `fit` on each fold after the other.
 
-    The numbers are those of `fit` on each fold after the other. Raises what `fit` raises.
+    Raises what `fit` raises.
     """
-    images = _Images(pairs, device)
-    running = [_fit(config, images, split) for split in splits]
-    for epoch in range(config.epochs):
-        reports = tuple(next(fold) for fold in running)
-        yield CrossReport(epoch, float(np.mean([report.val_auc for report in reports])), reports)
-    return CrossResult(tuple(last(fold) for fold in running))
+    images = Images(pairs, device)
+    return lockstep([fit(config, images, split) for split in splits], config.epochs)
 
 
-Result = TypeVar("Result")
+def network_of(config: Config, state: Mapping[str, Tensor], device: str = "cpu") -> nn.Module:
+    """The network of a finished fold, from its `FoldResult.state`, ready to predict."""
+    network = methods.build(config.edit(backbone_weights="none"))
+    network.load_state_dict(dict(state))
+    return network.to(_device(device)).eval()
 
 
-def last(run: Generator[object, None, Result]) -> Result:
-    """Run an iterator of epochs to its end and give what it returns."""
-    while True:
-        try:
-            next(run)
-        except StopIteration as end:
-            return cast(Result, end.value)
+class Images:
+    """Pairs on a device: as uint8, once for all folds, turned to floats a batch at a time."""
 
-
-class _Images:
-    """The pairs on the device: as uint8, once for all folds, turned to floats a batch at a time."""
-
-    def __init__(self, pairs: Pairs, device: str) -> None:
+    def __init__(self, pairs: Pairs, device: str = "cpu") -> None:
         self.pairs = pairs
         self.device = _device(device)
         self.target, self.reference = self._put(pairs.target), self._put(pairs.reference)
@@ -145,6 +86,7 @@ class _Images:
         self.label = self._put(pairs.label)
 
     def batch(self, index: Tensor) -> Batch:
+        """These pairs, as a network takes them."""
         index = index.to(self.device, non_blocking=True)
         truth = None if self.counterfactual is None else self._float(self.counterfactual[index])
         return Batch(
@@ -160,68 +102,121 @@ class _Images:
         return pixels.unsqueeze(1).float().div_(255)
 
 
-def _fit(config: Config, images: _Images, split: Split) -> Generator[EpochReport, None, FoldResult]:
-    start = time.perf_counter()
-    labels = images.pairs.label
-    for part, index in (("validation", split.val), ("test", split.test)):
-        if len(np.unique(labels[index])) != 2:
-            raise DataError(
-                f"fold {split.fold}: the {part} pairs must hold both classes but hold one: make fewer folds"
-            )
-    network, optimizer = _start(config, images.device, _seed(config.seed, split.fold, "weights"))
-    order = torch.Generator().manual_seed(_seed(config.seed, split.fold, "order"))
+@dataclass
+class _Fold:
+    """All that changes while a fold trains."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator
+    reports: list[EpochReport]
+    best_epoch: int
+    best: dict[str, Tensor]
+
+    @property
+    def best_auc(self) -> float:
+        return self.reports[self.best_epoch].val_auc if self.reports else -math.inf
+
+    def state(self) -> FoldState:
+        moments = self.optimizer.state_dict()["state"]
+        tensors = {f"model.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"adam.{i}.{name}": value for i, of in moments.items() for name, value in of.items()}
+        reports = [asdict(report) | {"val_scores": report.val_scores.tolist()} for report in self.reports]
+        facts = {"best_epoch": self.best_epoch, "reports": reports}
+        return FoldState(tensors | {"order": self.order.get_state()}, facts)
+
+    def restore(self, state: FoldState) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        for name, tensor in state.tensors.items():
+            part, _, rest = name.partition(".")
+            if part in parts:
+                parts[part][rest] = tensor
+        self.network.load_state_dict(parts["model"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["adam"].items():
+            number, _, moment = name.partition(".")
+            moments.setdefault(int(number), {})[moment] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.order.set_state(state.tensors["order"])
+        device = next(self.network.parameters()).device
+        self.best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
+        self.best_epoch = state.facts["best_epoch"]
+        self.reports = [
+            EpochReport(**{**report, "val_scores": np.array(report["val_scores"])})
+            for report in state.facts["reports"]
+        ]
+
+
+def _fit(config: Config, images: Images, split: Split, memory: Memory | None) -> FoldRun:
+    _check(images.pairs.label, split)
+    fold = _start(config, images.device, split.fold)
+    state = memory.load() if memory else None
+    if state is not None:
+        fold.restore(state)
+    yield from fold.reports
+
     train = torch.as_tensor(split.train.copy())
-    best_auc, best_epoch, best_state = -math.inf, -1, {}
-
-    for epoch in range(config.epochs):
+    for epoch in range(len(fold.reports), config.epochs):
         begin = time.perf_counter()
-        losses = _train_epoch(network, optimizer, images, train, order, config.batch_size)
-        val_auc = metrics.auc(labels[split.val], _scores(network, images, split.val, epoch))
-        if val_auc > best_auc:
-            best_auc, best_epoch = val_auc, epoch
-            best_state = {key: value.clone() for key, value in network.state_dict().items()}
-        yield EpochReport(split.fold, epoch, val_auc, losses, time.perf_counter() - begin)
+        losses = _train_epoch(fold, images, train, config.batch_size)
+        scores = _scores(fold.network, images, split.val, epoch)
+        val_auc = metrics.auc(images.pairs.label[split.val], scores)
+        if val_auc > fold.best_auc:
+            fold.best_epoch = epoch
+            fold.best = {key: value.clone() for key, value in fold.network.state_dict().items()}
+        fold.reports.append(
+            EpochReport(split.fold, epoch, val_auc, losses, time.perf_counter() - begin, scores)
+        )
+        if memory and (epoch + 1) % memory.every == 0 and epoch + 1 < config.epochs:
+            memory.save(fold.state())
+        yield fold.reports[-1]
 
-    network.load_state_dict(best_state)
-    predictions, right = _test(network, images, split.test)
+    begin = time.perf_counter()
+    fold.network.load_state_dict(fold.best)
+    predictions, right = _test(fold.network, images, split.test)
     return FoldResult(
         fold=split.fold,
-        best_epoch=best_epoch,
-        val_auc=best_auc,
+        best_epoch=fold.best_epoch,
+        val_auc=fold.best_auc,
         test_auc=metrics.auc(predictions.label, predictions.p_malignant),
         localization_error=metrics.top1_localization_error(predictions.iou, right),
         localization_error_any_class=metrics.top1_localization_error(predictions.iou),
         predictions=predictions,
-        seconds=time.perf_counter() - start,
+        seconds=sum(report.seconds for report in fold.reports) + time.perf_counter() - begin,
+        state=fold.best,
     )
 
 
-def _start(config: Config, device: torch.device, seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _check(label: NDArray[np.int64], split: Split) -> None:
+    for part, index in (("validation", split.val), ("test", split.test)):
+        if len(np.unique(label[index])) != 2:
+            raise DataError(
+                f"fold {split.fold}: the {part} pairs must hold both classes but hold one: make fewer folds"
+            )
+
+
+def _start(config: Config, device: torch.device, number: int) -> _Fold:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(_seed(config.seed, number, "weights"))
         network = methods.build(config).to(device)
     on_gpu = device.type == "cuda"
     if on_gpu:
         network = network.to(memory_format=torch.channels_last)
-    return network, torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=on_gpu)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=on_gpu)
+    order = torch.Generator().manual_seed(_seed(config.seed, number, "order"))
+    return _Fold(network, optimizer, order, reports=[], best_epoch=-1, best={})
 
 
-def _train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: _Images,
-    train: Tensor,
-    order: torch.Generator,
-    batch_size: int,
-) -> dict[str, float]:
-    network.train()
-    trained = cast(Network, network)
+def _train_epoch(fold: _Fold, images: Images, train: Tensor, batch_size: int) -> dict[str, float]:
+    fold.network.train()
+    network = cast(Network, fold.network)
     sums: dict[str, Tensor] = {}
-    for index in torch.split(train[torch.randperm(len(train), generator=order)], batch_size):
-        optimizer.zero_grad(set_to_none=True)
-        for name, value in trained.gradients(images.batch(index)).items():
+    for index in torch.split(train[torch.randperm(len(train), generator=fold.order)], batch_size):
+        fold.optimizer.zero_grad(set_to_none=True)
+        for name, value in network.gradients(images.batch(index)).items():
             sums[name] = sums.get(name, 0.0) + value.double().sum()
-        optimizer.step()
+        fold.optimizer.step()
     means = {name: float(total) / len(train) for name, total in sums.items()}
     if broken := [name for name, value in means.items() if not math.isfinite(value)]:
         raise DivergedError(
@@ -230,7 +225,7 @@ def _train_epoch(
     return means
 
 
-def _scores(network: nn.Module, images: _Images, index: NDArray[np.int64], epoch: int) -> NDArray[np.float64]:
+def _scores(network: nn.Module, images: Images, index: NDArray[np.int64], epoch: int) -> NDArray[np.float64]:
     scores = _predict(network, images, index).p_malignant.double().cpu().numpy()
     if not np.isfinite(scores).all():
         raise DivergedError(
@@ -239,7 +234,7 @@ def _scores(network: nn.Module, images: _Images, index: NDArray[np.int64], epoch
     return cast("NDArray[np.float64]", scores)
 
 
-def _predict(network: nn.Module, images: _Images, index: NDArray[np.int64]) -> Prediction:
+def _predict(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Prediction:
     network.eval()
     chunks = torch.split(torch.as_tensor(index.copy()), EVALUATION_BATCH)
     parts = [cast(Network, network).predict(images.batch(chunk)) for chunk in chunks]
@@ -247,7 +242,7 @@ def _predict(network: nn.Module, images: _Images, index: NDArray[np.int64]) -> P
 
 
 def _test(
-    network: nn.Module, images: _Images, index: NDArray[np.int64]
+    network: nn.Module, images: Images, index: NDArray[np.int64]
 ) -> tuple[Predictions, NDArray[np.bool_]]:
     """Predictions of the test pairs, and whether each one's class was right."""
     p_malignant, cam = _predict(network, images, index)
@@ -281,8 +276,11 @@ __all__ = [
     "CrossResult",
     "EpochReport",
     "FoldResult",
+    "Images",
     "Predictions",
     "cross_validate",
     "fit",
     "last",
+    "lockstep",
+    "network_of",
 ]

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 
 from cgn import equations, metrics
 from cgn.errors import ConfigError, DataError, DivergedError
-from cgn.fit import CrossResult, cross_validate, fit, last
+from cgn.fit import CrossResult, Images, cross_validate, fit, last, network_of
+from cgn.results import FoldState
 
 
 def facts(value):
@@ -19,6 +21,8 @@ def facts(value):
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, tuple | list):
         return [facts(v) for v in value]
+    if isinstance(value, torch.Tensor):
+        return facts(value.numpy())
     if isinstance(value, Mapping):
         return {k: facts(v) for k, v in value.items()}
     return repr(value) if isinstance(value, float) else value
@@ -114,3 +118,46 @@ def test_whoever_asks_no_more_has_trained_no_more(tiny, pairs, splits, monkeypat
     next(running)
     running.close()
     assert len(trained) == 3
+
+
+class Remembers:
+    """Keeps every state, as a ledger would: copied, its facts through JSON."""
+
+    def __init__(self, every, states=()):
+        self.every, self.states = every, list(states)
+
+    def load(self):
+        return self.states[-1] if self.states else None
+
+    def save(self, state):
+        tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+        self.states.append(FoldState(tensors, json.loads(json.dumps(state.facts))))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_fold_that_goes_on_from_its_memory_is_the_uninterrupted_one_bit_for_bit(
+    precision, tiny, pairs, splits
+):
+    config = tiny.edit(epochs=7, learning_rate=0.01, precision=precision)
+    reports, whole = run(fit(config, pairs, splits[0]))
+    memory = Remembers(2)
+    running = fit(config, pairs, splits[0], memory=memory)
+    for _ in range(5):
+        next(running)
+    running.close()
+    assert [len(state.facts["reports"]) for state in memory.states] == [2, 4]
+    for states in (memory.states[:1], memory.states):
+        torch.rand(3)
+        again, resumed = run(fit(config, pairs, splits[0], memory=Remembers(2, states)))
+        assert facts(again) == facts(reports)
+        assert facts(resumed) == facts(whole)
+
+
+def test_the_network_of_a_result_predicts_what_it_says(tiny, pairs, splits):
+    result = last(fit(tiny, pairs, splits[0]))
+    network = network_of(tiny, result.state)
+    batch = Images(pairs).batch(torch.as_tensor(splits[0].test.copy()))
+    assert (
+        network.predict(batch).p_malignant.double().numpy().tolist()
+        == result.predictions.p_malignant.tolist()
+    )
