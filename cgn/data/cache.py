@@ -256,7 +256,7 @@ class _Batch:
 
 
 def _prepare_all(scan: Scan, size: int, background: Background, progress: Progress | None) -> _Batch:
-    batch = _Batch()
+    batch = _Batch(notes=list(scan.notes))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             outcomes = pool.map(lambda record: _prepare(record, size, background), scan.records)

@@ -88,6 +88,7 @@ class Scan:
         files: all that the pairs are made from: equal files and options give equal pairs.
         missing: what the tables name but the folder has not, for people to read.
         counts: for people to read.
+        notes: what was kept with a remark, for people to read.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Scan:
     files: tuple[RawFile, ...]
     missing: tuple[str, ...]
     counts: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 class DatasetOptions(BaseModel):
