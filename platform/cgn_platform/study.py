@@ -1,17 +1,13 @@
 """The search's memory, and the only door to Optuna: what was tried, what to try, what to stop.
 
 A study is one SQL database row set; everything in it is plain JSON. One driver at a time works on it
-(a file lock that ends with its process). Running the same command again is the resume: finished
+(a lock that ends with its process, see `database`). Running the same command again is the resume: finished
 trials stand, those a dead driver left behind are asked again, the total is what was asked.
 """
 
 import hashlib
-import json
-import os
 import secrets
-import socket
 import sqlite3
-import time
 import warnings
 from collections.abc import Mapping
 from contextlib import closing
@@ -20,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
+from cgn_platform import database
 from cgn_platform.space import Choice, Dimension, Float, Integer, Prune, Scalar, Space, difference
 
 State = Literal["complete", "pruned", "failed", "orphan", "running", "waiting"]
@@ -79,9 +75,9 @@ class Asked:
 class Study:
     """An open study. Use `open_study`; a context manager, so that the lock is given back."""
 
-    def __init__(self, name: str, space: Space, study: optuna.Study, lock: FileLock) -> None:
+    def __init__(self, name: str, space: Space, study: optuna.Study, hold: database.Hold) -> None:
         self.name, self.space = name, space
-        self._study, self._lock = study, lock
+        self._study, self._hold = study, hold
         self._live: dict[int, optuna.Trial] = {}
         self.orphans = 0  # that were found and queued again when it was opened
         self.id: str = study.user_attrs["id"]  # told apart from another study of this name elsewhere
@@ -98,7 +94,7 @@ class Study:
         engine = getattr(getattr(self._study._storage, "_backend", None), "engine", None)
         if engine is not None:
             engine.dispose()
-        self._lock.release()
+        self._hold.release()
 
     def remaining(self) -> int:
         """Trials still to be asked for: the total less those ended or running."""
@@ -111,6 +107,7 @@ class Study:
 
         A record of a failed trial instead where the values are each possible but not together.
         """
+        self._hold.ensure()
         number_of_trials = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = _sampler(self.space.seed, number_of_trials)
         trial = self._study.ask()
@@ -178,9 +175,10 @@ def open_study(
     Raises:
         StudyError: another driver holds it, or under this name stands another search.
     """
-    lock = _lock(name, store)
+    url = url or database.study_url(store)
+    hold = database.Hold(name, store, url)
     try:
-        storage = _storage(url or os.environ.get("CGN_STUDY_URL") or f"sqlite:///{store / 'studies.db'}")
+        storage = _storage(url)
         declaration = {**identity, **space.declaration()}
         known = {summary.study_name for summary in optuna.get_all_study_summaries(storage=storage)}
         pruner = _pruner(space.prune, space.base.epochs)
@@ -196,39 +194,21 @@ def open_study(
                 study.enqueue_trial(params)
             study.set_user_attr("id", secrets.token_hex(8))
             study.set_user_attr("declaration", declaration)
-        opened = Study(name, space, study, lock)
+        opened = Study(name, space, study, hold)
         opened.orphans = opened.adopt()
     except BaseException:
-        lock.release()
+        hold.release()
         raise
     return opened
 
 
-def _lock(name: str, store: Path) -> FileLock:
-    folder = store / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(folder / f"{name}.lock"), folder / f"{name}.holder.json"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        try:
-            who = json.loads(holder.read_text())
-            told = f"process {who['pid']} on {who['host']} since {who['since']}"
-        except (OSError, ValueError, KeyError):
-            told = "another process"
-        raise StudyError(f"study {name!r} is held by {told}: wait for it, or end it") from None
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
-    return lock
-
-
 def _storage(url: str) -> optuna.storages.BaseStorage:
-    if not url.startswith("sqlite:///"):
-        return optuna.storages.RDBStorage(url)
-    path = Path(url.removeprefix("sqlite:///"))
+    path = database.sqlite_path(url)
+    if path is None:  # a session that Postgres ended is noticed and replaced before it is used
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=60)) as database:
-        database.execute("PRAGMA journal_mode=WAL")  # readers (reports, MLflow users) do not block the driver
+    with closing(sqlite3.connect(path, timeout=60)) as file:
+        file.execute("PRAGMA journal_mode=WAL")  # readers (reports, MLflow users) do not block the driver
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 

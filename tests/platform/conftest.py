@@ -55,3 +55,22 @@ def simulate() -> Callable[..., Any]:
     """Stands in for `cgn.fit.cross_validate`; see `simulated.py`."""
     made: Callable[..., Any] = runpy.run_path(str(Path(__file__).with_name("simulated.py")))["make"]()
     return made
+
+
+POSTGRES = runpy.run_path(str(Path(__file__).with_name("postgres.py")))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A private Postgres: its address with `{}` for a database's name."""
+    if POSTGRES["programs"]() is None:
+        pytest.skip("no Postgres is installed: apt-get install postgresql")
+    with POSTGRES["server"]() as address:
+        yield address
+
+
+@pytest.fixture
+def database(postgres: str) -> Iterator[str]:
+    """The address of an empty Postgres database."""
+    with POSTGRES["database"](postgres, "study") as address:
+        yield address

@@ -1,0 +1,157 @@
+"""The study and MLflow in a Postgres: what holds for SQLite holds there too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from cgn.config import Config
+from cgn.errors import ConfigError, StudyError
+from cgn_platform import cluster
+from cgn_platform.database import Hold, answers, hidden
+from cgn_platform.space import Space
+from cgn_platform.study import Asked, Study, open_study
+from cgn_platform.tracking import Projection, Tracker
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+def opened(space: Space, store: Path, url: str) -> Study:
+    return open_study("s", space, store=store, identity={}, url=url)
+
+
+def ask(study: Study) -> Asked:
+    asked = study.ask()
+    assert isinstance(asked, Asked)
+    return asked
+
+
+def end_sessions(url: str) -> None:
+    """What a restart of Postgres does to all who are connected."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as session:
+        session.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def test_a_study_goes_on_from_another_store(space: Space, tmp_path: Path, database: str) -> None:
+    with opened(space, tmp_path / "a", database) as study:
+        first = ask(study)
+        study.report(first.number, 0, 0.5)
+        study.tell(first.number, "complete", 0.75, folds=[{"fold": 0}])
+        lost = ask(study)
+    with opened(space, tmp_path / "b", database) as study:
+        assert study.orphans == 1
+        complete, orphan, queued = study.trials()
+        assert (complete.value, dict(complete.curve)) == (0.75, {0: 0.5})
+        assert (orphan.state, queued.state) == ("orphan", "waiting")
+        assert ask(study).params == lost.params
+    assert not (tmp_path / "a" / "studies.db").exists()
+
+
+def test_drivers_of_two_stores_exclude_each_other(space: Space, tmp_path: Path, database: str) -> None:
+    with opened(space, tmp_path / "a", database):  # noqa: SIM117
+        with pytest.raises(StudyError, match=rf"held by process {os.getpid()} on .* since 20\d\d-.*: wait"):
+            opened(space, tmp_path / "b", database)
+    opened(space, tmp_path / "b", database).close()
+
+
+def test_studies_of_other_names_do_not_wait(tmp_path: Path, database: str) -> None:
+    one, two = Hold("one", tmp_path, database), Hold("two", tmp_path, database)
+    one.release()
+    two.release()
+
+
+def test_a_restarted_postgres_is_survived_and_the_lock_taken_again(
+    space: Space, tmp_path: Path, database: str
+) -> None:
+    with opened(space, tmp_path / "a", database) as study:
+        first = ask(study)
+        end_sessions(database)
+        study.tell(first.number, "complete", 0.5)
+        ask(study)
+        with pytest.raises(StudyError, match="held by process"):
+            opened(space, tmp_path / "b", database)
+
+
+def test_who_lost_the_lock_to_another_driver_stops(space: Space, tmp_path: Path, database: str) -> None:
+    with opened(space, tmp_path / "a", database) as study:
+        end_sessions(database)
+        with (
+            opened(space, tmp_path / "b", database),
+            pytest.raises(StudyError, match="held by process"),
+        ):
+            study.ask()
+
+
+def test_a_database_that_does_not_answer_is_one_line_without_its_password(space: Space, store: Path) -> None:
+    port = cluster._free_ports(1)[0]
+    url = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/cgn"
+    with pytest.raises(StudyError, match=r"me:\*\*\*@127.0.0.1.*does not answer.*CGN_STUDY_URL") as error:
+        opened(space, store, url)
+    assert "secret" not in str(error.value)
+    assert hidden("postgresql+psycopg:///cgn?password=secret&host=x").endswith("?password=***&host=x")
+    with pytest.raises(ConfigError, match=r"postgresql\+psycopg:// but got mysql:"):
+        opened(space, store, "mysql://me:secret@there/cgn")
+
+
+def test_whether_a_database_answers(store: Path, database: str) -> None:
+    answers(database)
+    answers(f"sqlite:///{store / 'none.db'}")
+    (store / "broken.db").write_text("no database " * 1000)
+    with pytest.raises(StudyError, match=r"broken.db is no database that can be read"):
+        answers(f"sqlite:///{store / 'broken.db'}")
+
+
+def test_a_killed_driver_is_continued_by_the_same_command(store: Path, database: str) -> None:
+    driver = [sys.executable, str(Path(__file__).with_name("driver.py")), str(store)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_"))}
+    options: dict[str, Any] = {
+        "env": {
+            **clean,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}",
+            "TMPDIR": str(store),
+            "CGN_STUDY_URL": database,
+            "MLFLOW_TRACKING_URI": database,  # both in one database: their tables have other names
+        },
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    with subprocess.Popen(driver, **options) as first:
+        assert first.stdout is not None
+        assert any("complete" in line for line in iter(first.stdout.readline, ""))
+        children = psutil.Process(first.pid).children(recursive=True)
+        first.send_signal(signal.SIGKILL)
+    cluster.end_processes(children)
+    second = subprocess.run(driver, **options, check=False, timeout=120)
+    assert second.returncode == 0, second.stdout
+    states = Counter(record["state"] for record in json.loads(second.stdout.splitlines()[-1]))
+    assert states["complete"] + states["pruned"] + states["failed"] == 10
+    assert 1 <= states["orphan"] <= 4
+    assert not list(store.glob("*.db"))
+
+
+def test_mlflow_writes_to_postgres(database: str, tmp_path: Path) -> None:
+    problems: list[str] = []
+
+    def projection() -> Projection:
+        return Projection(database, experiment="squares", study="smoke", study_id="1")
+
+    log = Tracker(projection, on_problem=problems.append)
+    log.started(Asked(0, Config(), {}))
+    log.close("FINISHED", {"best_val_auc": 0.5})
+    assert problems == []
+    runs = projection()._client.search_runs(["1"])
+    assert {run.info.run_name: run.info.status for run in runs} == {"smoke": "FINISHED", "trial 0": "KILLED"}
