@@ -10,10 +10,19 @@ class Bilateral(StrEnum):
 
     NONE = "none"  # x: the vanilla single-view network (row 1), or G(H_T) where a loss asks for H_C (row 8)
     SBF = "sbf"  # simple bilateral features: [H_T, H_R] fused
+    GF = "gf"  # Table V: SBF with a learned gate on each side (reading 28)
+    SFF = "sff"  # Table V: SBF over both views of the breast, averaged (reading 29)
     TF_GAN = "tf_gan"  # G sees the target alone
     BF_GAN = "bf_gan"  # G sees (1 - alpha) H_T + alpha H_R
     ADAIN_GAN = "adain_gan"  # G sees Eq. 7's interpolation
     ORACLE = "oracle"  # H_C = features of the true counterfactual image; phantoms only, an upper bound
+
+
+class GeneratorLevel(StrEnum):
+    """Sec. IV-G: what G works on (reading 30)."""
+
+    FEATURE = "feature"  # H_C = G(H)
+    IMAGE = "image"  # X_C = G(X), H_C = its features
 
 
 class Triplet(StrEnum):

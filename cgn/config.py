@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cgn.ablation import Adversarial, Bilateral, CamClass, CounterfactualGradient, Triplet, Variant
+from cgn.ablation import (
+    Adversarial,
+    Bilateral,
+    CamClass,
+    CounterfactualGradient,
+    GeneratorLevel,
+    Triplet,
+    Variant,
+)
 from cgn.errors import ConfigError
 
 
@@ -44,6 +52,7 @@ class Config(BaseModel):
     negative_embedding: bool = Field(True, description="L_NE, Eq. 13")
     triplet: Triplet = Triplet.FEEDBACK
     variant: Variant = Variant.PROPOSED
+    generator_level: GeneratorLevel = GeneratorLevel.FEATURE
 
     cam_class: CamClass = CamClass.PREDICTED
     omega_gradient: bool = Field(False, description="let gradients flow through Omega (reading 6)")

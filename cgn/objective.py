@@ -73,11 +73,14 @@ EQUATIONS: Mapping[Variant, tuple[Term, ...]] = {
 TERM_NAMES = tuple(dict.fromkeys(term.name for terms in EQUATIONS.values() for term in terms))
 
 ADVERSARIAL = (L_AD_G, L_AD_D)
-# What each column of Table III takes out of the equation.
+OF_A_GENERATOR = (*ADVERSARIAL, L_NE, L_FT, L_FC)
+# What each column of Table III, and Table V's rows, take out of the equation.
 WITHOUT_BILATERAL: Mapping[Bilateral, tuple[Term, ...]] = {
     Bilateral.NONE: ADVERSARIAL,  # reading 13: row 8 keeps its other losses
-    Bilateral.SBF: (*ADVERSARIAL, L_NE, L_FT, L_FC),
-    Bilateral.ORACLE: (*ADVERSARIAL, L_NE, L_FT, L_FC),
+    Bilateral.SBF: OF_A_GENERATOR,
+    Bilateral.GF: OF_A_GENERATOR,
+    Bilateral.SFF: OF_A_GENERATOR,
+    Bilateral.ORACLE: OF_A_GENERATOR,
 }
 WITHOUT_TRIPLET: Mapping[Triplet, tuple[Term, ...]] = {Triplet.NONE: (L_FT, L_FC)}
 WITHOUT_NEGATIVE_EMBEDDING: Mapping[bool, tuple[Term, ...]] = {False: (L_NE,)}

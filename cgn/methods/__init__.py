@@ -1,6 +1,6 @@
 """What can be trained, one file each: `build(config) -> Network`. CGN here, Table I's baselines to come."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -15,6 +15,8 @@ class Batch(NamedTuple):
     reference: Tensor
     counterfactual: Tensor | None
     y: Tensor
+    other_target: Tensor | None = None  # the other view of the same breasts where `needs_other` asks for it;
+    other_reference: Tensor | None = None  # a pair without one is its own other view
 
 
 class Prediction(NamedTuple):
@@ -27,11 +29,35 @@ class Prediction(NamedTuple):
 class Network(Protocol):
     """What `cgn.fit` asks of a method's network, which is an `nn.Module` too."""
 
+    needs_other: bool
+    """Whether a batch must hold the other view of each breast."""
+
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """One pass: fill `.grad` of every parameter, return each term's value a sample, `(B,)`."""
 
     def predict(self, batch: Batch) -> Prediction:
         """Labels are not looked at."""
+
+
+class Features(NamedTuple):
+    """H_T, H_R, H_C and, for phantoms, those of the true counterfactual; each `(B, C, h, w)`."""
+
+    target: Tensor
+    reference: Tensor
+    counterfactual: Tensor
+    truth: Tensor | None
+
+
+@runtime_checkable
+class Counterfactual(Protocol):
+    """A network that makes counterfactual features: Sec. IV-F can be measured on it."""
+
+    def features(self, batch: Batch) -> Features:
+        """All of them by the one extractor, without gradients. Labels are not looked at.
+
+        Raises:
+            ConfigError: this configuration makes no counterfactual.
+        """
 
 
 def build(config: Config) -> nn.Module:

@@ -1,4 +1,4 @@
-"""CGN itself (Sec. III-B, Fig. 3), with the switches of Tables III and IV as tables."""
+"""CGN itself (Sec. III-B, Fig. 3), with the switches of Tables III to V as tables."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from cgn import backbones, objective
 from cgn import equations as eq
-from cgn.ablation import Bilateral, CamClass, Triplet, Variant
+from cgn.ablation import Bilateral, CamClass, GeneratorLevel, Triplet, Variant
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn.methods import Batch, Prediction
+from cgn.methods import Batch, Features, Prediction
 from cgn.nets.discriminator import Discriminator
-from cgn.nets.fusion import FusionClassifier
-from cgn.nets.generator import Generator
+from cgn.nets.fusion import FusionClassifier, GatedFusionClassifier
+from cgn.nets.generator import Generator, ImageGenerator
 from cgn.objective import Step
 
 WIDEST = 512  # channels; what is wider is projected (reading 3)
@@ -26,9 +26,23 @@ GENERATOR_INPUT: Mapping[Bilateral, Callable[[Tensor, Tensor, float], Tensor]] =
     Bilateral.BF_GAN: lambda h_t, h_r, alpha: torch.lerp(h_t, h_r, alpha),
     Bilateral.ADAIN_GAN: eq.interpolate,
 }
-# Those whose prediction looks at the other breast, and the one that looks at the true counterfactual.
-SEES_REFERENCE = frozenset({Bilateral.SBF, Bilateral.BF_GAN, Bilateral.ADAIN_GAN})
-SEES_TRUTH = frozenset({Bilateral.ORACLE})
+# What a prediction looks at beside the target: fields of Batch.
+SEES: Mapping[Bilateral, tuple[str, ...]] = {
+    Bilateral.NONE: (),
+    Bilateral.SBF: ("reference",),
+    Bilateral.GF: ("reference",),
+    Bilateral.SFF: ("reference", "other_target", "other_reference"),
+    Bilateral.TF_GAN: (),
+    Bilateral.BF_GAN: ("reference",),
+    Bilateral.ADAIN_GAN: ("reference",),
+    Bilateral.ORACLE: ("counterfactual",),
+}
+# Where features side by side are not simply fused.
+CLASSIFIERS: Mapping[Bilateral, type[FusionClassifier]] = {Bilateral.GF: GatedFusionClassifier}
+GENERATORS: Mapping[GeneratorLevel, Callable[[int, int], nn.Module]] = {
+    GeneratorLevel.FEATURE: Generator,
+    GeneratorLevel.IMAGE: ImageGenerator,
+}
 
 # Fields of Step that are functions of H_C: asking for one asks for a generator.
 OF_H_C = frozenset({"logits_c", "d_tc", "d_rc", "fake"})
@@ -71,15 +85,18 @@ class CGN(nn.Module):
         self.config = config
         self.terms = objective.terms(config)
         self.needs = objective.needs(config)
+        self.sees = ("target", *SEES[config.bilateral])
+        self.needs_other = "other_target" in self.sees
         self.backbone = Extractor(config)
         channels = self.backbone.channels
         generates = bool(self.needs & OF_H_C)
-        self.generator = Generator(channels, config.generator_blocks) if generates else None
+        make = GENERATORS[config.generator_level]
+        self.generator = make(channels, config.generator_blocks) if generates else None
         self.discriminator = Discriminator(channels) if "fake" in self.needs else None
         # Beside H_T stands the residual H_T - H_C, or H_R itself, or nothing.
-        self.sees_truth = config.bilateral in SEES_TRUTH
-        alone = not (generates or self.sees_truth or config.bilateral in SEES_REFERENCE)
-        self.classifier = FusionClassifier(channels * (1 if alone else 2), channels)
+        beside = generates or len(self.sees) > 1
+        classifier = CLASSIFIERS.get(config.bilateral, FusionClassifier)
+        self.classifier = classifier(channels * (2 if beside else 1), channels)
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """One pass; every part's gradient is that of the terms that train it (reading 24).
@@ -105,13 +122,28 @@ class CGN(nn.Module):
     def predict(self, batch: Batch) -> Prediction:
         """Sec. IV-E: probability and the map of the predicted class."""
         with self._autocast():
-            logits, cam = self._classify(*self._features(batch, training=False))[:2]
+            logits, cam = self._classify(self._features(batch, self.sees))
         return Prediction(logits.softmax(1)[:, 1], _of_class(cam, logits.argmax(1)))
+
+    @torch.no_grad()
+    def features(self, batch: Batch) -> Features:
+        """Sec. IV-F: what is compared with what. Raises ConfigError where nothing is generated."""
+        if self.generator is None:
+            raise ConfigError(
+                f"bilateral={self.config.bilateral} must generate a counterfactual to be measured but does "
+                "not: take tf_gan, bf_gan or adain_gan"
+            )
+        with self._autocast():
+            h = self._features(batch, ("target", "reference"))
+            truth = None if batch.counterfactual is None else self.backbone(batch.counterfactual).float()
+        return Features(h["target"], h["reference"], h["counterfactual"], truth)
 
     def forward(self, batch: Batch) -> Step:
         """Everything that some term reads, once."""
-        h_t, h_r, truth = self._features(batch, training=True)
-        logits, cam, h_c = self._classify(h_t, h_r, truth)
+        compared = ("reference",) if self.needs & OF_H_R and "reference" not in self.sees else ()
+        h = self._features(batch, (*self.sees, *compared))
+        logits, cam = self._classify(h)
+        h_t, h_r, h_c = h["target"], h.get("reference"), h.get("counterfactual")
         step = Step(y=batch.y, logits=logits, cam=cam, h_t=h_t, h_r=h_r, h_c=h_c)
         if self.generator is None or h_c is None:
             return step
@@ -130,36 +162,40 @@ class CGN(nn.Module):
             step = step._replace(real=real, fake=fake)
         return step
 
-    def _features(self, batch: Batch, *, training: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """H_T, H_R and the features of the truth in one pass through the backbone."""
-        wants_reference = self.config.bilateral in SEES_REFERENCE or (training and self.needs & OF_H_R)
-        if self.sees_truth and batch.counterfactual is None:
+    def _features(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Features of these fields of the batch in one pass through the backbone, and H_C if there is a G."""
+        present = {name: image for name in names if (image := getattr(batch, name)) is not None}
+        if absent := [name for name in names if name not in present]:
             raise ConfigError(
-                "bilateral=oracle needs the true counterfactual, which only phantoms have: "
-                "take another value or a phantom cache"
+                f"bilateral={self.config.bilateral} needs the {absent[0]} image, which these pairs have not "
+                "(a true counterfactual is what only phantoms have): take another value or other pairs"
             )
-        images = {
-            "target": batch.target,
-            "reference": batch.reference if wants_reference else None,
-            "truth": batch.counterfactual if self.sees_truth else None,
-        }
-        present = {name: image for name, image in images.items() if image is not None}
+        of_images = self.generator is not None and self.config.generator_level is GeneratorLevel.IMAGE
+        if of_images:
+            present["counterfactual"] = self._generate(present)
         h = self.backbone(torch.cat(list(present.values()))).float().chunk(len(present))
-        named = dict(zip(present, h, strict=True))
-        return named["target"], named.get("reference"), named.get("truth")
+        named: dict[str, Tensor] = dict(zip(present, h, strict=True))
+        if self.generator is not None and not of_images:
+            named["counterfactual"] = self._generate(named)
+        return named
 
-    def _classify(
-        self, h_t: Tensor, h_r: Tensor | None, truth: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        h_c = truth
-        if self.generator is not None:
-            other = h_t if h_r is None else h_r
-            h_c = self.generator(
-                GENERATOR_INPUT[self.config.bilateral](h_t, other, self.config.alpha)
-            ).float()
-        beside = h_r if h_c is None else h_t - h_c
-        logits, cam = self.classifier(h_t if beside is None else torch.cat([beside, h_t], 1))
-        return logits.float(), cam.float(), h_c
+    def _generate(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """Eq. 7, of features or of images."""
+        assert self.generator is not None  # noqa: S101  (asked for by _features alone)
+        mix = GENERATOR_INPUT[self.config.bilateral]
+        target = seen["target"]
+        made: Tensor = self.generator(mix(target, seen.get("reference", target), self.config.alpha))
+        return made.float()
+
+    def _classify(self, h: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and the target's maps. SFF averages two views' logits, hence their pooled features."""
+        h_t = h["target"]
+        beside = h_t - h["counterfactual"] if "counterfactual" in h else h.get("reference")
+        views = [h_t if beside is None else torch.cat([beside, h_t], 1)]
+        if "other_target" in h:
+            views.append(torch.cat([h["other_reference"], h["other_target"]], 1))
+        logits, cam = self.classifier(torch.cat(views))
+        return torch.stack(logits.float().chunk(len(views))).mean(0), cam.float().chunk(len(views))[0]
 
     def _omega(self, step: Step) -> Tensor:
         """Omega `(B, h, w)`, from the feedback or from the distance (readings 6 and 15)."""

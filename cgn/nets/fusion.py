@@ -33,3 +33,18 @@ class FusionClassifier(nn.Module):
             fused = norm(fused)
         cam = torch.einsum("kc,bchw->bkhw", self.linear.weight, F.relu(fused))
         return cam.mean((2, 3)) + self.linear.bias, cam
+
+
+class GatedFusionClassifier(FusionClassifier):
+    """GF of Table V (reading 28): both sides say, cell by cell and channel by channel, how much each counts.
+
+    A gate a side, each a 1x1 convolution of the concatenation and a sigmoid; one convolution holds both.
+    """
+
+    def __init__(self, in_channels: int, channels: int, classes: int = 2) -> None:
+        super().__init__(in_channels, channels, classes)
+        self.gate = nn.Conv2d(in_channels, in_channels, 1)
+
+    def forward(self, features: Tensor, *, running_statistics: bool = False) -> tuple[Tensor, Tensor]:
+        gated = features * self.gate(features).sigmoid()
+        return super().forward(gated, running_statistics=running_statistics)

@@ -1,4 +1,4 @@
-"""G of Eq. 7: residual blocks on the feature grid."""
+"""G of Eq. 7: residual blocks on the feature grid, or on an image made small (Sec. IV-G)."""
 
 from torch import Tensor, nn
 
@@ -26,3 +26,39 @@ class Generator(nn.Sequential):
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__(*(ResidualBlock(channels) for _ in range(blocks)))
+
+
+class ImageGenerator(nn.Module):
+    """Sec. IV-G, reading 30. The same blocks at a quarter of the side. (B,1,H,W) -> (B,1,H,W), in [0, 1]
+
+    Around them the image networks of CycleGAN [35]: 7x7 convolutions at both ends, two of stride 2 before
+    the blocks and, after them, two behind nearest-neighbour enlargement.
+    """
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        half, quarter = max(channels // 2, 1), max(channels // 4, 1)
+        self.body = nn.Sequential(
+            *_layer(1, quarter, 7),
+            *_layer(quarter, half, 3, stride=2),
+            *_layer(half, channels, 3, stride=2),
+            Generator(channels, blocks),
+            nn.Upsample(scale_factor=2),
+            *_layer(channels, half, 3),
+            nn.Upsample(scale_factor=2),
+            *_layer(half, quarter, 3),
+            nn.Conv2d(quarter, 1, 7, padding=3, padding_mode="reflect"),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return out[..., : x.shape[2], : x.shape[3]]  # sides that 4 does not divide come out larger
+
+
+def _layer(into: int, out: int, kernel: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(into, out, kernel, stride, kernel // 2, padding_mode="reflect", bias=False),
+        nn.InstanceNorm2d(out),
+        nn.ReLU(inplace=True),
+    )

@@ -1,10 +1,11 @@
-"""Every row of Tables III and IV, and every other switch: it trains, and each term trains whom it may."""
+"""Every row of Tables III to V, and every other switch: it trains, and each term trains whom it may."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
+from cgn import equations as eq
 from cgn import objective
 from cgn.ablation import Bilateral, Triplet, Variant
 from cgn.config import Config
@@ -32,7 +33,11 @@ TABLE_IV = [
     (dict(variant=Variant.MASKED_ADVERSARY), ALL - {"l_ft"}),
     (dict(variant=Variant.DIRECT), (ALL - {"l_ft"}) | {"l_fc"}),
 ]
+TABLE_V = [(dict(bilateral=way), {"l_cls"}) for way in (B.SBF, B.GF)]  # SFF: needs two views, below
 OTHERS = [
+    (dict(generator_level="image"), ALL),
+    (dict(generator_level="image", bilateral=B.NONE), {"l_cls", "l_ne", "l_ft"}),
+    (dict(generator_level="image", bilateral=B.TF_GAN, triplet=T.NONE), ALL - {"l_ft"}),
     (dict(bilateral=B.ORACLE), {"l_cls"}),
     (dict(counterfactual_gradient="joint"), ALL),
     (dict(adversarial="saturating"), ALL),
@@ -44,7 +49,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("switches", "acting"), TABLE_III + TABLE_IV + OTHERS)
+@pytest.mark.parametrize(("switches", "acting"), TABLE_III + TABLE_IV + TABLE_V + OTHERS)
 def test_every_row_trains(switches, acting, tiny, pairs, splits):
     config = tiny.edit(**switches)
     reports = list(fit(config, pairs, splits[0]))
@@ -56,8 +61,8 @@ def test_every_row_trains(switches, acting, tiny, pairs, splits):
 
 def _batch(seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    images = (torch.rand(4, 1, 32, 32, generator=generator) for _ in range(3))
-    return Batch(*images, torch.tensor([0, 1, 0, 1]))
+    target, reference, truth, *other = (torch.rand(4, 1, 32, 32, generator=generator) for _ in range(5))
+    return Batch(target, reference, truth, torch.tensor([0, 1, 0, 1]), *other)
 
 
 def _gradients(config: Config, **weights: float) -> dict[str, float]:
@@ -74,9 +79,10 @@ def _gradients(config: Config, **weights: float) -> dict[str, float]:
 
 @pytest.mark.parametrize("term", ["l_cls", "l_ad_g", "l_ad_d", "l_ne", "l_ft"])
 @pytest.mark.parametrize("way", ["generator", "joint"])
-def test_a_term_trains_whom_it_names_and_nobody_else(term, way, tiny):
-    """Reading 24. beta is large, so that the triplet binds."""
-    config = tiny.edit(counterfactual_gradient=way, beta=1e6)
+@pytest.mark.parametrize("level", ["feature", "image"])
+def test_a_term_trains_whom_it_names_and_nobody_else(term, way, level, tiny):
+    """Reading 24. beta is large, so that the triplet binds. An image G learns through the backbone."""
+    config = tiny.edit(counterfactual_gradient=way, generator_level=level, beta=1e6)
     named = next(t.trains for t in objective.terms(config) if t.name == term)
     trained = {part for part, norm in _gradients(config, **{term: 1.0}).items() if norm > 0}
     assert trained == set(named)
@@ -145,6 +151,89 @@ def test_the_single_view_network_does_not_look_at_the_other_breast(tiny):
     assert torch.equal(network.predict(batch).p_malignant, network.predict(other).p_malignant)
     sbf = build(tiny.edit(bilateral=B.SBF)).eval()
     assert not torch.equal(sbf.predict(batch).p_malignant, sbf.predict(other).p_malignant)
+
+
+@pytest.mark.parametrize("way", [B.SBF, B.GF, B.SFF])
+def test_without_a_generator_the_class_alone_trains_all_there_is(way, tiny):
+    norms = _gradients(tiny.edit(bilateral=way), l_cls=1.0)
+    assert set(norms) == {"backbone", "classifier"}
+    assert all(norms.values())
+
+
+def test_a_gate_a_side_weighs_what_sbf_would_fuse(tiny):
+    """Reading 28. Both gates wide open are SBF; one that is shut hides its side."""
+    torch.manual_seed(0)
+    gf = build(tiny.edit(bilateral=B.GF)).eval()
+    sbf = build(tiny.edit(bilateral=B.SBF)).eval()
+    sbf.load_state_dict({k: v for k, v in gf.state_dict().items() if "gate" not in k})
+    batch = _batch()
+    other = batch._replace(reference=torch.zeros_like(batch.reference))
+    gate = gf.classifier.gate
+    with torch.no_grad():
+        gate.weight.zero_()
+        gate.bias.fill_(100.0)
+        assert torch.equal(gf.predict(batch).p_malignant, sbf.predict(batch).p_malignant)
+        gate.bias[:64] = -1000.0  # of [H_R, H_T]
+        assert torch.equal(gf.predict(batch).p_malignant, gf.predict(other).p_malignant)
+
+
+def test_sff_averages_the_views_and_is_sbf_where_there_is_one(tiny):
+    """Reading 29. The classifier is linear behind the pooling: logits are averaged as pooled features are."""
+    torch.manual_seed(0)
+    sff = build(tiny.edit(bilateral=B.SFF)).eval()
+    sbf = build(tiny.edit(bilateral=B.SBF)).eval()
+    sbf.load_state_dict(sff.state_dict())
+    assert (sff.needs_other, sbf.needs_other) == (True, False)
+    batch = _batch()
+    own = batch._replace(other_target=batch.target, other_reference=batch.reference)
+    other = batch._replace(target=batch.other_target, reference=batch.other_reference)
+    torch.testing.assert_close(sff.predict(own).p_malignant, sbf.predict(own).p_malignant)
+    with torch.no_grad():
+        views = [sbf(view).logits for view in (batch, other)]
+    expected = torch.stack(views).mean(0).softmax(1)[:, 1]
+    torch.testing.assert_close(sff.predict(batch).p_malignant, expected)
+
+
+def test_an_image_generator_gives_an_image_whose_features_are_h_c(tiny):
+    """Sec. IV-G, reading 30. Also for sides that 4 does not divide."""
+    torch.manual_seed(0)
+    network = build(tiny.edit(generator_level="image")).eval()
+    seen = []
+    network.generator.register_forward_hook(lambda _m, args, out: seen.append((args[0], out)))
+    batch = Batch(*(torch.rand(2, 1, 34, 37) for _ in range(3)), torch.tensor([0, 1]))
+    found = network.features(batch)
+    (mixed, x_c), config = seen[0], network.config
+    torch.testing.assert_close(mixed, eq.interpolate(batch.target, batch.reference, config.alpha))
+    assert x_c.shape == batch.target.shape
+    assert 0 <= x_c.min() <= x_c.max() <= 1
+    with torch.no_grad():
+        torch.testing.assert_close(found.counterfactual, network.backbone(x_c))
+        torch.testing.assert_close(found.truth, network.backbone(batch.counterfactual))
+
+
+def test_features_need_something_that_generates(tiny):
+    with pytest.raises(ConfigError, match="bilateral=sbf must generate a counterfactual"):
+        build(tiny.edit(bilateral=B.SBF)).features(_batch())
+
+
+def test_cam_class_chooses_whose_map_is_omega(tiny):
+    """Reading 6."""
+    omegas = {}
+    for chosen in ("label", "malignant", "predicted"):
+        torch.manual_seed(0)
+        network = build(tiny.edit(cam_class=chosen)).eval()
+        with torch.no_grad():
+            step = network(_batch())
+            omegas[chosen] = network._omega(step)
+    classes = {"label": step.y, "malignant": torch.ones_like(step.y), "predicted": step.logits.argmax(1)}
+    for chosen, index in classes.items():
+        torch.testing.assert_close(omegas[chosen], eq.lesion_map(step.cam[torch.arange(4), index]))
+
+
+def test_omega_holds_a_gradient_only_where_asked(tiny):
+    for asked in (False, True):
+        network = build(tiny.edit(omega_gradient=asked))
+        assert network._omega(network(_batch())).requires_grad is asked
 
 
 def test_labels_are_not_looked_at_when_predicting(tiny):
