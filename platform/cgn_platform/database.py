@@ -30,8 +30,17 @@ HOLDER = """
 
 
 def study_url(store: Path) -> str:
-    """`CGN_STUDY_URL`, or a file in the store."""
-    return os.environ.get("CGN_STUDY_URL") or f"sqlite:///{store / 'studies.db'}"
+    """`CGN_STUDY_URL`, or a file in the store.
+
+    Raises:
+        ConfigError: it is MLflow's database, too. Optuna and MLflow both keep a table `alembic_version`.
+    """
+    url = os.environ.get("CGN_STUDY_URL")
+    if url and url == os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ConfigError(
+            f"CGN_STUDY_URL and MLFLOW_TRACKING_URI are both {hidden(url)}: give each a database of its own"
+        )
+    return url or f"sqlite:///{store / 'studies.db'}"
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -74,3 +74,10 @@ def database(postgres: str) -> Iterator[str]:
     """The address of an empty Postgres database."""
     with POSTGRES["database"](postgres, "study") as address:
         yield address
+
+
+@pytest.fixture
+def tracking_database(postgres: str) -> Iterator[str]:
+    """The address of another one, for MLflow."""
+    with POSTGRES["database"](postgres, "mlflow") as address:
+        yield address

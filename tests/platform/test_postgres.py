@@ -1,5 +1,6 @@
 """The study and MLflow in a Postgres: what holds for SQLite holds there too."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
 from cgn_platform import cluster
-from cgn_platform.database import Hold, answers, hidden
+from cgn_platform.database import Hold, answers, hidden, study_url
 from cgn_platform.space import Space
 from cgn_platform.study import Asked, Study, open_study
 from cgn_platform.tracking import Projection, Tracker
@@ -114,7 +115,17 @@ def test_whether_a_database_answers(store: Path, database: str) -> None:
         answers(f"sqlite:///{store / 'broken.db'}")
 
 
-def test_a_killed_driver_is_continued_by_the_same_command(store: Path, database: str) -> None:
+def test_one_database_for_both_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both write a table `alembic_version`, and MLflow would be told to go on without."""
+    monkeypatch.setenv("CGN_STUDY_URL", "postgresql+psycopg:///cgn")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg:///cgn")
+    with pytest.raises(ConfigError, match="CGN_STUDY_URL and MLFLOW_TRACKING_URI.*a database of its own"):
+        study_url(store)
+
+
+def test_a_killed_driver_is_continued_by_the_same_command(
+    store: Path, database: str, tracking_database: str
+) -> None:
     driver = [sys.executable, str(Path(__file__).with_name("driver.py")), str(store)]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_"))}
     options: dict[str, Any] = {
@@ -123,7 +134,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(store: Path, database:
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}",
             "TMPDIR": str(store),
             "CGN_STUDY_URL": database,
-            "MLFLOW_TRACKING_URI": database,  # both in one database: their tables have other names
+            "MLFLOW_TRACKING_URI": tracking_database,
         },
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
@@ -134,20 +145,23 @@ def test_a_killed_driver_is_continued_by_the_same_command(store: Path, database:
         assert any("complete" in line for line in iter(first.stdout.readline, ""))
         children = psutil.Process(first.pid).children(recursive=True)
         first.send_signal(signal.SIGKILL)
-    cluster.end_processes(children)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     second = subprocess.run(driver, **options, check=False, timeout=120)
     assert second.returncode == 0, second.stdout
     states = Counter(record["state"] for record in json.loads(second.stdout.splitlines()[-1]))
     assert states["complete"] + states["pruned"] + states["failed"] == 10
     assert 1 <= states["orphan"] <= 4
+    assert "MLflow cannot" not in second.stdout
     assert not list(store.glob("*.db"))
 
 
-def test_mlflow_writes_to_postgres(database: str, tmp_path: Path) -> None:
+def test_mlflow_writes_to_postgres(tracking_database: str) -> None:
     problems: list[str] = []
 
     def projection() -> Projection:
-        return Projection(database, experiment="squares", study="smoke", study_id="1")
+        return Projection(tracking_database, experiment="squares", study="smoke", study_id="1")
 
     log = Tracker(projection, on_problem=problems.append)
     log.started(Asked(0, Config(), {}))
