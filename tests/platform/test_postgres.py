@@ -119,7 +119,7 @@ def test_one_database_for_both_is_refused(store: Path, monkeypatch: pytest.Monke
     """Both write a table `alembic_version`, and MLflow would be told to go on without."""
     monkeypatch.setenv("CGN_STUDY_URL", "postgresql+psycopg:///cgn")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg:///cgn")
-    with pytest.raises(ConfigError, match="CGN_STUDY_URL and MLFLOW_TRACKING_URI.*a database of its own"):
+    with pytest.raises(ConfigError, match=r"CGN_STUDY_URL and MLFLOW_TRACKING_URI.*a database of its own"):
         study_url(store)
 
 
