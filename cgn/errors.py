@@ -8,14 +8,17 @@ CGNError
 │   └── CacheError           no cache there, or a damaged one
 ├── WeightsError         pre-trained weights that cannot be had
 ├── DivergedError        a loss or a score that is no number
-└── PlatformError        the cluster, the study or the tracking server
+└── PlatformError        the cluster, the study, the ledger or the tracking server
     ├── ResourcesError       asked for what no node can give
     ├── StudyError           another driver holds the study, or it is another study
+    ├── LedgerError          no such unit, a damaged one, or storage that takes no more
     └── ClusterError         nothing answers at the address
 
 Messages say what, what must hold, what came and what to do, in one line.
 The command line prints that line and exits with 2.
 """
+
+from enum import StrEnum
 
 
 class CGNError(Exception):
@@ -34,8 +37,46 @@ class NotADatasetError(DataError):
     """A folder without what the dataset needs."""
 
 
+class Reason(StrEnum):
+    """Why an image cannot be used: few enough to be counted."""
+
+    UNREADABLE = "unreadable"  # the system does not give the file
+    NOT_DICOM = "not_dicom"
+    DEFLATED = "deflated"
+    TRANSFER_SYNTAX = "transfer_syntax"
+    TOO_LARGE = "too_large"
+    TRUNCATED = "truncated"
+    NOT_AN_IMAGE = "not_an_image"
+    MULTI_FRAME = "multi_frame"
+    COLOUR = "colour"
+    DEPTH = "depth"  # bits a pixel that cannot be, or values beyond them
+    WRONG_SIZE = "wrong_size"
+    UNDECODABLE = "undecodable"
+    DECODER_CRASHED = "decoder_crashed"
+    DECODER_TIMEOUT = "decoder_timeout"
+    NO_LATERALITY = "no_laterality"
+    WRONG_SIDE = "wrong_side"
+    NO_BREAST = "no_breast"
+
+
 class UnreadableImageError(DataError):
-    """One image that cannot be used; the rest of the batch goes on."""
+    """One image that cannot be used; the rest of the batch goes on.
+
+    Its message names no path and repeats no tag: it goes to caches and logs. Data sets whose file
+    names are public may name the file.
+
+    Attributes:
+        reason: to count by.
+        role: "target" or "reference", where it is known which film of a pair it is.
+    """
+
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.role = ""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.reason), {"role": self.role}
 
 
 class CacheError(DataError):
@@ -51,7 +92,7 @@ class DivergedError(CGNError):
 
 
 class PlatformError(CGNError):
-    """The cluster, the study or the tracking server."""
+    """The cluster, the study, the ledger or the tracking server."""
 
 
 class ResourcesError(PlatformError):
@@ -60,6 +101,10 @@ class ResourcesError(PlatformError):
 
 class StudyError(PlatformError):
     """Another driver holds the study, or it is another study."""
+
+
+class LedgerError(PlatformError):
+    """No such unit, a damaged one, or storage that takes no more."""
 
 
 class ClusterError(PlatformError):

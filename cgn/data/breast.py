@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgn.data.pairs import Box
-from cgn.errors import UnreadableImageError
+from cgn.errors import Reason, UnreadableImageError
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Laterality = Literal["L", "R"]
@@ -59,7 +59,9 @@ def to_uint8(pixels: Pixels, bits: int) -> NDArray[np.uint8]:
     """
     top = 2**bits - 1
     if pixels.size and int(pixels.max()) > top:
-        raise UnreadableImageError(f"stored values must fit into {bits} bits but reach {int(pixels.max())}")
+        raise UnreadableImageError(
+            f"stored values must fit into {bits} bits but reach {int(pixels.max())}", Reason.DEPTH
+        )
     if bits == 8:
         return pixels.astype(np.uint8, copy=False)
     table = np.round(np.arange(top + 1) * (255 / top)).astype(np.uint8)
@@ -77,7 +79,9 @@ def find_breast(image: Pixels, bits: int) -> Region:
         UnreadableImageError: nothing in the image is large and bright enough.
     """
     if image.ndim != 2 or not image.size:
-        raise UnreadableImageError(f"an image must be (rows, columns) but is {image.shape}")
+        raise UnreadableImageError(
+            f"an image must be (rows, columns) but is {image.shape}", Reason.NOT_AN_IMAGE
+        )
     rows, columns = image.shape
     step = -(-max(rows, columns) // DECIMATED)
     small = cv2.resize(image, (max(1, columns // step), max(1, rows // step)), interpolation=cv2.INTER_AREA)
@@ -88,7 +92,8 @@ def find_breast(image: Pixels, bits: int) -> Region:
     if count < 2 or areas.max() < SMALLEST_BREAST * solid.size or small.min() == small.max():
         share = areas.max() / solid.size if count > 1 else 0
         raise UnreadableImageError(
-            f"no breast: the largest bright part must cover {SMALLEST_BREAST:.0%} but covers {share:.1%}"
+            f"no breast: the largest bright part must cover {SMALLEST_BREAST:.0%} but covers {share:.1%}",
+            Reason.NO_BREAST,
         )
     largest = 1 + int(areas.argmax())
     breast = labels == largest
@@ -165,7 +170,8 @@ def _check_wall(breast: NDArray[np.bool_], chest_wall: Wall) -> None:
     if (left - right if chest_wall == "right" else right - left) > WRONG_WAY:
         raise UnreadableImageError(
             f"the chest wall must stand on the {chest_wall} of the film but stands opposite: "
-            "its laterality is wrong or it was turned"
+            "its laterality is wrong or it was turned",
+            Reason.WRONG_SIDE,
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgn.errors import CGNError, ConfigError, UnreadableImageError
+from cgn.errors import CGNError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -340,7 +340,7 @@ def _say_cache(report: Any) -> None:
     typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s: {counts}")
     typer.echo(report.path)
     if report.rejected:  # the cache is whole without them, but nobody should overlook it
-        raise UnreadableImageError(
+        raise DataError(
             f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "
             f"{'; '.join(report.rejected)}: replace these films and run this again"
         )

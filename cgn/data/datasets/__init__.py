@@ -3,21 +3,26 @@
 Each holds `Options` (a `DatasetOptions`, whose field descriptions are the command line's help) and
 `scan(options) -> Scan`. A scan reads tables and lists files but decodes no image: that is left to each
 record's `load`, so that one bad film costs one pair.
+
+Where films have identities, nothing raw leaves a scan: `Pseudonyms` name patients, studies, films and
+pairs, also in `missing`, and `Scan.key_id` says under which key.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cgn import plugins
 from cgn.data.breast import Laterality, Pixels, Wall
 from cgn.data.pairs import Box
-from cgn.errors import ConfigError, NotADatasetError
+from cgn.data.pseudonym import Pseudonyms
+from cgn.errors import ConfigError, NotADatasetError, UnreadableImageError
 
 
 class Image(NamedTuple):
@@ -36,6 +41,24 @@ class Films(NamedTuple):
     counterfactual: Image | None = None
 
 
+@contextmanager
+def blaming(role: Literal["target", "reference"]) -> Iterator[None]:
+    """An image that cannot be used within is that film of its pair, as the list of rejected pairs tells."""
+    try:
+        yield
+    except UnreadableImageError as error:
+        error.role = role
+        raise
+
+
+def load_pair(target: Callable[[], Image], reference: Callable[[], Image]) -> Films:
+    """Both films of a pair, for `PairRecord.load`: `partial(load_pair, partial(...), partial(...))`."""
+    with blaming("target"):
+        first = target()
+    with blaming("reference"):
+        return Films(first, reference())
+
+
 @dataclass(frozen=True)
 class PairRecord:
     """One target, what is known of it, and how to get its films.
@@ -47,7 +70,9 @@ class PairRecord:
         kinds: kinds of the findings.
         boxes: lesions in pixels of the target's film; none where no place is given.
         reference_has_lesion: the other side is abnormal too.
-        load: the films. Raises UnreadableImageError naming the film.
+        load: the films; can be pickled, for it may run in a process of its own. Raises UnreadableImageError.
+        study_id: pseudonym of the visit; "" where it is not known.
+        films: names of target and reference, as `Scan.files` has them; "" where there is no file.
     """
 
     pair_id: str
@@ -59,6 +84,8 @@ class PairRecord:
     boxes: tuple[Box, ...]
     reference_has_lesion: bool
     load: Callable[[], Films]
+    study_id: str = ""
+    films: tuple[str, str] = ("", "")
 
 
 class RawFile(NamedTuple):
@@ -69,13 +96,24 @@ class RawFile(NamedTuple):
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> Self:
-        """Reads the whole file. Raises NotADatasetError where it may not be read."""
+    def of(cls, path: Path, pseudonyms: Pseudonyms | None = None) -> Self:
+        """Reads the whole file.
+
+        Args:
+            path: the file.
+            pseudonyms: name it `film-...` by its content instead of by its file name, which may identify;
+                a film keeps this name when it is moved, and `cgn whose` finds it again.
+
+        Raises:
+            NotADatasetError: the file may not be read.
+        """
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
         except OSError as error:
             raise NotADatasetError(f"cannot read {path}: {error.strerror}") from None
-        return cls(path.name, len(content), hashlib.sha256(content).hexdigest())
+        return cls(path.name if pseudonyms is None else pseudonyms.of("film", sha256), size, sha256)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydantic import Field
 from cgn.data.breast import Laterality, Wall
 from cgn.data.datasets import DatasetOptions, Films, Image, PairRecord, RawFile, Scan
 from cgn.data.pairs import Box
-from cgn.errors import NotADatasetError, UnreadableImageError
+from cgn.errors import NotADatasetError, Reason, UnreadableImageError
 
 SIDE = 1024
 """All films have this many rows and columns; Info.txt counts in them."""
@@ -93,6 +93,13 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
             "without a location": sum(not r.boxes for r in records),
         },
     )
+
+
+def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noqa: ARG001 - as scan
+    """Sec. IV-D. Pairs of women without an abnormal film: for the test of the prior, never for training."""
+    table, films = _table(options.raw), _films(options.raw)
+    left = [n for n in sorted(films) if n % 2 and n + 1 in films]
+    return tuple(_record(n, (), False, films) for n in left if not table.get(n, True) and not table[n + 1])
 
 
 def _record(number: int, findings: Sequence[Finding], both: bool, films: dict[int, Path]) -> PairRecord:
@@ -181,10 +188,13 @@ def _film(path: Path) -> Image:
         flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if pixels is None:
-        raise UnreadableImageError(f"{path.name} is truncated or no PGM or PNG image: {len(content)} bytes")
+        raise UnreadableImageError(
+            f"{path.name} is truncated or no PGM or PNG image: {len(content)} bytes", Reason.TRUNCATED
+        )
     if pixels.shape != (SIDE, SIDE) or pixels.dtype not in (np.uint8, np.uint16):
         raise UnreadableImageError(
             f"{path.name} must have {SIDE} x {SIDE} pixels, for Info.txt counts in them, but has "
-            f"{' x '.join(map(str, pixels.shape))}"
+            f"{' x '.join(map(str, pixels.shape))}",
+            Reason.WRONG_SIZE,
         )
     return Image(pixels, 8 * pixels.dtype.itemsize, _wall(int(path.stem[3:])))

@@ -1,0 +1,421 @@
+"""The one door for DICOM: single-frame mammograms, stored values out, one typed error for all that is wrong.
+
+Nothing is decoded before the header was found sound, and the header is read by an allow-list of tags:
+what is not named in `TAGS` is never parsed. Errors repeat no path and no value of a tag. A decoder
+written in C may still crash or run away on a hostile file: `cgn.data.workers` gives it a process
+with limits.
+"""
+
+import logging
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from pydicom import Dataset, dcmread, uid
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.pixels import get_decoder
+from pydicom.pixels.processing import apply_modality_lut
+
+from cgn.data.breast import Laterality, Pixels, Wall
+from cgn.errors import Reason, UnreadableImageError
+
+logging.getLogger("pydicom").propagate = False  # its messages repeat values of tags
+
+MOST_BYTES = 2**28
+"""Of a file: the largest mammograms have 2^26."""
+
+MOST_PIXELS = 2**26
+"""Of an image: the largest mammograms have 2^25."""
+
+SYNTAXES = {
+    uid.ImplicitVRLittleEndian: "",
+    uid.ExplicitVRLittleEndian: "",
+    uid.ExplicitVRBigEndian: "",
+    uid.RLELossless: "pydicom",
+    uid.JPEGLossless: "gdcm",
+    uid.JPEGLosslessSV1: "gdcm",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    uid.JPEG2000: "pylibjpeg",
+}
+"""What is read, and pydicom's plug-in for it: named, so that a file gives the same pixels everywhere."""
+
+TAGS = {
+    "identity": ("PatientID", "StudyInstanceUID"),
+    "side": (
+        "Laterality",
+        "ImageLaterality",
+        "FrameLaterality",
+        "ViewPosition",
+        "ViewCodeSequence",
+        "PatientOrientation",
+    ),
+    "image": (
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "PixelPaddingValue",
+        "PixelPaddingRangeLimit",
+    ),
+    "scale": (
+        "RescaleSlope",
+        "RescaleIntercept",
+        "ModalityLUTSequence",
+        "VOILUTSequence",
+        "VOILUTFunction",
+        "WindowCenter",
+        "WindowWidth",
+    ),
+}
+"""All that is ever read beside the pixels. Identity leaves through `Header` alone, for pseudonyms."""
+
+VIEWS = {
+    "399162004": "CC",
+    "R-10242": "CC",
+    "399368009": "MLO",
+    "R-10226": "MLO",
+    "399260004": "ML",
+    "R-10224": "ML",
+    "399352003": "LM",
+    "R-10228": "LM",
+    "399099002": "LMO",
+    "R-10230": "LMO",
+    "399196006": "FB",
+    "R-10244": "FB",
+    "399188001": "SIO",
+    "R-102D0": "SIO",
+    "441555000": "ISO",
+    "R-40AAA": "ISO",
+    "399192008": "XCCL",
+    "R-1024A": "XCCL",
+    "399101009": "XCCM",
+    "R-1024B": "XCCM",
+}
+"""Codes of ViewCodeSequence (CID 4014, SNOMED CT and the older SRT) as words of ViewPosition."""
+
+
+class DicomOptions(BaseModel):
+    """How stored values become pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    range: Literal["stored", "voi"] = Field(
+        "stored",
+        description="stored: linear map of the stored range, as the paper; voi: the first VOI LUT or window",
+    )
+
+
+AS_STORED = DicomOptions()
+
+
+class Header(NamedTuple):
+    """What a file says of itself. `patient` and `study` identify: to be made pseudonyms at once.
+
+    Attributes:
+        laterality: None where no tag tells.
+        view: upper case, as it stands there; None where no tag tells.
+        chest_wall: where PatientOrientation says it stands; None where it does not.
+        patient, study: raw PatientID and StudyInstanceUID.
+        rows, columns: of the image.
+        bits: of a stored value.
+        photometric: MONOCHROME1 or MONOCHROME2.
+    """
+
+    laterality: Laterality | None
+    view: str | None
+    chest_wall: Wall | None
+    patient: str | None
+    study: str | None
+    rows: int
+    columns: int
+    bits: int
+    photometric: str
+
+
+def read_header(path: Path) -> Header:
+    """What a file says of itself; no pixel is read.
+
+    Raises:
+        UnreadableImageError: the file is none, or no single grey image of bounded size.
+    """
+    with _boundary():
+        return _header(_parse(path, pixels=False))
+
+
+def read(
+    path: Path, *, laterality: Laterality | None = None, options: DicomOptions = AS_STORED
+) -> tuple[Pixels, int]:
+    """Stored values `(rows, columns)`, bright is dense, padding 0; and their bits (16 after a VOI LUT).
+
+    Signed values are moved to start at 0: the linear map of the stored range stays what it is.
+
+    Args:
+        path: the film.
+        laterality: of which breast it must be; refused where a tag says otherwise.
+        options: how stored values become pixels.
+
+    Raises:
+        UnreadableImageError: all that can be wrong with the file.
+    """
+    with _boundary():
+        dataset = _parse(path, pixels=True)
+        header = _header(dataset)
+        if laterality and header.laterality and laterality != header.laterality:
+            raise UnreadableImageError(
+                f"the film must be of side {laterality} but its tags say {header.laterality}",
+                Reason.WRONG_SIDE,
+            )
+        stored = _decode(dataset, header)
+        lowest = -(2 ** (header.bits - 1)) if dataset.PixelRepresentation else 0
+        table = _voi_table(dataset, header.bits, lowest) if options.range == "voi" else None
+        return _as_pixels(dataset, header, stored, lowest, table)
+
+
+# ------------------------------------------------------------------------------------------ the boundary
+
+
+@contextmanager
+def _boundary() -> Iterator[None]:
+    """Whatever goes wrong within is one UnreadableImageError, and pydicom's warnings are for nobody."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except UnreadableImageError:
+            raise
+        except InvalidDicomError:
+            raise UnreadableImageError("the file is no DICOM file", Reason.NOT_DICOM) from None
+        except OSError as error:
+            raise UnreadableImageError(f"cannot read the file: {error.strerror}", Reason.UNREADABLE) from None
+        except EOFError:
+            raise UnreadableImageError("the file ends too early", Reason.TRUNCATED) from None
+        except MemoryError:
+            raise UnreadableImageError(
+                "the file asks for more memory than there is", Reason.TOO_LARGE
+            ) from None
+        except Exception as error:  # a parser fed with anything may raise anything
+            raise UnreadableImageError(
+                f"the file cannot be decoded ({type(error).__name__})", Reason.UNDECODABLE
+            ) from None
+
+
+def _parse(path: Path, pixels: bool) -> Dataset:
+    """The allowed tags of a file; its transfer syntax is looked at first, since parsing would inflate."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("a film must be a regular file", Reason.UNREADABLE)
+    if status.st_size > MOST_BYTES:
+        raise UnreadableImageError(
+            f"a film must have at most {MOST_BYTES} bytes but has {status.st_size}", Reason.TOO_LARGE
+        )
+    syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        raise UnreadableImageError("deflated files are not read: inflate it first", Reason.DEFLATED)
+    if syntax not in SYNTAXES:
+        known = (
+            f"{uid.UID(syntax).name} is not read" if _is_known(syntax) else "its transfer syntax is unknown"
+        )
+        raise UnreadableImageError(f"{known}: convert it to JPEG 2000 lossless", Reason.TRANSFER_SYNTAX)
+    wanted = [tag for group in TAGS.values() for tag in group] + (["PixelData"] if pixels else [])
+    return cast(Dataset, dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted))
+
+
+def _is_known(syntax: Any) -> bool:
+    return isinstance(syntax, str) and syntax in uid.UID_dictionary
+
+
+# -------------------------------------------------------------------------------------------- the header
+
+
+def _header(dataset: Dataset) -> Header:
+    rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
+    if not rows or not columns:
+        raise UnreadableImageError("the file holds no image", Reason.NOT_AN_IMAGE)
+    if rows * columns > MOST_PIXELS:
+        raise UnreadableImageError(
+            f"a film must have at most {MOST_PIXELS} pixels but has {rows} x {columns}", Reason.TOO_LARGE
+        )
+    if (frames := _number(dataset, "NumberOfFrames", 1)) != 1:
+        raise UnreadableImageError(f"a film must have one frame but has {frames}", Reason.MULTI_FRAME)
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
+    if _number(dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UnreadableImageError("a film must be grey: MONOCHROME1 or MONOCHROME2", Reason.COLOUR)
+    allocated, bits = _number(dataset, "BitsAllocated"), _number(dataset, "BitsStored")
+    high, signed = _number(dataset, "HighBit", (bits or 0) - 1), _number(dataset, "PixelRepresentation")
+    if allocated not in (8, 16) or bits is None or not 8 <= bits <= allocated or high != bits - 1:
+        raise UnreadableImageError(
+            f"a pixel must have 8 to 16 bits stored from bit 0 of 8 or 16 but has {bits} of {allocated} "
+            f"up to bit {high}",
+            Reason.DEPTH,
+        )
+    if signed not in (0, 1):
+        raise UnreadableImageError(f"PixelRepresentation must be 0 or 1 but is {signed}", Reason.DEPTH)
+    along, down = _orientation(dataset)
+    return Header(
+        laterality=_laterality(dataset, down),
+        view=_view(dataset),
+        chest_wall={"A": "left", "P": "right"}.get(along),  # type: ignore[arg-type]
+        patient=_text(dataset, "PatientID"),
+        study=_text(dataset, "StudyInstanceUID"),
+        rows=rows,
+        columns=columns,
+        bits=bits,
+        photometric=photometric,
+    )
+
+
+def _number(dataset: Dataset, tag: str, default: int | None = None) -> int | None:
+    value = dataset.get(tag)
+    return default if value is None or value == "" else int(value)
+
+
+def _text(dataset: Dataset, tag: str) -> str | None:
+    value = dataset.get(tag)
+    return (str(value).strip() or None) if value is not None else None
+
+
+def _laterality(dataset: Dataset, down: str) -> Laterality | None:
+    for tag in ("ImageLaterality", "Laterality", "FrameLaterality"):
+        said = (_text(dataset, tag) or "").upper()
+        if said in ("L", "R"):
+            return cast(Laterality, said)
+    # A mammogram hangs with its lateral side up, so downwards leads to the patient's other side.
+    return cast(Laterality | None, {"R": "L", "L": "R"}.get(down[-1:]))
+
+
+def _view(dataset: Dataset) -> str | None:
+    if said := _text(dataset, "ViewPosition"):
+        return said.upper()
+    for item in dataset.get("ViewCodeSequence") or ():
+        if view := VIEWS.get(str(item.get("CodeValue", "")).strip()):
+            return view
+    orientation = (_text(dataset, "PatientOrientation") or "").upper()
+    return orientation if orientation in VIEWS.values() else None  # so in CBIS-DDSM
+
+
+def _orientation(dataset: Dataset) -> tuple[str, str]:
+    """Where the rows and the columns of the image lead, e.g. ("A", "FR"); empty where it is not said."""
+    value = dataset.get("PatientOrientation")
+    if value is None or isinstance(value, str) or len(value) != 2:
+        return "", ""
+    along, down = (str(part).strip().upper() for part in value)
+    return along[:1], down
+
+
+# -------------------------------------------------------------------------------------------- the pixels
+
+
+def _decode(dataset: Dataset, header: Header) -> NDArray[Any]:
+    content = dataset.get("PixelData")
+    if not content:
+        raise UnreadableImageError("the file ends before its pixels", Reason.TRUNCATED)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    raw = header.rows * header.columns * dataset.BitsAllocated // 8
+    if not syntax.is_encapsulated and len(content) < raw:
+        raise UnreadableImageError(
+            f"the pixels must have {raw} bytes but have {len(content)}", Reason.TRUNCATED
+        )
+    if len(content) > 2 * raw + 2**16:
+        raise UnreadableImageError(
+            f"the pixels must have about {raw} bytes but have {len(content)}", Reason.TOO_LARGE
+        )
+    if syntax.is_encapsulated and syntax != uid.RLELossless:
+        coded = _coded_size(get_frame(content, 0, number_of_frames=1))
+        if coded != (header.rows, header.columns):  # a decoder would believe the coded size, however large
+            raise UnreadableImageError(
+                f"the image must have {header.rows} x {header.columns} pixels but its code stream has "
+                f"{' x '.join(map(str, coded or ('no size',)))}",
+                Reason.WRONG_SIZE,
+            )
+    array, _ = get_decoder(syntax).as_array(dataset, index=0, raw=True, decoding_plugin=SYNTAXES[syntax])
+    return cast(NDArray[Any], array)
+
+
+def _coded_size(stream: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 code stream declares; None where it does not."""
+    if stream[:4] == b"\xff\x4f\xff\x51":  # SIZ: the grid's far corner and its offset
+        x1, y1, x0, y0 = struct.unpack_from(">4I", stream, 8)
+        return y1 - y0, x1 - x0
+    at = 2
+    while stream[at : at + 1] == b"\xff":
+        marker, length = struct.unpack_from(">BH", stream, at + 1)
+        if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xF7):  # start of a frame
+            return cast(tuple[int, int], struct.unpack_from(">HH", stream, at + 5))
+        at += 2 + length
+    return None
+
+
+def _as_pixels(
+    dataset: Dataset, header: Header, stored: NDArray[Any], lowest: int, table: NDArray[np.uint16] | None
+) -> tuple[Pixels, int]:
+    padding = _padding(dataset, stored)
+    pixels = stored if lowest == 0 else (stored.astype(np.int32) - lowest).astype(np.uint16)
+    bits = header.bits
+    if table is not None:
+        pixels, bits = table[pixels], 16
+    if header.photometric == "MONOCHROME1":
+        pixels = np.subtract(2**bits - 1, pixels, dtype=pixels.dtype)
+    if padding is not None:
+        pixels[padding] = 0
+    return cast(Pixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
+
+
+def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """PS3.3 C.7.5.1.1.2. Where no tissue was measured, by the stored value; None where nothing is said."""
+    value = _number(dataset, "PixelPaddingValue")
+    if value is None:
+        return None
+    low, high = sorted((value, cast(int, _number(dataset, "PixelPaddingRangeLimit", value))))
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _voi_table(dataset: Dataset, bits: int, lowest: int) -> NDArray[np.uint16] | None:
+    """PS3.3 C.11.1 and C.11.2. 16-bit brightness of every stored value; None where no VOI LUT is given."""
+    values = apply_modality_lut(np.arange(lowest, lowest + 2**bits), dataset).astype(np.float64)
+    if luts := dataset.get("VOILUTSequence"):
+        entries, first, depth = (int(v) for v in luts[0].LUTDescriptor)
+        data = luts[0].LUTData
+        if isinstance(data, bytes):
+            data = np.frombuffer(data, np.uint8 if len(data) == (entries or 2**16) else "<u2")
+        lut = np.asarray(data, np.float64)
+        bright = lut[np.clip(values - first, 0, len(lut) - 1).astype(np.int64)] / (2**depth - 1)
+    elif (centre := _first(dataset, "WindowCenter")) is not None:
+        width = cast(float, _first(dataset, "WindowWidth"))
+        bright = _window(values, centre, width, _text(dataset, "VOILUTFunction") or "LINEAR")
+    else:
+        return None
+    return np.asarray(np.round(np.clip(bright, 0, 1) * 65535), np.uint16)
+
+
+def _window(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3. Brightness; below 0 and above 1 outside of the window."""
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
+    if function == "LINEAR_EXACT":
+        return (values - centre) / width + 0.5
+    if width == 1:
+        return np.where(values <= centre - 0.5, 0.0, 1.0)
+    return (values - (centre - 0.5)) / (width - 1) + 0.5
+
+
+def _first(dataset: Dataset, tag: str) -> float | None:
+    value = dataset.get(tag)
+    if value is None or value == "":
+        return None
+    return float(value if isinstance(value, int | float | str) else value[0])
