@@ -24,6 +24,7 @@ def make_pairs(n: int = 24, size: int = 32, seed: int = 0, *, counterfactual: bo
         fingerprint="0" * 12,
         pair_id=ids,
         patient_id=ids,
+        study_id=ids,
         view=np.array(["MLO"] * n),
         side=np.array(["L"] * n),
         label=label,

@@ -39,7 +39,7 @@ from cgn.data.folds import make_splits, named, numbered, splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import CacheError, ConfigError, NotADatasetError, UnreadableImageError
 
-FORMAT = 1
+FORMAT = 2
 """Of the files below; a reader refuses another one."""
 
 SHARD = 256
@@ -178,6 +178,7 @@ def open_cache(where: str | Path, verify: bool = True) -> Pairs:
         fingerprint=manifest["fingerprint"],
         pair_id=_frozen(np.array(column["pair_id"], np.str_)),
         patient_id=_frozen(np.array(column["patient_id"], np.str_)),
+        study_id=_frozen(np.array(column["study_id"], np.str_)),
         view=_frozen(np.array(column["view"], np.str_)),
         side=_frozen(np.array(column["side"], np.str_)),
         label=_frozen(np.array(column["label"], np.int64)),
@@ -212,6 +213,7 @@ SCHEMA_FACTS = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("study_id", pa.string(), nullable=False),
         pa.field("view", pa.string(), nullable=False),
         pa.field("side", pa.string(), nullable=False),
         pa.field("label", pa.int8(), nullable=False),

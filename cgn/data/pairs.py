@@ -1,7 +1,9 @@
 """What training sees: pairs of prepared images in memory, and the folds over them."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,8 @@ class Pairs:
     Attributes:
         name: dataset and cohort, e.g. `mias-all`.
         fingerprint: of the content, as in the cache's manifest.
-        pair_id, patient_id, view, side: `(n,)` strings; side is L or R of the target.
+        pair_id, patient_id, study_id, view, side: `(n,)` strings; side is L or R of the target,
+            study_id is "" where it is not known.
         label: `(n,)` int64, 0 benign, 1 malignant.
         kinds: finding kinds of each target.
         boxes: lesions of each target, in pixels of the cached target.
@@ -40,6 +43,7 @@ class Pairs:
     fingerprint: str
     pair_id: NDArray[np.str_]
     patient_id: NDArray[np.str_]
+    study_id: NDArray[np.str_]
     view: NDArray[np.str_]
     side: NDArray[np.str_]
     label: NDArray[np.int64]
@@ -59,3 +63,21 @@ class Pairs:
     def size(self) -> int:
         """Side of the cached images in pixels."""
         return int(self.target.shape[-1])
+
+    @cached_property
+    def companion(self) -> NDArray[np.int64]:
+        """`(n,)` row of the same breast's other view (CC for MLO, MLO for CC) of the same study.
+
+        -1 where there is none, or more than one.
+        """
+        breasts: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        keys = list(zip(self.patient_id.tolist(), self.study_id.tolist(), self.side.tolist(), strict=True))
+        for row, key in enumerate(keys):
+            breasts[key].append(row)
+        companion = np.full(len(self), -1, np.int64)
+        for row, key in enumerate(keys):
+            others = [other for other in breasts[key] if self.view[other] != self.view[row]]
+            if len(others) == 1:
+                companion[row] = others[0]
+        companion.setflags(write=False)
+        return companion

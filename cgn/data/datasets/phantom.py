@@ -6,13 +6,15 @@ The sides differ by a small smooth deformation, a texture of their own and noise
 its lesion, the same to the last grain of noise, is the true counterfactual (H_C of Theorem III.1).
 
 Films are 14-bit, not square, have a dark background and a bright tag: they take the same way through
-`cgn.data.breast` as real ones. Pair i depends on the seed, the size and i alone.
+`cgn.data.breast` as real ones. Pair i depends on the seed, the size, the view and i alone.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -60,8 +62,14 @@ result (docs/LOG.md), and then left alone: a change renames every phantom cache.
 class Options(DatasetOptions):
     """How many phantom pairs, and which."""
 
-    pairs: int = Field(300, ge=1, description="how many pairs; half are malignant")
+    pairs: int = Field(300, ge=1, description="how many pairs of each view; half are malignant")
     seed: int = Field(0, ge=0, description="which pairs: pair i of a seed is the same however many are asked")
+    views: Literal[1, 2] = Field(1, description="1: MLO; 2: each woman has a CC pair too")
+
+
+View = Literal["MLO", "CC"]
+STREAMS: dict[View, int] = {"MLO": 0, "CC": 2}
+"""Of random numbers: this one for the layout of a view, the next for its textures and noise."""
 
 
 class Nodule(NamedTuple):
@@ -88,7 +96,12 @@ class Layout(NamedTuple):
 
 def scan(options: Options, size: int = 224) -> Scan:
     """Eq. 1. Phantoms on films about twice as large as the cached images; every second one is malignant."""
-    records = tuple(_record(options.seed, index, size) for index in range(options.pairs))
+    views: tuple[View, ...] = ("MLO", "CC")
+    records = tuple(
+        _record(options.seed, index, view, size)
+        for index in range(options.pairs)
+        for view in views[: options.views]
+    )
     malignant = sum(record.label for record in records)
     return Scan(
         name="phantom",
@@ -99,24 +112,41 @@ def scan(options: Options, size: int = 224) -> Scan:
     )
 
 
-def _record(seed: int, index: int, size: int) -> PairRecord:
-    layout = _layout(seed, index)
+def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:
+    """Sec. IV-D. As many pairs again, of other women and without their lesion: for the test of the prior."""
+    more = scan(options.model_copy(update={"pairs": 2 * options.pairs}), size).records
+    return tuple(
+        replace(record, label=0, kinds=(), boxes=(), load=partial(_without_lesion, record.load))
+        for record in more[len(more) // 2 :]
+    )
+
+
+def _without_lesion(load: Callable[[], Films]) -> Films:
+    _, reference, counterfactual = load()
+    assert counterfactual is not None  # noqa: S101  (a phantom always has one)
+    return Films(counterfactual, reference)
+
+
+def _record(seed: int, index: int, view: View, size: int) -> PairRecord:
+    layout = _layout(seed, index, view)
     name = f"phantom-{seed}-{index:05d}"
     return PairRecord(
-        pair_id=name,
+        pair_id=name if view == "MLO" else f"{name}-{view}",
         patient_id=name,
-        view="MLO",
+        study_id=name,
+        view=view,
         side=layout.side,
         label=index % 2,
         kinds=("spiculated" if index % 2 else "smooth",),
         boxes=(_box(layout, size),),
         reference_has_lesion=False,
-        load=partial(_films, seed, index, size),
+        load=partial(_films, seed, index, view, size),
     )
 
 
-def _layout(seed: int, index: int) -> Layout:
-    rng = np.random.default_rng([seed, index, 0])
+def _layout(seed: int, index: int, view: View) -> Layout:
+    """A view is a geometry of its own; what makes it the same breast is its side, and its label."""
+    rng = np.random.default_rng([seed, index, STREAMS[view]])
     width, height = rng.uniform(68, 84), rng.uniform(86, 98)
     count = int(rng.integers(DIFFICULTY.nodules[0], DIFFICULTY.nodules[1] + 1))
     places: list[tuple[float, float]] = []
@@ -133,8 +163,9 @@ def _layout(seed: int, index: int) -> Layout:
         _nodule(rng, x, y, spiculated)
         for (x, y), spiculated in zip(places, [*(rng.random(count) < 0.5), bool(index % 2)], strict=True)
     )
+    side: Laterality = "L" if rng.random() < 0.5 else "R"
     return Layout(
-        side="L" if rng.random() < 0.5 else "R",
+        side=side if view == "MLO" else _layout(seed, index, "MLO").side,
         width=float(width),
         height=float(height),
         density=float(rng.uniform(0.26, 0.38)),
@@ -157,9 +188,9 @@ def _moved(rng: np.random.Generator, nodule: Nodule) -> Nodule:
     return nodule._replace(x=float(nodule.x + far * np.cos(angle)), y=float(nodule.y + far * np.sin(angle)))
 
 
-def _films(seed: int, index: int, size: int) -> Films:
-    layout = _layout(seed, index)
-    rng = np.random.default_rng([seed, index, 1])
+def _films(seed: int, index: int, view: View, size: int) -> Films:
+    layout = _layout(seed, index, view)
+    rng = np.random.default_rng([seed, index, STREAMS[view] + 1])
     rows, columns, scale = _geometry(size)
     texture = _texture(rng, rows, columns)
     other: Laterality = "R" if layout.side == "L" else "L"

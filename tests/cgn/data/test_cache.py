@@ -60,7 +60,8 @@ def test_what_is_written_is_read(written):
 
 
 def test_columns_are_those_of_the_design(written):
-    facts = {"pair_id", "patient_id", "view", "side", "label", "kinds", "boxes", "reference_has_lesion"}
+    facts = {"pair_id", "patient_id", "study_id", "view", "side", "label"}
+    facts |= {"kinds", "boxes", "reference_has_lesion"}
     pixels = {"target", "reference", "counterfactual", "target_crop", "reference_crop"}
     assert set(pq.read_schema(written.path / "pairs-00000.parquet").names) == facts | pixels
 

@@ -38,6 +38,19 @@ def test_half_are_malignant_and_both_sides_occur():
     assert {r.side for r in found} == {"L", "R"}
 
 
+def test_a_second_view_is_the_same_breast_and_leaves_the_first_alone():
+    one, two = records(4), phantom.scan(phantom.Options(pairs=4, views=2), SIZE).records
+    mlo, cc = two[::2], two[1::2]
+    assert [r.view for r in two] == ["MLO", "CC"] * 4
+    assert all(
+        a.pair_id == b.pair_id and a.boxes == b.boxes and same(a, b) for a, b in zip(one, mlo, strict=True)
+    )
+    for a, b in zip(mlo, cc, strict=True):
+        assert (a.patient_id, a.study_id, a.side, a.label) == (b.patient_id, b.study_id, b.side, b.label)
+        assert a.boxes != b.boxes
+        assert not same(a, b)
+
+
 @pytest.mark.parametrize("index", range(8))
 def test_the_counterfactual_differs_at_the_lesion_alone(index):
     record = records()[index]
