@@ -250,8 +250,9 @@ def _test(
     boxes = [metrics.box_from_cam(map_, pairs.size) for map_ in cam.cpu().numpy()]
     ious = [metrics.best_iou(box, pairs.boxes[i]) for box, i in zip(boxes, index, strict=True)]
     label = pairs.label[index]
-    predictions = Predictions(index, label, scores, np.array(boxes), np.array(ious))
-    return predictions, (scores > 0.5) == (label == 1)
+    right = (scores > 0.5) == (label == 1)
+    found = right & (np.array(ious) >= metrics.IOU_THRESHOLD)
+    return Predictions(index, label, scores, np.array(boxes), np.array(ious), found), right
 
 
 def _device(name: str) -> torch.device:

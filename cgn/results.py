@@ -32,13 +32,17 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A row a test pair. Boxes in pixels of the cached target; IoU is NaN where no lesion is marked."""
+    """A row a test pair. Boxes in pixels of the cached target; IoU is NaN where no lesion is marked.
+
+    `localized`: class and place are right (Table II); False where no lesion is marked.
+    """
 
     index: NDArray[np.int64]  # into the pairs
     label: NDArray[np.int64]
     p_malignant: NDArray[np.float64]
     box: NDArray[np.float64]  # (n, 4)
     iou: NDArray[np.float64]
+    localized: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
