@@ -75,15 +75,15 @@ class Cluster:
         Raises:
             ResourcesError: not one, on any node.
         """
-        fits = sum(_fits(node, resources) for node in self.nodes)
-        if fits == 0:
+        slots = sum(fits(node, resources) for node in self.nodes)
+        if slots == 0:
             cpus, gpus = (max((n.get(kind, 0.0) for n in self.nodes), default=0) for kind in ("CPU", "GPU"))
             raise ResourcesError(
                 f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs "
                 f"but no node has more than {cpus:g} CPUs and {gpus:g} GPUs: "
                 "lower --cpus or --gpus, or add such a node"
             )
-        return fits
+        return slots
 
 
 def in_job() -> bool:
@@ -295,7 +295,8 @@ def _knock(address: str) -> None:
         ) from error
 
 
-def _fits(node: Mapping[str, float], resources: Resources) -> int:
+def fits(node: Mapping[str, float], resources: Resources) -> int:
+    """How many trials a node with these resources holds at once."""
     by_cpu = node.get("CPU", 0) / resources.cpus
     by_gpu = node.get("GPU", 0) / resources.gpus if resources.gpus else by_cpu
     if 0 < resources.gpus < 1:  # a fraction lies on one GPU
