@@ -1,0 +1,272 @@
+import csv
+import os
+import plistlib
+import runpy
+from pathlib import Path
+
+import pytest
+
+from cgn.data.breast import prepare
+from cgn.data.cache import open_cache, write_cache
+from cgn.data.datasets import inbreast
+from cgn.data.pseudonym import open_pseudonyms
+from cgn.errors import ConfigError, NotADatasetError, UnreadableImageError
+from cgn.settings import SETTINGS
+
+TREE = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))
+Row, write = TREE["Row"], TREE["write"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The whole tree, films and all; to be read, not written."""
+    return write(tmp_path_factory.mktemp("inbreast"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CGN_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+        yield
+
+
+def scan(raw, **options):
+    return inbreast.scan(inbreast.Options.of({"raw": raw, **options}))
+
+
+def pair(number):
+    return open_pseudonyms().of("pair", str(number))
+
+
+def by_number(found):
+    names = {pair(row.number): row.number - 20000000 for row in TREE["TREE"]}
+    return {names[record.pair_id]: record for record in found.records}
+
+
+def test_targets_are_the_images_of_the_cohort_that_have_another_side(root):
+    assert list(by_number(scan(root))) == [100, 154, 254, 300, 330, 350, 500, 527, 950]
+    assert list(by_number(scan(root, cohort="mixed"))) == [
+        100,
+        154,
+        254,
+        300,
+        330,
+        350,
+        500,
+        527,
+        600,
+        700,
+        950,
+    ]
+    assert list(by_number(scan(root, cohort="all")))[-3:] == [700, 727, 950]
+
+
+def test_the_folder_above_will_do(root):
+    assert scan(root.parent).counts == scan(root).counts
+
+
+def test_counts_tell_where_the_images_went(root):
+    assert scan(root).counts == {
+        "images in the table": 23,
+        "films in the folder": 21,
+        "images of the cohort": 13,
+        "of these without a film": 1,
+        "without a contralateral film": 3,
+        "targets": 9,
+        "benign": 4,
+        "malignant": 5,
+        "women": 5,
+        "with a lesion-free reference": 4,
+        "without a location": 1,
+    }
+
+
+def test_birads_above_3_is_malignant(root):
+    labels = {number: record.label for number, record in by_number(scan(root)).items()}
+    assert labels == {100: 1, 154: 1, 254: 1, 300: 1, 330: 0, 350: 0, 500: 0, 527: 1, 950: 0}
+
+
+def test_another_study_serves_only_where_it_is_asked_for(root):
+    records = by_number(scan(root, pairing="any_study"))
+    assert 200 in records
+    assert records[200].patient_id == records[254].patient_id
+    assert records[200].study_id != records[254].study_id
+    assert records[100].study_id == records[154].study_id
+
+
+def test_of_several_other_sides_the_nearest_number_is_taken(root):
+    found = scan(root)
+    near, far = (by_number(found)[number].films[0] for number in (330, 300))
+    assert by_number(found)[350].films[1] == near != far
+    assert (
+        f"{pair(20000350)}: 2 contralateral films, the nearest study and file number was taken" in found.notes
+    )
+    assert sum("contralateral films" in note for note in found.notes) == 1
+
+
+def test_boxes_are_those_of_the_cohorts_outlines(root):
+    mass, mixed = by_number(scan(root)), by_number(scan(root, cohort="mixed"))
+    assert mass[100].boxes == ((60, 130, 101, 171),)  # drawn twice
+    assert mass[154].boxes == ((50, 140, 91, 181),)  # points off the film
+    assert mass[330].boxes == ()  # unnamed, or a single point
+    assert mixed[600].boxes == ((50, 130, 91, 171),)  # the cluster, not its calcifications
+    assert mass[254].boxes
+    assert (mass[100].kinds, mixed[100].kinds) == (("mass",), ("mass", "calcification"))
+    assert by_number(scan(root, cohort="all"))[727].kinds == ("asymmetry",)
+
+
+def test_left_breasts_have_their_chest_wall_on_the_left(root):
+    for record in scan(root).records:
+        films = record.load()
+        walls = ("left", "right") if record.side == "L" else ("right", "left")
+        assert (films.target.chest_wall, films.reference.chest_wall) == walls
+        assert films.target.bits == 14
+        assert films.target.pixels.shape in (TREE["SMALL"], TREE["LARGE"])
+        assert len(prepare(*films.target, 64, record.boxes).boxes) == len(record.boxes)
+        prepare(*films.reference, 64)
+
+
+def test_without_the_xls_the_outlines_tell_the_kinds(tmp_path):
+    found = scan(write(tmp_path, xls=False, pixels=False), cohort="all")
+    assert {r.pair_id: r.kinds for r in found.records}[pair(20000700)] == ("distortion",)
+    assert found.counts["images of the cohort"] == 15
+    assert found.files[0].name == "INbreast.csv"
+
+
+def test_what_is_not_there_is_told(root):
+    found = scan(root)
+    assert found.missing == (
+        f"{pair(20000854)}: a target, but no film in AllDICOMs",
+        "the films of 1 images that could be references",
+    )
+    assert "1 outlines of pectoral muscles (_muscle.xml) are no lesions" in found.notes
+
+
+def test_nothing_raw_leaves(root):
+    found = scan(root, cohort="all", pairing="any_study")
+    told = repr((found.files, found.missing, found.notes, found.counts)) + "".join(
+        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in found.records
+    )
+    for row in TREE["TREE"]:
+        assert str(row.number) not in told
+        assert row.woman not in told
+
+
+def test_a_bad_film_or_annotation_costs_no_other(tmp_path):
+    root = write(tmp_path)
+    (film,) = (root / "AllDICOMs").glob("20000154_*")
+    film.write_bytes(film.read_bytes()[:20000])
+    (root / "AllXML" / "20000500.xml").write_text("<plist><dict>")
+    (root / "AllXML" / "20000527.xml").write_bytes(plistlib.dumps({"ROIPoints": []}))
+    (root / "AllXML" / "20000254.xml").write_bytes(
+        (root / "AllXML" / "20000254.xml").read_bytes().replace(b"Espiculated Region", b"Marble")
+    )
+    found = scan(root)
+    records = by_number(found)
+    assert len(records) == 9
+    assert records[500].boxes == records[527].boxes == records[254].boxes == ()
+    assert (
+        f"{pair(20000500)}: no outlines, for its XML must be an OsiriX list of regions of interest"
+        in found.notes
+    )
+    assert f"{pair(20000254)}: an outline named 'marble' is left out" in found.notes
+    with pytest.raises(UnreadableImageError) as caught:
+        records[154].load()
+    assert caught.value.role == "target"
+    assert "20000154" not in str(caught.value)
+    records[100].load()
+
+
+def test_a_film_whose_name_contradicts_the_table_is_left_out(tmp_path):
+    root = write(tmp_path, pixels=False)
+    (film,) = (root / "AllDICOMs").glob("20000127_*")
+    film.rename(film.with_name(film.name.replace("_R_CC_", "_R_ML_")))
+    found = scan(root)
+    assert 100 not in by_number(found)
+    assert f"{pair(20000127)}: its film's name has another side or view than the table" in found.missing
+
+
+def test_folders_that_are_no_dataset(tmp_path):
+    with pytest.raises(NotADatasetError, match=r"no AllDICOMs in .*inbreast needs the folder"):
+        scan(tmp_path)
+    root = write(tmp_path, xls=False, csv=False, pixels=False)
+    with pytest.raises(NotADatasetError, match=r"neither INbreast\.xls nor INbreast\.csv"):
+        scan(root)
+    (root / "INbreast.csv").write_text("File Name;Laterality\n")
+    with pytest.raises(NotADatasetError, match="lacks view, acquisition date, bi-rads"):
+        scan(root)
+    (root / "INbreast.csv").write_text(TREE["HEADER"])
+    with pytest.raises(NotADatasetError, match="no row with a file number"):
+        scan(root)
+    (root / "INbreast.xls").write_bytes(b"no workbook")
+    with pytest.raises(NotADatasetError, match="must be an XLS workbook with a 'Sheet1'"):
+        scan(root)
+
+
+def test_a_setting_of_the_paper_chooses_the_cohort(root):
+    for name in "abc":
+        options = inbreast.Options.of({"raw": root, "setting": name})
+        assert options.cohort == SETTINGS[name].options["cohort"]
+        assert options.content() == {"cohort": options.cohort, "pairing": "same_study"}
+    with pytest.raises(ConfigError, match="setting c is the cohort mixed: give one of the two"):
+        inbreast.Options.of({"raw": root, "setting": "c", "cohort": "mass"})
+
+
+def test_a_cache_can_be_made_of_it(root, tmp_path):
+    options = inbreast.Options.of({"raw": root, "setting": "a"})
+    report = write_cache("inbreast", options, size=32, folds=3, out=tmp_path / "cache")
+    assert not report.rejected
+    pairs = open_cache(report.path)
+    assert len(pairs) == report.counts["targets"] == 9
+    assert pairs.target[:, :, :4].mean() > pairs.target[:, :, -4:].mean()  # chest walls on the left
+
+
+# ------------------------------------------------------------------------------------------- the real one
+
+
+@pytest.fixture(scope="module")
+def real():
+    folder = os.environ.get("CGN_INBREAST_DIR")
+    if not folder:
+        pytest.skip("CGN_INBREAST_DIR does not name a folder with INbreast's tables")
+    return Path(folder)
+
+
+def test_the_real_table(real):
+    _, rows = inbreast._table(real)
+    assert len(rows) == 410
+    assert sum(row.malignant for row in rows.values()) == 100
+    assert {row.view for row in rows.values()} == {"CC", "MLO", "FB"}
+    assert all(row.month for row in rows.values())
+
+
+@pytest.fixture(scope="module")
+def rebuilt(real, tmp_path_factory):
+    """The real structure in the true layout, without pixels; a few patients are inferred, eight unknown."""
+    with (real / "inbreast_structure.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    columns = {"M": "mass", "C": "micros", "D": "distortion", "A": "asymmetry"}
+    women = {line["patient_hash"] for line in lines}
+    unknown = {name: f"{k:016x}" for k, name in enumerate(sorted(women)) if len(name) != 16}
+    rows = [
+        Row(
+            int(line["file_name"]),
+            unknown.get(line["patient_hash"], line["patient_hash"]),
+            line["laterality"],
+            line["view"],
+            line["bi_rads"],
+            int(line["acquisition_date"]),
+            "".join(letter for letter, column in columns.items() if line[column] == "1"),
+        )
+        for line in lines
+    ]
+    return write(tmp_path_factory.mktemp("real"), rows, pixels=False)
+
+
+def test_pairs_of_the_real_structure(rebuilt):
+    same, any_study = (scan(rebuilt, pairing=p).counts for p in ("same_study", "any_study"))
+    assert same["images of the cohort"] == 108
+    assert same["targets"] == pytest.approx(90, abs=2)
+    assert any_study["targets"] == pytest.approx(92, abs=2)
+    assert same["benign"] + same["malignant"] == same["targets"]
+    assert scan(rebuilt, cohort="mixed").counts["images of the cohort"] > 300
