@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgn.data.breast import find_breast, prepare, to_cached, to_source, to_uint8
-from cgn.errors import UnreadableImageError
+from cgn.errors import Reason, UnreadableImageError
 
 WALLS = st.sampled_from(["left", "right"])
 
@@ -105,6 +105,27 @@ def test_depth_is_a_fixed_linear_scale(bits):
     assert to_uint8(stored, bits).tolist() == [[0, 127, 255]]
     half_lit = np.array([[0, top // 4]], np.uint16)
     assert to_uint8(half_lit, bits).max() < 66  # never stretched to the image's own maximum
+
+
+@pytest.mark.parametrize("bits", range(8, 17))
+def test_every_stored_value_is_rounded_as_the_formula_says(bits):
+    values = np.arange(2**bits, dtype=np.uint8 if bits == 8 else np.uint16).reshape(2, -1)
+    expected = np.round(values * (255 / (2**bits - 1)))
+    np.testing.assert_array_equal(to_uint8(values, bits), expected)
+
+
+def test_a_breast_reaches_the_edge_of_a_film_that_does_not_divide_evenly():
+    image = np.zeros((333, 259), np.uint8)
+    image[:, 100:] = 120
+    assert find_breast(image, 8).crop == pytest.approx((100, 0, 159, 333), abs=3)
+    x0, y0, width, height = find_breast(image, 8).crop
+    assert (x0 + width, y0 + height) == (259, 333)
+
+
+def test_a_strip_is_no_film():
+    with pytest.raises(UnreadableImageError, match="are a strip") as caught:
+        find_breast(np.zeros((5000, 3), np.uint8), 8)
+    assert caught.value.reason == Reason.NO_BREAST
 
 
 def test_sixteen_bits_and_eight_are_prepared_alike():
