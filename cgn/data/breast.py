@@ -173,11 +173,8 @@ def prepare(
 
 
 def _check_wall(breast: NDArray[np.bool_], chest_wall: Wall) -> None:
-    columns = np.flatnonzero(breast.any(0))
-    inside = breast[breast.any(1), columns[0] : columns[-1] + 1]
-    edge = max(1, inside.shape[1] // 20)
-    left, right = inside[:, :edge].mean(), inside[:, -edge:].mean()
-    if (left - right if chest_wall == "right" else right - left) > WRONG_WAY:
+    longer = _longer_on_the_left(breast)
+    if (longer if chest_wall == "right" else -longer) > WRONG_WAY:
         raise UnreadableImageError(
             f"the chest wall must stand on the {chest_wall} of the film but stands opposite: "
             "its laterality is wrong or it was turned",
@@ -206,3 +203,16 @@ def to_source(box: Box, crop: Crop, chest_wall: Wall, size: int) -> Box:
         x0 + right * width / size,
         y0 + box[3] * height / size,
     )
+
+
+def chest_wall_of(region: Region) -> Wall:
+    """Where the chest wall stands as the breast's shape tells: on the side where its edge is longer."""
+    return "left" if _longer_on_the_left(region.breast) > 0 else "right"
+
+
+def _longer_on_the_left(breast: NDArray[np.bool_]) -> float:
+    """How much longer the breast's edge is on its left than on its right, as a share of its height."""
+    columns = np.flatnonzero(breast.any(0))
+    inside = breast[breast.any(1), columns[0] : columns[-1] + 1]
+    edge = max(1, inside.shape[1] // 20)
+    return float(inside[:, :edge].mean() - inside[:, -edge:].mean())
