@@ -9,6 +9,8 @@ import torch
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 
+torch.set_num_threads(1)  # small networks gain nothing from more, and threads that wait spin
+
 
 def make_pairs(n: int = 24, size: int = 32, seed: int = 0, *, counterfactual: bool = True) -> Pairs:
     """Noise with a bright square on malignant targets: learnable, and in a known place."""

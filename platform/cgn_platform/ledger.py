@@ -128,7 +128,9 @@ class Unit:
             iou=np.array([math.nan if iou is None else iou for iou in table["iou"].to_pylist()], np.float64),
             localized=np.array(table["localized"].fill_null(False), np.bool_),
         )
-        numbers = {name: math.nan if value is None else value for name, value in figures.items()}
+        numbers: dict[str, Any] = {
+            name: math.nan if value is None else value for name, value in figures.items()
+        }
         return FoldResult(**numbers, predictions=predictions, state=_Tensors(self))
 
     def model(self) -> dict[str, Any]:
@@ -303,7 +305,7 @@ class Ledger:
         return facts
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Checkpoints:
     """A `Memory`: one file a state, whose name tells its epoch and its hash; the newest whole one counts."""
 

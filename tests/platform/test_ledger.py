@@ -187,7 +187,7 @@ def test_storage_that_takes_no_more_is_said_and_leaves_nothing_half_written(
 
 
 def test_a_unit_that_is_not_there_is_one_line(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError, match="no unit abc in .*'cgn units' lists"):
+    with pytest.raises(LedgerError, match=r"no unit abc in .*'cgn units' lists"):
         ledger.open("abc")
     assert ledger.find("abc") is None
 
