@@ -19,11 +19,15 @@ Film = TypeVar("Film", bound=Sided)
 
 
 class Pair(NamedTuple, Generic[Film]):
-    """A film, its contralateral one (None where there is none) and among how many that was chosen."""
+    """A film and those it may be compared with, the nearest first."""
 
     target: Film
-    reference: Film | None
-    candidates: int
+    others: tuple[Film, ...]
+
+    @property
+    def reference(self) -> Film | None:
+        """The nearest one; None where there is none."""
+        return self.others[0] if self.others else None
 
 
 def contralateral(
@@ -31,7 +35,7 @@ def contralateral(
     group: Callable[[Film], Hashable],
     distance: Callable[[Film, Film], Any],
 ) -> Iterator[Pair[Film]]:
-    """Sec. IV-B. Every film with the nearest one of the other side of its group; of equals, the first.
+    """Sec. IV-B. Every film with those of the other side of its group; of equally near ones, the first first.
 
     Args:
         films: in a fixed order; those without a label too, since they serve as references.
@@ -43,5 +47,4 @@ def contralateral(
         sides[group(film), film.side].append(film)
     for film in films:
         others = sides.get((group(film), "R" if film.side == "L" else "L"), [])
-        nearest = min(others, key=partial(distance, film), default=None)
-        yield Pair(film, nearest, len(others))
+        yield Pair(film, tuple(sorted(others, key=partial(distance, film))))

@@ -183,7 +183,7 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
             "without a location": sum(not r.boxes for r in records),
         },
         notes=(
-            *(_chosen(found[n], pseudonyms) for n in wanted if n in found and found[n].candidates > 1),
+            *(note for n in wanted if n in found for note in _doubts(found[n], pseudonyms)),
             *annotations.notes,
         ),
     )
@@ -228,9 +228,12 @@ def _apart(a: Film, b: Film) -> tuple[int, int]:
     return abs(a.row.month - b.row.month), abs(int(a.row.number) - int(b.row.number))
 
 
-def _chosen(pair: Pair[Film], pseudonyms: Pseudonyms) -> str:
-    name = pseudonyms.of("pair", pair.target.row.number)
-    return f"{name}: {pair.candidates} contralateral films, the nearest study and file number was taken"
+def _doubts(pair: Pair[Film], pseudonyms: Pseudonyms) -> Iterator[str]:
+    """Two groups of the real data have more than one film of the other side in one study."""
+    months = [other.row.month for other in pair.others]
+    if months and months.count(months[0]) > 1:
+        name = pseudonyms.of("pair", pair.target.row.number)
+        yield f"{name}: {months.count(months[0])} films of the other side, that with the nearest file number was taken"
 
 
 def _missing(

@@ -99,9 +99,10 @@ def test_of_several_other_sides_the_nearest_number_is_taken(root):
     near, far = (by_number(found)[number].films[0] for number in (330, 300))
     assert by_number(found)[350].films[1] == near != far
     assert (
-        f"{pair(20000350)}: 2 contralateral films, the nearest study and file number was taken" in found.notes
+        f"{pair(20000350)}: 2 films of the other side, that with the nearest file number was taken"
+        in found.notes
     )
-    assert sum("contralateral films" in note for note in found.notes) == 1
+    assert sum("films of the other side" in note for note in found.notes) == 1
 
 
 def test_boxes_are_those_of_the_cohorts_outlines(root):
