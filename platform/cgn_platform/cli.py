@@ -320,7 +320,7 @@ def _cache_command(dataset: str) -> Callable[..., None]:
         )
     ]
     command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
-    command.__doc__ = f"{(options.__doc__ or '').strip()}\n\nA second call with nothing changed does no work."
+    command.__doc__ = f"{inspect.getdoc(options)}\n\nA second call with nothing changed does no work."
     return command
 
 
