@@ -76,7 +76,7 @@ VIEWS = {"ML": "MLO"}
 class Options(DatasetOptions):
     """INbreast: what of it to take, how to pair it, and where it lies.
 
-    --setting a, b or c takes what the paper's setting of that name takes, in place of --cohort.
+    For example: cgn cache inbreast --raw "INBreast Release 1.0" --setting a
     """
 
     raw: Path = Field(
@@ -84,10 +84,10 @@ class Options(DatasetOptions):
     )
     cohort: Literal["mass", "mixed", "all"] | None = Field(
         None,
-        description="mass; mixed: calcifications and distortions too; all: asymmetries too  [default: mass]",
+        description="mass, where nothing is said; mixed: calcifications and distortions too; all: asymmetries too",
     )
     setting: Literal["a", "b", "c"] | None = Field(
-        None, exclude=True, description="of the paper's Table II: a and b are the cohort mass, c is mixed"
+        None, exclude=True, description="of the paper, in place of --cohort: a and b are mass, c is mixed"
     )
     pairing: Literal["same_study", "any_study"] = Field(
         "same_study", description="the reference is of the target's study, or of the nearest one (reading 17)"
@@ -233,7 +233,8 @@ def _doubts(pair: Pair[Film], pseudonyms: Pseudonyms) -> Iterator[str]:
     months = [other.row.month for other in pair.others]
     if months and months.count(months[0]) > 1:
         name = pseudonyms.of("pair", pair.target.row.number)
-        yield f"{name}: {months.count(months[0])} films of the other side, that with the nearest file number was taken"
+        count = months.count(months[0])
+        yield f"{name}: {count} films of the other side, that with the nearest file number was taken"
 
 
 def _missing(
