@@ -110,7 +110,7 @@ def find_breast(image: Pixels, bits: int) -> Region:
 
 def _step(image: Pixels) -> int:
     """Pixels of the image a pixel of its decimated copy."""
-    return -(-max(image.shape) // DECIMATED)
+    return int(-(-max(image.shape) // DECIMATED))
 
 
 def _foreign(labels: NDArray[np.int32], breast: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -6,12 +6,14 @@
 
 The folder is written beside its place under a temporary name and renamed, so a killed run leaves
 nothing under the final one. Raw films are named by their sha256 and no path of the machine that
-made it is written down.
+made it is written down. Beside it, `NAME.quarantine.csv` lists the pairs that could not be prepared.
 """
 
+import csv
 import glob
 import hashlib
 import inspect
+import io
 import json
 import os
 import re
@@ -19,10 +21,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,9 +37,10 @@ from numpy.typing import NDArray
 from cgn.data import breast, datasets
 from cgn.data.breast import Background
 from cgn.data.datasets import DatasetOptions, PairRecord, Scan
-from cgn.data.folds import make_splits, named, numbered, splits_fingerprint
+from cgn.data.folds import make_split, make_splits, named, numbered, splits_fingerprint
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import CacheError, ConfigError, NotADatasetError, UnreadableImageError
+from cgn.data.workers import Outcome, PreparedPair, Rejection, prepare_pairs
+from cgn.errors import CacheError, ConfigError, NotADatasetError
 
 FORMAT = 2
 """Of the files below; a reader refuses another one."""
@@ -62,9 +65,11 @@ class CacheReport:
         fresh: False where the cache was there already and nothing was done.
         counts: for people to read: of the dataset, and how many pairs were cached.
         missing: what the dataset's tables name but its folder has not.
-        rejected: pairs that could not be prepared, each with the reason.
+        rejected: pairs that could not be prepared, each with the film and the reason.
+        quarantine: the file beside the cache that lists them; None where there are none.
         notes: pairs that were kept with a remark.
         seconds: of this call.
+        images_per_second: films decoded and prepared; 0 where nothing was done.
     """
 
     path: Path
@@ -72,9 +77,15 @@ class CacheReport:
     fresh: bool
     counts: dict[str, int]
     missing: tuple[str, ...]
-    rejected: tuple[str, ...]
+    rejected: tuple[Rejection, ...]
+    quarantine: Path | None
     notes: tuple[str, ...]
     seconds: float
+    images_per_second: float
+
+
+Drawn = dict[str, Any]
+"""How `splits.json` was drawn, as it is recorded: its seed, and the number of folds or the three parts."""
 
 
 def write_cache(
@@ -86,6 +97,7 @@ def write_cache(
     out: Path | None = None,
     store: Path = Path("runs"),
     folds: int = 5,
+    parts: tuple[int, int, int] | None = None,
     split_seed: int = 0,
     progress: Progress | None = None,
 ) -> CacheReport:
@@ -101,6 +113,7 @@ def write_cache(
         out: the cache's folder; None names one in `store/cache` by its content.
         store: where caches without an `out` go.
         folds, split_seed: of `splits.json`.
+        parts: draw one division in this proportion (train, validate, test) instead of folds.
         progress: told of every pair.
 
     Raises:
@@ -127,23 +140,31 @@ def write_cache(
         "options": options.content(),
         "size": size,
         "background": background,
-        "code": {m.__name__: _sha256(inspect.getsource(m).encode())[:16] for m in (breast, module)},
+        "code": {m.__name__: _sha256(inspect.getsource(m).encode())[:16] for m in _code(module)},
         "raw": _digest(scan.files),
+        "key_id": scan.key_id,
     }
     fingerprint = _digest(recipe)[:16]
     place = out if out is not None else Path(store) / "cache" / f"{scan.name}-{size}-{fingerprint[:12]}"
     place = place.absolute()
 
-    def there() -> bool:
-        return _same_content(place, fingerprint, folds, split_seed)
+    drawn: Drawn = {"folds": folds, "seed": split_seed}
+    if parts is not None:
+        drawn = {"parts": list(parts), "seed": split_seed}
 
-    fresh = False
+    def there() -> bool:
+        return _same_content(place, fingerprint, drawn)
+
+    fresh, preparing = False, 0.0
     if not there():
         with _alone_at(place):
             fresh = not there()  # another process may have written it meanwhile
             if fresh:
-                batch = _prepare_all(scan, size, background, progress)
-                _write(place, scan, recipe, fingerprint, batch, (folds, split_seed))
+                begun = time.monotonic()
+                outcomes = _prepare_all(scan, size, background, progress)
+                preparing = time.monotonic() - begun
+                _quarantine(place, outcomes)
+                _write(place, scan, recipe, fingerprint, outcomes, drawn)
     manifest = _manifest(_Files(str(place)))
     return CacheReport(
         path=place,
@@ -151,9 +172,11 @@ def write_cache(
         fresh=fresh,
         counts=manifest["counts"],
         missing=tuple(manifest["missing"]),
-        rejected=tuple(manifest["rejected"]),
+        rejected=tuple(Rejection(*row) for row in manifest["rejected"]),
+        quarantine=_quarantine_of(place) if manifest["rejected"] else None,
         notes=tuple(manifest["notes"]),
         seconds=time.monotonic() - started,
+        images_per_second=2 * len(scan.records) / preparing if fresh else 0.0,
     )
 
 
@@ -239,62 +262,35 @@ def schema(size: int) -> pa.Schema:
     )
 
 
-@dataclass
-class _Batch:
-    """Rows that were prepared, and what is to be said of the others."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, record: PairRecord, outcome: dict[str, Any] | str) -> None:
-        if isinstance(outcome, str):
-            self.rejected.append(f"{record.pair_id}: {outcome}")
-            return
-        self.rows.append(outcome)
-        outside = len(record.boxes) - len(outcome["boxes"])
-        if outside:
-            self.notes.append(f"{record.pair_id}: {outside} lesion outside of the breast, its box left out")
+def _prepare_all(scan: Scan, size: int, background: Background, progress: Progress | None) -> list[Outcome]:
+    """What became of each record, in their order."""
+    outcomes: dict[int, Outcome] = {}
+    for number, outcome in prepare_pairs(scan.records, size, background, contained=scan.contained):
+        outcomes[number] = outcome
+        if progress is not None:
+            progress(len(outcomes), len(scan.records))
+    return [outcomes[number] for number in range(len(scan.records))]
 
 
-def _prepare_all(scan: Scan, size: int, background: Background, progress: Progress | None) -> _Batch:
-    batch = _Batch(notes=list(scan.notes))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            outcomes = pool.map(lambda record: _prepare(record, size, background), scan.records)
-            for number, (record, outcome) in enumerate(zip(scan.records, outcomes, strict=True), 1):
-                batch.add(record, outcome)
-                if progress is not None:
-                    progress(number, len(scan.records))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    if not batch.rows:
-        raise NotADatasetError(f"no pair of {scan.name} could be prepared; the first: {batch.rejected[0]}")
-    return batch
-
-
-def _prepare(record: PairRecord, size: int, background: Background) -> dict[str, Any] | str:
-    """A row of the cache, or why there is none."""
-    try:
-        films = record.load()
-        region = breast.find_breast(films.target.pixels, films.target.bits)
-        target = breast.prepare(*films.target, size, record.boxes, region, background)
-        reference = breast.prepare(*films.reference, size, background=background)
-    except UnreadableImageError as error:
-        return str(error)
-    without = films.counterfactual and breast.prepare(
-        *films.counterfactual, size, region=region, background=background
-    )
+def _row(record: PairRecord, pair: PreparedPair) -> dict[str, Any]:
     facts = {name: getattr(record, name) for name in SCHEMA_FACTS.names if hasattr(record, name)}
     return facts | {
-        "boxes": target.boxes,
-        "target_crop": target.crop,
-        "reference_crop": reference.crop,
-        "target": target.pixels.tobytes(),
-        "reference": reference.pixels.tobytes(),
-        "counterfactual": without and without.pixels.tobytes(),
+        "boxes": pair.target.boxes,
+        "target_crop": pair.target.crop,
+        "reference_crop": pair.reference.crop,
+        "target": pair.target.pixels.tobytes(),
+        "reference": pair.reference.pixels.tobytes(),
+        "counterfactual": pair.counterfactual and pair.counterfactual.pixels.tobytes(),
     }
+
+
+def _code(module: ModuleType) -> list[ModuleType]:
+    """What decides the pixels: the breast region, the dataset, and what of `cgn.data` it is made with."""
+    taken = (
+        value if inspect.ismodule(value) else inspect.getmodule(value) for value in vars(module).values()
+    )
+    ours = {m.__name__: m for m in (breast, module, *taken) if m and m.__name__.startswith("cgn.data.")}
+    return [ours[name] for name in sorted(ours)]
 
 
 # --------------------------------------------------------------------------------------------- writing
@@ -305,17 +301,26 @@ def _write(
     scan: Scan,
     recipe: dict[str, Any],
     fingerprint: str,
-    batch: _Batch,
-    drawn: tuple[int, int],
+    outcomes: list[Outcome],
+    drawn: Drawn,
 ) -> None:
-    folds, seed = drawn
-    label = np.array([row["label"] for row in batch.rows], np.int64)
-    pair_ids = [row["pair_id"] for row in batch.rows]
-    splits = make_splits(label, np.array([row["patient_id"] for row in batch.rows]), folds, seed)
+    rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejection)]
+    prepared = [(r, o) for r, o in zip(scan.records, outcomes, strict=True) if isinstance(o, PreparedPair)]
+    if not prepared:
+        raise NotADatasetError(f"no pair of {scan.name} could be prepared; the first: {rejected[0]}")
+    rows = [_row(record, pair) for record, pair in prepared]
+    label = np.array([row["label"] for row in rows], np.int64)
+    patient_id = np.array([row["patient_id"] for row in rows])
+    pair_ids = [row["pair_id"] for row in rows]
+    splits = (
+        make_split(label, patient_id, tuple(drawn["parts"]), drawn["seed"])
+        if "parts" in drawn
+        else make_splits(label, patient_id, drawn["folds"], drawn["seed"])
+    )
     with _folder(place) as folder:
         shards = []
-        for number, start in enumerate(range(0, len(batch.rows), SHARD)):
-            table = pa.Table.from_pylist(batch.rows[start : start + SHARD], schema(recipe["size"]))
+        for number, start in enumerate(range(0, len(rows), SHARD)):
+            table = pa.Table.from_pylist(rows[start : start + SHARD], schema(recipe["size"]))
             path = folder / f"pairs-{number:05d}.parquet"
             pq.write_table(
                 table,
@@ -333,7 +338,7 @@ def _write(
         split_file = _json(
             {
                 "cache": fingerprint,
-                "seed": seed,
+                "drawn": drawn,
                 "fingerprint": splits_fingerprint(pair_ids, splits),
                 "folds": named(pair_ids, splits),
             }
@@ -344,17 +349,44 @@ def _write(
             "fingerprint": fingerprint,
             "recipe": recipe,
             "counts": scan.counts
-            | {"cached": len(batch.rows), "missing": len(scan.missing), "rejected": len(batch.rejected)},
+            | {"cached": len(rows), "missing": len(scan.missing), "rejected": len(rejected)},
             "missing": scan.missing,
-            "rejected": batch.rejected,
-            "notes": batch.notes,
+            "rejected": rejected,
+            "notes": [*scan.notes, *_outside(prepared)],
             "pair_ids": pair_ids,
-            "splits": {"folds": folds, "seed": seed, "sha256": _sha256(split_file)},
+            "splits": {"drawn": drawn, "sha256": _sha256(split_file)},
             "shards": shards,
         }
         _sync(*folder.iterdir())
         (folder / "manifest.json").write_bytes(_json(manifest | {"sha256": _digest(manifest)}))
         _sync(folder / "manifest.json", folder)
+
+
+def _outside(prepared: list[tuple[PairRecord, PreparedPair]]) -> Iterator[str]:
+    for record, pair in prepared:
+        outside = len(record.boxes) - len(pair.target.boxes)
+        if outside:
+            yield f"{record.pair_id}: {outside} lesion outside of the breast, its box left out"
+
+
+def _quarantine_of(place: Path) -> Path:
+    return place.with_name(f"{place.name}.quarantine.csv")
+
+
+def _quarantine(place: Path, outcomes: list[Outcome]) -> None:
+    """The list of rejected pairs beside the cache, for its owner's eyes; none where none was rejected."""
+    path = _quarantine_of(place)
+    rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejection)]
+    if not rejected:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([Rejection._fields, *rejected])
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text.getvalue())
+    _sync(draft)
+    draft.replace(path)
 
 
 @contextmanager
@@ -384,7 +416,7 @@ def _alone_at(place: Path) -> Iterator[None]:
         raise CacheError(f"cannot write {place}: {_line(error)}") from error
 
 
-def _same_content(place: Path, fingerprint: str, folds: int, seed: int) -> bool:
+def _same_content(place: Path, fingerprint: str, drawn: Drawn) -> bool:
     """Whether the cache stands there already; False where nothing does.
 
     Raises:
@@ -407,13 +439,17 @@ def _same_content(place: Path, fingerprint: str, folds: int, seed: int) -> bool:
         content = files.read(name)
         if content is None or _sha256(content) != sha256:
             raise _damaged(files, name, "missing" if content is None else "its sha256 differs")
-    there = manifest["splits"]["folds"], manifest["splits"]["seed"]
-    if there != (folds, seed):
+    if manifest["splits"]["drawn"] != drawn:
         raise CacheError(
-            f"{place} has {there[0]} folds of seed {there[1]} and its splits are written once, "
-            f"but {folds} folds of seed {seed} were asked for: choose another folder"
+            f"{place} has {_said(manifest['splits']['drawn'])} and its splits are written once, "
+            f"but {_said(drawn)} were asked for: choose another folder"
         )
     return True
+
+
+def _said(drawn: Drawn) -> str:
+    ways = f"parts {':'.join(map(str, drawn['parts']))}" if "parts" in drawn else f"{drawn['folds']} folds"
+    return f"{ways} of seed {drawn['seed']}"
 
 
 def _sync(*paths: Path) -> None:

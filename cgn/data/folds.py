@@ -1,4 +1,4 @@
-"""Five folds that are drawn once and serve every row of every table (Sec. IV-A, readings 18 and 19)."""
+"""Folds that are drawn once and serve every row of every table (Sec. IV-A, readings 18 and 19)."""
 
 import hashlib
 import json
@@ -37,6 +37,38 @@ def make_splits(
         train = np.setdiff1d(everything, np.concatenate([test, val]))
         splits.append(Split(fold, _frozen(train), _frozen(val), _frozen(test)))
     return tuple(splits)
+
+
+def make_split(
+    label: NDArray[np.int64],
+    patient_id: NDArray[np.str_],
+    parts: tuple[int, int, int] = (8, 1, 1),
+    seed: int = 0,
+) -> tuple[Split, ...]:
+    """Sec. IV-A. One division in proportion `parts` (train, validate, test), by patient, classes alike.
+
+    Patients come in random order; each goes where most pairs of its classes are still wanted.
+
+    Raises:
+        ConfigError: a part that is not positive, or a part that would lack a class.
+    """
+    if min(parts) < 1:
+        raise ConfigError(f"splits must be three positive numbers but got {':'.join(map(str, parts))}")
+    patients, owner = np.unique(patient_id, return_inverse=True)
+    pairs = np.zeros((len(patients), 2), np.int64)
+    np.add.at(pairs, (owner, label), 1)
+    wanted = np.outer(parts, pairs.sum(0)) / sum(parts)
+    goes_to = np.zeros(len(patients), np.int64)
+    for patient in np.random.default_rng(seed).permutation(len(patients)):
+        part = int((wanted @ pairs[patient]).argmax())
+        wanted[part] -= pairs[patient]
+        goes_to[patient] = part
+    train, val, test = (np.flatnonzero(goes_to[owner] == part) for part in range(3))
+    if any(len(np.unique(label[rows])) < 2 for rows in (train, val, test)):
+        raise ConfigError(
+            f"no {':'.join(map(str, parts))} with both classes in each part: take folds, or another seed"
+        )
+    return (Split(0, _frozen(train), _frozen(val), _frozen(test)),)
 
 
 def splits_fingerprint(pair_id: Sequence[str] | NDArray[np.str_], splits: Sequence[Split]) -> str:

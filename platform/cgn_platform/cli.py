@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,6 +122,27 @@ def look(
     count = min(pairs, len(there))
     contact_sheet(there, [i * len(there) // count for i in range(count)], out)
     typer.echo(f"{count} of {len(there)} pairs in {out}")
+
+
+@app.command()
+def whose(
+    pseudonyms: Annotated[list[str], typer.Argument(metavar="PSEUDONYM...", help="As caches name them.")],
+    raw: Annotated[Path, typer.Option(help="The folder with the raw files.")],
+) -> None:
+    """Tell, on this terminal alone, which raw files pseudonyms stand for; needs the key that made them.
+
+    For example: cgn whose film-3f9a0c5d1e7b2846 --raw /data/inbreast
+    """
+    from cgn.data.pseudonym import open_pseudonyms
+    from cgn.data.whose import files_of
+
+    found = files_of(pseudonyms, raw, open_pseudonyms())
+    for pseudonym in pseudonyms:
+        for path in found[pseudonym]:
+            typer.echo(f"{pseudonym}: {path}")
+    unknown = [pseudonym for pseudonym in pseudonyms if not found[pseudonym]]
+    if unknown:
+        raise DataError(f"nothing in {raw} stands behind {', '.join(unknown)} under this key")
 
 
 @app.command()
@@ -298,6 +320,7 @@ def _cache_command(dataset: str) -> Callable[..., None]:
 
     def command(**values: Any) -> None:
         asked = options.of({name: values.pop(name) for name in options.model_fields})
+        values["parts"] = _parts(values.pop("splits"))
         console = make_console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"preparing {dataset}", total=None)
@@ -314,6 +337,11 @@ def _cache_command(dataset: str) -> Callable[..., None]:
             ("size", 224, Annotated[int, typer.Option(help="Side of the cached images in pixels.")]),
             ("background", "keep", Annotated[str, typer.Option(help="keep, or mask what is no breast.")]),
             ("folds", 5, Annotated[int, typer.Option(help="Folds, grouped by patient and stratified.")]),
+            (
+                "splits",
+                None,
+                Annotated[str | None, typer.Option(help="Instead of folds: train:val:test, e.g. 8:1:1.")],
+            ),
             ("split_seed", 0, Annotated[int, typer.Option(help="Of the folds.")]),
             ("out", None, Annotated[Path | None, typer.Option(help="The cache's folder.")]),
             ("store", DEFAULT_STORE, Store),
@@ -332,18 +360,41 @@ def _parameter(name: str, field: Any) -> inspect.Parameter:
     )
 
 
+def _parts(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    numbers = text.split(":")
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"--splits must be train:val:test like 8:1:1 but got {text!r}")
+    train, val, test = map(int, numbers)
+    return train, val, test
+
+
 def _say_cache(report: Any) -> None:
+    from cgn_platform.console import make_console
+
     for kind in ("missing", "notes"):
         for told in getattr(report, kind):
             typer.echo(f"{kind}: {told}")
     counts = ", ".join(f"{name} {count}" for name, count in report.counts.items())
-    typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s: {counts}")
+    speed = f" ({report.images_per_second:.1f} images/s)" if report.fresh else ""
+    typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s{speed}: {counts}")
     typer.echo(report.path)
     if report.rejected:  # the cache is whole without them, but nobody should overlook it
+        make_console(stderr=True).print(_reasons(report.rejected))
         raise DataError(
             f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "
-            f"{'; '.join(report.rejected)}: replace these films and run this again"
+            f"{report.quarantine} lists them: replace these films and run this again"
         )
+
+
+def _reasons(rejected: Any) -> Any:
+    from rich.table import Table
+
+    table = Table("pairs", "reason", "for example", box=None)
+    for reason, count in Counter(r.reason for r in rejected).most_common():
+        table.add_row(str(count), reason, str(next(r for r in rejected if r.reason == reason)))
+    return table
 
 
 def _edits(edits: list[str] | None) -> dict[str, Any]:

@@ -127,6 +127,8 @@ class Scan:
         missing: what the tables name but the folder has not, for people to read.
         counts: for people to read.
         notes: what was kept with a remark, for people to read.
+        key_id: `Pseudonyms.key_id` of the key that named patients and films; "" where nothing identifies.
+        contained: decode each film in a process with limits: film, or decoder, is not trusted.
     """
 
     name: str
@@ -135,6 +137,8 @@ class Scan:
     missing: tuple[str, ...]
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
+    key_id: str = ""
+    contained: bool = True
 
 
 class DatasetOptions(BaseModel):

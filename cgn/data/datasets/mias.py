@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from cgn.data.breast import Laterality, Wall
-from cgn.data.datasets import DatasetOptions, Films, Image, PairRecord, RawFile, Scan
+from cgn.data.datasets import DatasetOptions, Image, PairRecord, RawFile, Scan, load_pair
 from cgn.data.pairs import Box
 from cgn.errors import NotADatasetError, Reason, UnreadableImageError
 
@@ -92,14 +92,15 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
             "with a lesion-free reference": sum(not r.reference_has_lesion for r in records),
             "without a location": sum(not r.boxes for r in records),
         },
+        contained=False,
     )
 
 
 def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noqa: ARG001 - as scan
     """Sec. IV-D. Pairs of women without an abnormal film: for the test of the prior, never for training."""
     table, films = _table(options.raw), _films(options.raw)
-    left = [n for n in sorted(films) if n % 2 and n + 1 in films]
-    return tuple(_record(n, (), False, films) for n in left if not table.get(n, True) and not table[n + 1])
+    normal = {number for number, findings in table.items() if not findings and number in films}
+    return tuple(_record(n, (), False, films) for n in sorted(normal) if n % 2 and _other(n) in normal)
 
 
 def _record(number: int, findings: Sequence[Finding], both: bool, films: dict[int, Path]) -> PairRecord:
@@ -112,7 +113,8 @@ def _record(number: int, findings: Sequence[Finding], both: bool, films: dict[in
         kinds=tuple(dict.fromkeys(f.kind for f in findings)),
         boxes=tuple(f.box for f in findings if f.box),
         reference_has_lesion=both,
-        load=partial(_load, films[number], films[_other(number)]),
+        load=partial(load_pair, partial(_film, films[number]), partial(_film, films[_other(number)])),
+        films=(films[number].name, films[_other(number)].name),
     )
 
 
@@ -175,10 +177,6 @@ def _is_whole(content: bytes) -> bool:
         return False
     width, height, top = map(int, header.groups())
     return len(content) - header.end() >= width * height * (1 if top < 256 else 2)
-
-
-def _load(target: Path, reference: Path) -> Films:
-    return Films(_film(target), _film(reference))
 
 
 def _film(path: Path) -> Image:

@@ -109,6 +109,7 @@ def scan(options: Options, size: int = 224) -> Scan:
         files=(RawFile.of(Path(__file__)),),
         missing=(),
         counts={"targets": len(records), "benign": len(records) - malignant, "malignant": malignant},
+        contained=False,
     )
 
 

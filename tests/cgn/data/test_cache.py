@@ -142,8 +142,8 @@ def test_a_truncated_film_costs_its_pairs_and_is_named(mias_folder, tmp_path):
     report = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
     assert report.counts["cached"] == 7
     assert report.counts["rejected"] == 2
-    assert [line.partition(":")[0] for line in report.rejected] == ["mdb005", "mdb006"]
-    assert "MDB005.PGM is truncated" in report.rejected[0]
+    assert [r.pair_id for r in report.rejected] == ["mdb005", "mdb006"]
+    assert "MDB005.PGM is truncated" in report.rejected[0].message
     again = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
     assert (again.fresh, again.rejected) == (False, report.rejected)
 
