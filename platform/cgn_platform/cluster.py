@@ -17,12 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from cgn.errors import ClusterError, ConfigError, ResourcesError
 
@@ -120,7 +123,7 @@ def connect(
             temporary = _temporary(DRIVERS)
             ending.callback(_remove, temporary)
             options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
-            options["_temp_dir"] = str(temporary)
+            options["_temp_dir"] = str(temporary / "r")
         ending.callback(_shut_down)
         try:
             ray.init(where, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -153,6 +156,9 @@ def _shut_down() -> None:
     psutil.wait_procs(servers, timeout=END_SECONDS)
 
 
+Identity = tuple[int, float]  # of a process: its number, and its time of creation, since numbers come again
+
+
 @dataclass(frozen=True)
 class Up:
     """The servers of `cgn up`, as `up.json` in the store tells of them."""
@@ -162,11 +168,27 @@ class Up:
     mlflow: str
     token: str  # path of the file
     temporary: str
-    processes: Sequence[tuple[int, float]]  # process id, time of creation
+    processes: Sequence[Identity]  # of the two servers
+    children: Sequence[Identity] = ()  # that they had when they first answered; some outlive a killed parent
 
     def alive(self) -> bool:
-        """Whether all of them run."""
+        """Whether both servers run."""
         return all(_process(*each) is not None for each in self.processes)
+
+    def tree(self) -> list[psutil.Process]:
+        """All that still runs of what was started, and what that has started since."""
+        roots = [_process(*each) for each in (*self.processes, *self.children)]
+        found = {each.pid: each for root in roots if root is not None for each in _tree(root)}
+        return list(found.values())
+
+    def silent(self) -> list[str]:
+        """Which of the servers do not answer, or not as they should."""
+        bearer = {"Authorization": f"Bearer {Path(self.token).read_text().strip()}"}
+        answered = {
+            "Ray": status(f"{self.jobs}/api/jobs/", bearer),
+            "MLflow": status(f"{self.mlflow}/health"),
+        }
+        return [name for name, told in answered.items() if told != HTTPStatus.OK]
 
 
 def up(
@@ -185,15 +207,27 @@ def up(
         ClusterError: a port is taken, or a server does not come up.
     """
     store = store.resolve()
-    if (there := _read_up(store)) is not None:
-        if there.alive():
-            return there, False
-        down(store)
-    for name, port in (("--ray-port", ray_port), ("--mlflow-port", mlflow_port)):
-        if not _free(port):
-            raise ClusterError(f"port {port} is taken: choose another one with {name}")
+    with _alone(store):
+        if (there := read_up(store)) is not None:
+            if there.alive():
+                if silent := there.silent():
+                    raise ClusterError(
+                        f"{' and '.join(silent)} of {store} runs but does not answer: "
+                        "wait, or run 'cgn down' and 'cgn up' again"
+                    )
+                return there, False
+            _end(store, there)
+        for name, port in (("--ray-port", ray_port), ("--mlflow-port", mlflow_port)):
+            if not _free(port):
+                raise ClusterError(f"port {port} is taken: choose another one with {name}")
+        return _start_servers(store, ray_port, mlflow_port, num_cpus, num_gpus), True
+
+
+def _start_servers(
+    store: Path, ray_port: int, mlflow_port: int, num_cpus: int | None, num_gpus: int | None
+) -> Up:
     logs = store / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(mode=0o700, exist_ok=True)
     token = _token(store)
     driver_port, *agents = _free_ports(5)
     uri = f"http://{LOOPBACK}:{mlflow_port}"
@@ -214,7 +248,7 @@ def up(
         environment.pop(name, None)
     tool = str(Path(sys.executable).parent / "ray")
     head = [tool, "start", "--head", "--block", "--disable-usage-stats"]
-    head += [f"--node-ip-address={LOOPBACK}", f"--port={driver_port}", f"--temp-dir={temporary}"]
+    head += [f"--node-ip-address={LOOPBACK}", f"--port={driver_port}", f"--temp-dir={temporary / 'r'}"]
     head += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={ray_port}"]
     ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
     head += [f"--{name}={port}" for name, port in zip(ports, agents, strict=False)]
@@ -232,30 +266,52 @@ def up(
         mlflow=uri,
         token=str(token),
         temporary=str(temporary),
-        processes=[(process.pid, psutil.Process(process.pid).create_time()) for process in started],
+        processes=[_identity(psutil.Process(process.pid)) for process in started],
     )
-    (store / "up.json").write_text(json.dumps(vars(state), indent=1))
+    _write_up(store, state)
     bearer = {"Authorization": f"Bearer {token.read_text()}"}
     try:
-        _wait("Ray", started[0], ray_port, "/api/jobs/", bearer, logs)
-        _wait("MLflow", started[1], mlflow_port, "/health", {}, logs)
+        _wait("Ray", started[0], f"{state.jobs}/api/jobs/", bearer, logs)
+        _wait("MLflow", started[1], f"{uri}/health", {}, logs)
     except BaseException:
-        down(store)
+        _end(store, state)
         raise
-    return state, True
+    state = replace(state, children=[_identity(each) for each in state.tree()])
+    _write_up(store, state)
+    return state
 
 
 def down(store: Path) -> bool:
-    """End exactly what `up` started in this store. Returns whether there was anything."""
+    """End exactly what `up` started in this store. Returns whether there was anything.
+
+    Raises:
+        ClusterError: `up.json` is damaged, or another `cgn up` is at work there.
+    """
     store = store.resolve()
-    there = _read_up(store)
-    if there is None:
+    if not (store / "up.json").exists():
         return False
-    trees = [_tree(process) for each in there.processes if (process := _process(*each)) is not None]
-    end_processes([process for tree in trees for process in tree])
+    with _alone(store):
+        if (there := read_up(store)) is None:
+            return False
+        _end(store, there)
+    return True
+
+
+def _end(store: Path, there: Up) -> None:
+    end_processes(there.tree())
     _remove(Path(there.temporary))
     (store / "up.json").unlink(missing_ok=True)
-    return True
+
+
+@contextlib.contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """One `cgn up` or `cgn down` at a time in a store, which is made for its owner only."""
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with FileLock(store / "up.lock", timeout=0):
+            yield
+    except Timeout:
+        raise ClusterError(f"another 'cgn up' or 'cgn down' works in {store}: wait for it") from None
 
 
 def end_processes(processes: Sequence[psutil.Process]) -> None:
@@ -305,9 +361,11 @@ def fits(node: Mapping[str, float], resources: Resources) -> int:
 
 
 def _temporary(prefix: str) -> Path:
-    """A short folder for Ray's sockets, whose paths end at 107 characters, named after this process."""
+    """A folder named after this process, for its owner only; Ray opens the one it is given to everyone,
+    so it gets one within. Short: a path of Ray's sockets may have 107 characters.
+    """
     parent = tempfile.gettempdir()
-    short = parent if len(parent) < 30 else "/tmp"  # noqa: S108
+    short = parent if len(parent) < 19 else "/tmp"  # noqa: S108
     return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=short))
 
 
@@ -342,10 +400,22 @@ def _remove_leftovers() -> None:
 def _token(store: Path) -> Path:
     path = store / "ray_token"
     if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
-            file.write(secrets.token_hex(32))
+        _write_private(path, secrets.token_hex(32))
     path.chmod(0o600)
     return path
+
+
+def _write_private(path: Path, text: str) -> None:
+    """For its owner's eyes only, and whole or not at all."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _mlflow_environment() -> dict[str, str]:
@@ -366,16 +436,12 @@ def _start(command: Sequence[str], logs: Path, environment: Mapping[str, str]) -
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
+            umask=0o077,  # what they write is for its owner only
         )
 
 
 def _wait(
-    name: str,
-    process: subprocess.Popen[bytes],
-    port: int,
-    path: str,
-    headers: Mapping[str, str],
-    logs: Path,
+    name: str, process: subprocess.Popen[bytes], url: str, headers: Mapping[str, str], logs: Path
 ) -> None:
     deadline = time.monotonic() + START_SECONDS
     log = logs / f"{name.lower()}.log"
@@ -383,22 +449,50 @@ def _wait(
         if process.poll() is not None:
             lines = log.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
             raise ClusterError(f"{name} ended while starting: {lines[-1].strip()} (more in {log})")
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
-            connection.request("GET", path, headers=dict(headers))
-            if connection.getresponse().status == http.HTTPStatus.OK:
-                return
+        if status(url, headers) == HTTPStatus.OK:
+            return
         time.sleep(0.3)
-    raise ClusterError(f"{name} does not answer on port {port} after {START_SECONDS} s: see {log}")
+    raise ClusterError(f"{name} does not answer at {url} after {START_SECONDS} s: see {log}")
 
 
-def _read_up(store: Path) -> Up | None:
+def status(url: str, headers: Mapping[str, str] | None = None) -> int | None:
+    """What a server answers to GET; None where nothing answers."""
+    parts = urllib.parse.urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+        connection = kind(parts.hostname or "", parts.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request("GET", parts.path or "/", headers=dict(headers or {}))
+            return connection.getresponse().status
+    return None
+
+
+def _write_up(store: Path, state: Up) -> None:
+    _write_private(store / "up.json", json.dumps(vars(state), indent=1) + "\n")
+
+
+def read_up(store: Path) -> Up | None:
+    """What `cgn up` left in this store; None where nothing is up.
+
+    Raises:
+        ClusterError: the file is damaged.
+    """
+    path = store / "up.json"
     try:
-        facts = json.loads((store / "up.json").read_text())
-        processes = [(int(pid), float(created)) for pid, created in facts.pop("processes")]
-        return Up(**facts, processes=processes)
-    except (OSError, ValueError, TypeError, KeyError):
+        facts = json.loads(path.read_text())
+        for name in ("processes", "children"):
+            facts[name] = [(int(pid), float(created)) for pid, created in facts.get(name, ())]
+        return Up(**facts)
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ClusterError(
+            f"{path} cannot be read ({_first_line(error)}): end its servers by hand and remove it"
+        ) from error
+
+
+def _identity(process: psutil.Process) -> Identity:
+    return process.pid, process.create_time()
 
 
 def _process(pid: int, created: float) -> psutil.Process | None:

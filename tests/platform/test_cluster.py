@@ -2,6 +2,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -65,7 +67,7 @@ def test_a_taken_port_is_told_before_anything_starts(store: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ClusterError, match=f"port {port} is taken.*--ray-port"):
             cluster.up(store, ray_port=port)
-    assert list(store.iterdir()) == []
+    assert [path.name for path in store.iterdir()] == ["up.lock"]
 
 
 def test_down_ends_no_process_that_took_over_a_number(store: Path) -> None:
@@ -75,6 +77,55 @@ def test_down_ends_no_process_that_took_over_a_number(store: Path) -> None:
     assert cluster.down(store)
     assert not cluster.down(store)
     assert me.is_running()
+
+
+def test_a_damaged_up_json_is_told_and_not_taken_for_nothing(store: Path) -> None:
+    for damage in ("", "[]", '{"jobs": "x"}'):
+        (store / "up.json").write_text(damage)
+        for verb in (cluster.up, cluster.down):
+            with pytest.raises(ClusterError, match=r"up.json cannot be read .* remove it"):
+                verb(store)
+
+
+def test_one_up_at_a_time(store: Path) -> None:
+    with cluster._alone(store), pytest.raises(ClusterError, match="another 'cgn up' or 'cgn down' works in"):
+        cluster.up(store)
+
+
+def test_what_outlived_a_killed_server_is_ended_by_its_identity(store: Path) -> None:
+    """A parent that was killed: its child is known from `up.json` only."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child, bystander = subprocess.Popen(sleep), subprocess.Popen(sleep)
+    try:
+        gone = (max(psutil.pids()) + 100_000, 1.0)
+        state = cluster.Up(
+            "", "", "", "", str(store / "t"), [gone], [cluster._identity(psutil.Process(child.pid))]
+        )
+        cluster._write_up(store, state)
+        assert cluster.read_up(store) == state
+        assert not state.alive()
+        assert cluster.down(store)
+        assert child.poll() is not None
+        assert bystander.poll() is None
+    finally:
+        for process in (child, bystander):
+            process.kill()
+            process.wait()
+
+
+def test_private_files_are_whole_or_not_there(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store / "up.json"
+    cluster._write_private(path, "old")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        cluster._write_private(path, "new")
+    assert path.read_text() == "old"
+    assert [left.name for left in store.iterdir()] == ["up.json"]
 
 
 def test_the_token_is_for_its_owner_only(store: Path) -> None:

@@ -1,5 +1,6 @@
 """`cgn up`, a submitted job, `cgn down`: real servers on loopback, with ports of their own."""
 
+import contextlib
 import http.client
 import ipaddress
 import json
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -49,17 +50,66 @@ def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    store = tmp_path_factory.mktemp("up")
+    store = tmp_path_factory.mktemp("up") / "store"
     ray_port, mlflow_port = cluster._free_ports(2)
     ports = ("--ray-port", str(ray_port), "--mlflow-port", str(mlflow_port))
     try:
-        told = cgn("up", "--store", str(store), "--num-gpus", "2", *ports)
+        told = cgn("up", "--store", str(store), "--num-gpus", "4", *ports)
         assert told.returncode == 0, told.stderr
-        state = cluster._read_up(store)
+        state = cluster.read_up(store)
         assert state is not None
         yield Servers(store, ray_port, mlflow_port, told.stdout, state)
     finally:
         cluster.down(store)
+
+
+def sockets(process: psutil.Process) -> list[Any]:
+    try:
+        return process.net_connections("inet")
+    except psutil.NoSuchProcess:  # of a worker that ended meanwhile
+        return []
+
+
+# Each task waits until as many run as there are slots, and a moment more for one too many.
+OVERLAP = """
+import json, sys
+from cgn_platform import cluster
+
+with cluster.connect(sys.argv[1]) as there:
+    import ray
+
+    @ray.remote
+    class Count:
+        def __init__(self):
+            self.now = self.most = 0
+
+        def add(self, n):
+            self.now += n
+            self.most = max(self.most, self.now)
+            return self.most
+
+    def run(count, slots):
+        import time
+
+        deadline = time.monotonic() + 60
+        while ray.get(count.add.remote(0)) < slots and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+
+    def task(count, slots):
+        ray.get(count.add.remote(1))
+        run(count, slots)
+        ray.get(count.add.remote(-1))
+
+    told = []
+    for gpus in (1, 0.25):
+        slots = there.slots(cluster.Resources(0.1, gpus))
+        count = Count.options(num_cpus=0).remote()
+        remote = ray.remote(num_cpus=0.1, num_gpus=gpus)(task)
+        ray.get([remote.remote(count, slots) for _ in range(slots + 2)], timeout=150)
+        told.append([ray.get(count.add.remote(0)), slots])
+    print(json.dumps(told))
+"""
 
 
 def submit(servers: Servers, *entry: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -94,12 +144,12 @@ def test_nobody_gets_in_without_the_token(servers: Servers) -> None:
 
 
 def test_nothing_listens_beyond_the_loopback_address(servers: Servers) -> None:
-    trees = [psutil.Process(pid) for pid, _ in servers.up.processes]
-    everyone = [p for root in trees for p in (root, *root.children(recursive=True))]
+    everyone = servers.up.tree()
+    assert len(everyone) > 8
     listening = [
         (process.name(), connection.laddr)
         for process in everyone
-        for connection in process.net_connections("inet")
+        for connection in sockets(process)
         if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) > 5
@@ -122,7 +172,7 @@ def test_a_submitted_sweep_writes_to_the_servers_store(servers: Servers) -> None
         *("--trials", "2", "--gpus", "0.5", *edits),
     )
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "2 complete" in told.stdout
+    assert "2 complete" in told.stdout, told.stdout
     assert f"to compare in MLflow: {servers.up.mlflow}" in told.stdout
     assert (servers.store / "studies.db").is_file()
     connection = http.client.HTTPConnection("127.0.0.1", servers.mlflow_port, timeout=10)
@@ -148,12 +198,63 @@ def test_a_driver_outside_of_a_job_uses_it_too(servers: Servers) -> None:
     options = ("--store", str(servers.store), "--address", servers.up.driver)
     told = cgn(*asked, *options, "--gpus", "8", **token)
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
-    assert "8 GPUs but no node has more than 2 CPUs and 2 GPUs" in told.stderr
+    assert "8 GPUs but no node has more than 2 CPUs and 4 GPUs" in told.stderr
+
+
+def test_the_token_is_in_its_file_and_nowhere_else(servers: Servers) -> None:
+    """After all the jobs above: no command line, no environment, no log, no database, no answer has it."""
+    token = Path(servers.up.token).read_text()
+    for process in servers.up.tree():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert token not in " ".join(process.cmdline())
+            assert token not in " ".join(process.environ().values()), process
+    connection = http.client.HTTPConnection("127.0.0.1", servers.ray_port, timeout=10)
+    connection.request("GET", "/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    jobs = connection.getresponse().read().decode()
+    assert "runtime_env" in jobs
+    assert token not in jobs
+    for folder in (servers.store, Path(servers.up.temporary)):
+        files = [path for path in folder.rglob("*") if path.is_file() and path != Path(servers.up.token)]
+        assert len(files) > 5
+        assert [path for path in files if token.encode() in path.read_bytes()] == []
+
+
+def test_what_is_written_is_for_its_owner_only(servers: Servers) -> None:
+    for path in (servers.store, Path(servers.up.temporary), servers.store / "logs"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
+    for name in ("up.json", "ray_token", "mlflow.db"):
+        assert stat.S_IMODE((servers.store / name).stat().st_mode) == 0o600, name
+
+
+def test_a_page_of_another_site_cannot_read_mlflow(servers: Servers) -> None:
+    """A browser that was led to 127.0.0.1 by another site's name still tells that name."""
+    connection = http.client.HTTPConnection("127.0.0.1", servers.mlflow_port, timeout=10)
+    connection.request(
+        "GET", "/api/2.0/mlflow/experiments/get?experiment_id=0", headers={"Host": "evil.example"}
+    )
+    assert connection.getresponse().status == http.HTTPStatus.FORBIDDEN
+
+
+def test_four_gpus_by_name_hold_as_many_trials_as_slots_says(servers: Servers, tmp_path: Path) -> None:
+    """Tasks that count themselves while they run: four with a GPU each, sixteen with a quarter."""
+    script = tmp_path / "overlap.py"
+    script.write_text(OVERLAP)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": servers.up.token}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
+    told = subprocess.run(
+        [sys.executable, script, servers.up.driver],
+        env={**CLEAN, **token, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == [[4, 4], [16, 16]]
 
 
 def test_down_ends_all_of_it_and_nothing_else(servers: Servers) -> None:
-    trees = [psutil.Process(pid) for pid, _ in servers.up.processes]
-    everyone = [p for root in trees for p in (root, *root.children(recursive=True))]
+    everyone = servers.up.tree()
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         assert cgn("down", "--store", str(servers.store)).stdout == "ended\n"
@@ -167,3 +268,23 @@ def test_down_ends_all_of_it_and_nothing_else(servers: Servers) -> None:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert cgn("down", "--store", str(servers.store)).stdout.startswith("nothing is up")
+
+
+def test_after_a_kill_the_next_up_ends_what_was_left(servers: Servers) -> None:
+    ports = ("--ray-port", str(servers.ray_port), "--mlflow-port", str(servers.mlflow_port))
+    asked = ("up", "--store", str(servers.store), "--num-cpus", "1", *ports)
+    assert cgn(*asked).returncode == 0
+    killed = cluster.read_up(servers.store)
+    assert killed is not None
+    everyone = killed.tree()
+    for pid, _ in killed.processes:
+        psutil.Process(pid).kill()
+    left = [process for process in everyone if process.is_running()]
+    assert {"raylet", "gcs_server"} <= {process.name() for process in left}
+
+    again = cgn(*asked)
+    assert again.returncode == 0, again.stderr
+    assert not again.stdout.startswith("already up")
+    assert [process for process in everyone if process.is_running()] == []
+    assert not Path(killed.temporary).exists()
+    assert cgn("down", "--store", str(servers.store)).stdout == "ended\n"
