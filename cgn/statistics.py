@@ -505,10 +505,7 @@ def _placements(labels: NDArray[np.int64], scores: Floats) -> Floats:
 def _fold_aucs(labels: NDArray[np.int64], table: Floats, folds: ArrayLike | None, weights: Floats) -> Floats:
     """AUC `(folds, rows, draws)` of scores `(rows, cases)` under case weights `(draws, cases)`."""
     return np.stack(
-        [
-            [_weighted_auc(labels[part], row[part], weights[:, part]) for row in table]
-            for part in _parts(labels, folds)
-        ]
+        [_weighted_aucs(labels[part], table[:, part], weights[:, part]) for part in _parts(labels, folds)]
     )
 
 
@@ -521,15 +518,17 @@ def _mean_aucs(labels: NDArray[np.int64], table: Floats, folds: ArrayLike | None
     return means
 
 
-def _weighted_auc(labels: NDArray[np.int64], score: Floats, weights: Floats) -> Floats:
-    """AUC `(draws,)` under each row of case weights `(draws, cases)`; NaN where a class has none."""
+def _weighted_aucs(labels: NDArray[np.int64], table: Floats, weights: Floats) -> Floats:
+    """AUC `(rows, draws)` under each row of case weights `(draws, cases)`; NaN where a class has none."""
     positive, negative = labels == 1, labels == 0
-    above = np.subtract.outer(score[positive], score[negative])
-    wins = (above > 0) + 0.5 * (above == 0)
     of_positive, of_negative = weights[:, positive], weights[:, negative]
     pairs = of_positive.sum(1) * of_negative.sum(1)
-    won = ((of_positive @ wins) * of_negative).sum(1)
-    shares: Floats = np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    won = np.empty((len(table), len(weights)))
+    for row, score in enumerate(table):
+        above = np.subtract.outer(score[positive], score[negative])
+        wins = (above > 0) + 0.5 * (above == 0)
+        won[row] = np.einsum("dn,dn->d", of_positive @ wins, of_negative)
+    shares: Floats = np.divide(won, pairs, out=np.full(won.shape, np.nan), where=pairs > 0)
     return shares
 
 
