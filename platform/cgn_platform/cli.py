@@ -298,6 +298,33 @@ def down(store: Store = DEFAULT_STORE) -> None:
     typer.echo("ended" if cluster.down(store) else f"nothing is up in {store}")
 
 
+@app.command()
+def doctor(
+    store: Store = DEFAULT_STORE,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray to look at, too: host:port, or http://host:port of its jobs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Look at versions, decoders, GPUs, disk, file modes, listeners, databases; say what is unsafe.
+
+    Changes nothing and tells no secret. Exit code 0: all is fine; 1: something is missing or does not
+    answer; 2: something is unsafe.
+    """
+    from dataclasses import asdict
+
+    from cgn_platform import doctor as ward
+    from cgn_platform.console import make_console
+
+    findings = ward.examine(store, address)
+    state = ward.worst(findings)
+    if as_json:
+        typer.echo(json.dumps({"state": state, "findings": [asdict(each) for each in findings]}, indent=1))
+    else:
+        make_console().print(ward.as_table(findings))
+    raise typer.Exit(ward.EXIT[state])
+
+
 def main() -> None:
     """The console script: a CGNError is one line and exit code 2."""
     try:

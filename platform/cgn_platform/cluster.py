@@ -114,7 +114,7 @@ def connect(
         _remove_leftovers()
     else:
         os.environ.update(QUIET)
-        _knock(where)
+        knock(where)
     import ray
 
     with contextlib.ExitStack() as ending:
@@ -336,7 +336,7 @@ def submit_lines(state: Up, data: str = "CACHE") -> tuple[str, str]:
     return export, job
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Ray itself would try for minutes where nothing answers."""
     host, _, port = address.rpartition(":")
     if host in (LOOPBACK, "localhost"):

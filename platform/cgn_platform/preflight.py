@@ -50,10 +50,10 @@ def preflight(
         ConfigError: the ledger cannot be written by the driver itself.
     """
     cluster.slots(resources)
-    place, folder = _place(ledger)
-    _check_room({str(store): _free(store)}, needs_bytes, "--store")
+    place, folder = open_place(ledger)
+    _check_room({str(store): free_bytes(store)}, needs_bytes, "--store")
     if isinstance(place, pyarrow.fs.LocalFileSystem):
-        _check_room({ledger: _free(Path(folder))}, needs_bytes, "--ledger")
+        _check_room({ledger: free_bytes(Path(folder))}, needs_bytes, "--ledger")
     probe = f"{folder}/.preflight-{secrets.token_hex(8)}"
     try:
         place.create_dir(folder, recursive=True)
@@ -192,7 +192,7 @@ def _check_room(free: Mapping[str, int], needs_bytes: int, option: str) -> None:
             )
 
 
-def _place(where: str) -> tuple[Any, str]:
+def open_place(where: str) -> tuple[Any, str]:
     """File system and folder of a ledger."""
     if "://" not in where:
         return pyarrow.fs.LocalFileSystem(), str(Path(where).absolute())
@@ -219,7 +219,7 @@ def _read(place: Any, name: str) -> str | None:
         return None
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Bytes free where the folder is, or will be."""
     folder = folder.absolute()
     while not folder.exists():

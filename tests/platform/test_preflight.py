@@ -66,7 +66,7 @@ def test_a_bucket_is_the_same_from_everywhere(check: Any) -> None:
         options = f"scheme=http&region=us-east-1&endpoint_override={host}%3A{port}&allow_bucket_creation=true"
         address = f"s3://key:secret@bucket/units?{options}"
         check(ledger=address)
-        place, folder = preflight._place(address)
+        place, folder = preflight.open_place(address)
         assert place.get_file_info(pyarrow.fs.FileSelector(folder)) == []
     finally:
         server.stop()

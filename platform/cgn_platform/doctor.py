@@ -1,0 +1,300 @@
+"""What is here, what answers, and what is unsafe: read only, and no secret in what it tells."""
+
+import contextlib
+import ipaddress
+import os
+import platform
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import psutil
+import pyarrow.fs
+from rich.table import Table
+from rich.text import Text
+
+from cgn.data import pseudonym
+from cgn.errors import CGNError, ConfigError, PlatformError
+from cgn.provenance import code_fingerprint
+from cgn_platform import cluster, database, preflight, tracking
+
+State = Literal["ok", "warning", "unsafe"]
+EXIT = {"ok": 0, "warning": 1, "unsafe": 2}
+STYLE = {"ok": "green", "warning": "yellow", "unsafe": "bold red"}
+PACKAGES = (*preflight.PACKAGES, "optuna", "mlflow")
+FEW_BYTES = 2e9
+DECODERS = ("RLELossless", "JPEGLosslessSV1", "JPEGLSLossless", "JPEG2000Lossless")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, and what to do about it where it is not fine."""
+
+    topic: str
+    state: State
+    told: str
+    remedy: str = ""
+
+
+def examine(store: Path, address: str | None = None) -> list[Finding]:
+    """Look at everything; nothing is written, started or ended.
+
+    Args:
+        store: of `cgn up`, studies and units.
+        address: of a Ray, too: `host:port` of drivers or `http://host:port` of jobs.
+    """
+    store = store.absolute()
+    looks = (
+        _versions(),
+        _decoders(),
+        _cuda(),
+        _disk(store),
+        _modes(store),
+        _key(),
+        _servers(store),
+        _address(address),
+        _listeners(store),
+        _databases(store),
+        _ledger(store),
+    )
+    return [finding for look in looks for finding in look]
+
+
+def worst(findings: Sequence[Finding]) -> State:
+    """`ok`, `warning` or `unsafe`: the exit code of `cgn doctor` is 0, 1 or 2."""
+    return max((finding.state for finding in findings), key=EXIT.__getitem__, default="ok")
+
+
+def as_table(findings: Sequence[Finding]) -> Table:
+    """For people."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in findings:
+        told = f"{finding.told}\n-> {finding.remedy}" if finding.remedy else finding.told
+        table.add_row(finding.topic, Text(finding.state, STYLE[finding.state]), Text(told))
+    return table
+
+
+def _versions() -> Iterator[Finding]:
+    told, missing = [f"python {platform.python_version()}"], []
+    for name in PACKAGES:
+        try:
+            told.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Finding("versions", "ok", f"{', '.join(told)}; code of cgn {code_fingerprint()}")
+    if missing:
+        yield Finding("versions", "warning", f"not installed: {', '.join(missing)}", "run 'make setup'")
+
+
+def _decoders() -> Iterator[Finding]:
+    import pydicom.uid
+    from pydicom.pixels import get_decoder
+
+    there = {name: get_decoder(getattr(pydicom.uid, name)).available_plugins for name in DECODERS}
+    told = ", ".join(f"{name} ({' '.join(plugins) or 'none'})" for name, plugins in there.items())
+    yield Finding("decoders", "ok", told)
+    if lacking := [name for name, plugins in there.items() if not plugins]:
+        told = f"films compressed with {', '.join(lacking)} cannot be read"
+        yield Finding("decoders", "warning", told, "run 'make setup'")
+
+
+def _cuda() -> Iterator[Finding]:
+    import torch
+
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    told = [f"cuda:{i} {device.name}, {_size(device.total_memory)}" for i, device in enumerate(devices)]
+    yield Finding("GPUs", "ok", "; ".join(told) or "none: everything runs on CPUs")
+
+
+def _disk(store: Path) -> Iterator[Finding]:
+    free = preflight.free_bytes(store)
+    told = f"{_size(free)} free at {store}"
+    if free < FEW_BYTES:
+        yield Finding("disk", "warning", told, "make room, or give another --store")
+    else:
+        yield Finding("disk", "ok", told)
+
+
+def _modes(store: Path) -> Iterator[Finding]:
+    if not store.exists():
+        yield Finding("files", "ok", f"no store at {store} yet")
+        return
+    mode = _mode(store)
+    if mode & 0o022:
+        told = f"others than its owner may write to {store} ({mode:04o})"
+        yield Finding("files", "unsafe", told, f"run 'chmod 700 {store}'")
+    elif mode & 0o055:
+        told = f"others than its owner may read {store} ({mode:04o})"
+        yield Finding("files", "warning", told, f"run 'chmod 700 {store}' where they should not")
+    else:
+        yield Finding("files", "ok", f"{store} is for its owner only")
+    for name in ("ray_token", "up.json"):
+        if (path := store / name).exists():
+            yield _private("files", path)
+
+
+def _key() -> Iterator[Finding]:
+    named = os.environ.get("CGN_KEY_FILE") or pseudonym.DEFAULT_KEY_FILE
+    path = Path(named).expanduser()
+    if path.exists():
+        yield _private("pseudonym key", path)
+    else:
+        yield Finding(
+            "pseudonym key", "ok", f"none at {path} yet: the first data set that needs it writes it"
+        )
+
+
+def _private(topic: str, path: Path) -> Finding:
+    mode = _mode(path)
+    if mode & 0o077:
+        told = f"others than its owner may use {path} ({mode:04o})"
+        return Finding(topic, "unsafe", told, f"run 'chmod 600 {path}', and renew what it holds")
+    return Finding(topic, "ok", f"{path} is for its owner only")
+
+
+def _servers(store: Path) -> Iterator[Finding]:
+    try:
+        there = cluster.read_up(store)
+    except PlatformError as error:
+        yield Finding("cgn up", "warning", *_parted(error))
+        return
+    if there is None:
+        yield Finding("cgn up", "ok", f"nothing is up in {store}")
+    elif not there.alive():
+        told = "a server that was started here has ended"
+        yield Finding("cgn up", "warning", told, f"run 'cgn down --store {store}'")
+    elif silent := there.silent():
+        told = f"{' and '.join(silent)} does not answer"
+        yield Finding("cgn up", "warning", told, "look into its log in the store, or 'cgn down' and 'cgn up'")
+    else:
+        yield Finding("cgn up", "ok", f"Ray at {there.jobs} and MLflow at {there.mlflow} answer")
+        yield _asks_for_a_token(there.jobs)
+
+
+def _asks_for_a_token(jobs: str) -> Finding:
+    answer = cluster.status(f"{jobs}/api/jobs/")
+    if answer in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return Finding("jobs", "ok", f"{jobs} asks for a token")
+    if answer is None:
+        return Finding("jobs", "warning", f"nothing answers at {jobs}", "start a Ray, or correct --address")
+    if answer == HTTPStatus.OK:
+        told = f"{jobs} runs anybody's code: it asks for no token"
+        return Finding("jobs", "unsafe", told, "end it, and start one with 'cgn up' or RAY_AUTH_MODE=token")
+    return Finding("jobs", "warning", f"{jobs} answers {answer}", "is it Ray's job interface?")
+
+
+def _address(address: str | None) -> Iterator[Finding]:
+    if address is None:
+        return
+    if address.startswith("http"):
+        yield _asks_for_a_token(address.rstrip("/"))
+        host = urlsplit(address).hostname or ""
+        if address.startswith("http:") and not _loopback(host):
+            told = f"the token travels to {host} unencrypted"
+            yield Finding("jobs", "warning", told, "go through ssh -L, or a proxy with https")
+        return
+    try:
+        cluster.knock(address)
+    except PlatformError as error:
+        yield Finding("address", "warning", *_parted(error))
+    else:
+        yield Finding("address", "ok", f"{address} answers")
+
+
+def _listeners(store: Path) -> Iterator[Finding]:
+    """Of what `cgn up` started here, and of any Ray or MLflow of this machine that this user may see."""
+    with contextlib.suppress(PlatformError):
+        ours = {process.pid for process in there.tree()} if (there := cluster.read_up(store)) else set()
+        beyond, kept = [], 0
+        for socket in psutil.net_connections("inet"):
+            if socket.status != psutil.CONN_LISTEN or socket.pid is None or not socket.laddr:
+                continue
+            kind = _kind(socket.pid) or ("a server of 'cgn up'" if socket.pid in ours else None)
+            if kind and _loopback(socket.laddr.ip):
+                kept += 1
+            elif kind:
+                beyond.append(f"{kind} (process {socket.pid}) at {socket.laddr.ip}:{socket.laddr.port}")
+        if beyond:
+            told = f"reached from other machines: {'; '.join(sorted(beyond))}"
+            yield Finding("listeners", "unsafe", told, "end them, and start them with 'cgn up'")
+        yield Finding("listeners", "ok", f"{kept} sockets of Ray and MLflow on the loopback address")
+
+
+def _kind(pid: int) -> str | None:
+    try:
+        process = psutil.Process(pid)
+        words = [process.name(), *process.cmdline()]
+    except psutil.Error:
+        return None
+    if any(re.match(r"(.*/)?mlflow\b", word) for word in words):
+        return "MLflow"
+    if any(re.match(r"raylet$|gcs_server$|ray::|ray-|.*/site-packages/ray/", word) for word in words):
+        return "Ray"
+    return None
+
+
+def _databases(store: Path) -> Iterator[Finding]:
+    try:
+        url = database.study_url(store)
+        database.answers(url)
+        yield Finding("study database", "ok", _answers(url))
+    except CGNError as error:
+        yield Finding("study database", "warning", *_parted(error))
+    uri = tracking.default_uri(store)
+    if uri.startswith("http"):
+        told = cluster.status(f"{uri.rstrip('/')}/health")
+        if told == HTTPStatus.OK:
+            yield Finding("MLflow", "ok", f"{database.hidden(uri)} answers")
+        else:
+            remedy = "start it ('cgn up'), or correct MLFLOW_TRACKING_URI"
+            yield Finding("MLflow", "warning", f"{database.hidden(uri)} does not answer", remedy)
+        return
+    try:
+        database.answers(uri)
+        yield Finding("MLflow", "ok", _answers(uri))
+    except CGNError as error:
+        yield Finding("MLflow", "warning", *_parted(error))
+
+
+def _answers(url: str) -> str:
+    path = database.sqlite_path(url)
+    return f"{database.hidden(url)} {'answers' if path is None or path.exists() else 'is not there yet'}"
+
+
+def _ledger(store: Path) -> Iterator[Finding]:
+    where = os.environ.get("CGN_LEDGER") or str(store / "units")
+    try:
+        place, folder = preflight.open_place(where)
+        there = place.get_file_info(folder).type == pyarrow.fs.FileType.Directory
+        told = f"{database.hidden(where)} {'answers' if there else 'is not there yet'}"
+        yield Finding("ledger", "ok", told)
+    except (ConfigError, OSError) as error:
+        told = " ".join(str(error).split())
+        yield Finding("ledger", "warning", told, "correct CGN_LEDGER, or mount it")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.removeprefix("::ffff:")).is_loopback
+    except ValueError:
+        return False
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _parted(error: CGNError) -> tuple[str, str]:
+    """What it tells, and what to do: behind the last colon."""
+    told, _, remedy = str(error).rpartition(": ")
+    return told, remedy
+
+
+def _size(n: float) -> str:
+    return f"{n / 1e9:.1f} GB"

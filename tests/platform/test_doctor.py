@@ -1,0 +1,169 @@
+"""`cgn doctor` on what is fine, what is missing and what is unsafe."""
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cgn_platform import cli, cluster, doctor
+from cgn_platform.doctor import Finding
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    for name in [name for name in os.environ if name.startswith(("CGN_", "RAY_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CGN_KEY_FILE", str(store / "keys" / "pseudonym.key"))
+
+
+def look(store: Path, topic: str, address: str | None = None) -> list[Finding]:
+    return [finding for finding in doctor.examine(store, address) if finding.topic == topic]
+
+
+def states(findings: list[Finding]) -> list[str]:
+    return [finding.state for finding in findings]
+
+
+@pytest.fixture
+def open_jobs() -> Iterator[str]:
+    """A job interface that lets everybody in."""
+
+    class Everybody(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Everybody) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_store_that_is_not_there_yet_is_fine_and_stays_away(store: Path) -> None:
+    there = doctor.examine(store / "none")
+    topics = {finding.topic for finding in there}
+    assert {"versions", "decoders", "GPUs", "disk", "files", "pseudonym key", "cgn up", "ledger"} <= topics
+    assert [finding for finding in there if finding.state != "ok" and finding.topic != "listeners"] == []
+    assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize(("mode", "state"), [(0o700, "ok"), (0o755, "warning"), (0o770, "unsafe")])
+def test_who_may_enter_the_store(store: Path, mode: int, state: str) -> None:
+    store.chmod(mode)
+    assert states(look(store, "files")) == [state]
+
+
+@pytest.mark.parametrize("name", ["ray_token", "up.json"])
+def test_a_file_with_a_secret_that_others_may_read_is_unsafe(store: Path, name: str) -> None:
+    (store / name).write_text("secret-of-mine")
+    (store / name).chmod(0o640)
+    found = look(store, "files")[-1]
+    assert (found.state, "0640" in found.told) == ("unsafe", True)
+    assert f"chmod 600 {store / name}" in found.remedy
+
+
+def test_the_pseudonym_key_is_looked_at_and_never_made(store: Path) -> None:
+    key = store / "keys" / "pseudonym.key"
+    assert states(look(store, "pseudonym key")) == ["ok"]
+    assert not key.exists()
+    key.parent.mkdir()
+    key.write_text("k" * 64)
+    key.chmod(0o644)
+    (found,) = look(store, "pseudonym key")
+    assert found.state == "unsafe"
+    key.chmod(0o600)
+    (found,) = look(store, "pseudonym key")
+    assert found.state == "ok"
+    assert "kkk" not in repr(found)
+
+
+def test_jobs_without_a_token_are_unsafe_and_silence_is_told(store: Path, open_jobs: str) -> None:
+    (found,) = look(store, "jobs", open_jobs)
+    assert (found.state, "anybody's code" in found.told) == ("unsafe", True)
+    port = cluster._free_ports(1)[0]
+    assert states(look(store, "jobs", f"http://127.0.0.1:{port}")) == ["warning"]
+    (found,) = look(store, "address", f"127.0.0.1:{port}")
+    assert (found.state, "nothing answers" in found.told, bool(found.remedy)) == ("warning", True, True)
+
+
+def test_servers_that_ended_are_told_with_what_to_do(store: Path) -> None:
+    state = cluster.Up(
+        "http://127.0.0.1:1", "", "http://127.0.0.1:1", str(store / "t"), "", [(2**22 + 1, 1.0)]
+    )
+    cluster._write_up(store, state)
+    (found,) = look(store, "cgn up")
+    assert (found.state, found.remedy) == ("warning", f"run 'cgn down --store {store}'")
+    (store / "up.json").write_text("{")
+    assert states(look(store, "cgn up")) == ["warning"]
+
+
+def test_a_ray_that_other_machines_reach_is_unsafe(store: Path) -> None:
+    """Stands in for one: a process of that name, listening everywhere, on a port that nobody knows."""
+    (store / "raylet").symlink_to(sys.executable)
+    listen = (
+        "import socket; s = socket.create_server(('', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    with subprocess.Popen(
+        [store / "raylet", "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        found = look(store, "listeners")[0]
+        assert f"Ray (process {process.pid}) at 0.0.0.0:{port}" in found.told
+        assert found.state == "unsafe"
+        process.kill()
+
+
+def test_databases_and_ledger_that_do_not_answer(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        url = f"postgresql+psycopg://me:hush@127.0.0.1:{port}/study"
+        monkeypatch.setenv("CGN_STUDY_URL", url)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("CGN_LEDGER", "nothing://there")
+        found = doctor.examine(store)
+    told = {finding.topic: finding for finding in found}
+    for topic in ("study database", "MLflow", "ledger"):
+        assert told[topic].state == "warning", topic
+        assert told[topic].remedy, topic
+    assert "hush" not in repr(found)
+
+
+def test_a_full_disk_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cgn_platform.preflight.free_bytes", lambda _: 10**9)
+    (found,) = look(store, "disk")
+    assert (found.state, found.told) == ("warning", f"1.0 GB free at {store}")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code"), [([], 0), (["ok"], 0), (["ok", "warning"], 1), (["warning", "unsafe"], 2)]
+)
+def test_the_exit_code_is_the_worst_of_all(
+    kinds: list[doctor.State], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda *_: [Finding("a", kind, "b", "c") for kind in kinds])
+    monkeypatch.setattr("sys.argv", ["cgn", "doctor", "--json"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == code
+    assert [each["state"] for each in json.loads(capsys.readouterr().out)["findings"]] == kinds
+
+
+def test_people_see_what_to_do_below_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [Finding("files", "unsafe", "others may write [here]", "run 'chmod 700 here'")]
+    Console(width=100).print(doctor.as_table(findings))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["files", "unsafe", "others", "may", "write", "[here]"]
+    assert lines[1].strip() == "-> run 'chmod 700 here'"
