@@ -1,4 +1,4 @@
-"""When a configuration has shown that it loses: a paired test, its error budget, and a replay of records.
+"""When a trial has shown that it loses: races (Maron & Moore 1994) by a paired test, and their replay.
 
 A trial is compared with the incumbent, the best complete trial so far, on the validation scores of the same
 cases *at the same epoch*. What the comparison must not be:

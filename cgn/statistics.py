@@ -29,7 +29,7 @@ class DeLong(NamedTuple):
 
 
 def delong(y: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> DeLong:
-    """DeLong et al. 1988, by midranks (Sun & Xu 2014). Paired comparison of two AUCs.
+    """DeLong et al. 1988. Paired comparison of two AUCs.
 
     Args:
         y: `(n,)` labels, 1 malignant.
@@ -494,12 +494,19 @@ def _parts(labels: NDArray[np.int64], folds: ArrayLike | None) -> list[NDArray[n
 def _placements(labels: NDArray[np.int64], scores: Floats) -> Floats:
     """Share of the other class that each case stands on the right side of, `(rows, cases)`; ties half."""
     positive, negative = labels == 1, labels == 0
-    m, n = int(positive.sum()), int(negative.sum())
-    together = stats.rankdata(scores, axis=1)
     placed = np.empty_like(scores)
-    placed[:, positive] = (together[:, positive] - stats.rankdata(scores[:, positive], axis=1)) / n
-    placed[:, negative] = 1 - (together[:, negative] - stats.rankdata(scores[:, negative], axis=1)) / m
+    for row, score in zip(placed, scores, strict=True):
+        row[positive] = _share_below(score[positive], score[negative])
+        row[negative] = 1 - _share_below(score[negative], score[positive])
     return placed
+
+
+def _share_below(values: Floats, others: Floats) -> Floats:
+    """Share of the others below each value, ties half: by sorting, as Sun & Xu 2014 do by ranks."""
+    line = np.sort(others)
+    below, up_to = (np.searchsorted(line, values, side) for side in ("left", "right"))
+    shares: Floats = (below + up_to) / (2 * len(others))
+    return shares
 
 
 def _fold_aucs(labels: NDArray[np.int64], table: Floats, folds: ArrayLike | None, weights: Floats) -> Floats:
