@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pydicom
 import xlwt
-from pydicom.uid import UID, DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from cgn.data.datasets import phantom
 
@@ -187,16 +187,25 @@ def _write_film(path: Path, row: Row, image: Any) -> None:
     pixels = cv2.resize(np.ascontiguousarray(pixels), (columns, rows), interpolation=cv2.INTER_AREA)
     if row.side == "R":
         pixels = pixels[:, ::-1]
+    view = "ML" if row.view == "MLO" else row.view
+    save(path, pixels, 14, ImageLaterality=row.side, ViewPosition=view, PatientID="removed")
+
+
+def save(path: Path, pixels: Any, bits: int, **tags: str) -> None:
+    """A DICOM film of these stored values."""
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID(f"1.2.3.{row.number}")
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = pydicom.uid.generate_uid(
+        entropy_srcs=[str(path)]
+    )
     dataset.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    dataset.PatientID, dataset.PatientName = "removed", "removed"
-    dataset.ImageLaterality, dataset.ViewPosition = row.side, "ML" if row.view == "MLO" else row.view
-    dataset.Rows, dataset.Columns = rows, columns
+    dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 14, 13, 0
+    dataset.BitsAllocated, dataset.BitsStored = 8 * pixels.itemsize, bits
+    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
+    for name, value in tags.items():
+        setattr(dataset, name, value)
     dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
     dataset.save_as(path, enforce_file_format=True)

@@ -1,0 +1,117 @@
+import csv
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cgn.data.breast import prepare
+from cgn.data.datasets import cbis
+from cgn.errors import NotADatasetError, UnreadableImageError
+
+TREE = runpy.run_path(str(Path(__file__).with_name("cbis_tree.py")))
+write, TABLE = TREE["write"], TREE["TABLE"]
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path, monkeypatch):
+    monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "key"))
+
+
+def scan(raw, **options):
+    return cbis.scan(cbis.Options.of({"raw": raw, **options}))
+
+
+def test_only_films_with_a_finding_on_both_sides_are_pairs(tmp_path):
+    found = scan(write(tmp_path))
+    assert [(r.view, r.side, r.label) for r in found.records] == [
+        ("CC", "L", 1),
+        ("CC", "R", 0),
+        ("MLO", "L", 0),
+        ("MLO", "R", 1),
+    ]
+    assert all(record.reference_has_lesion for record in found.records)
+    assert found.notes == (cbis.PRIOR,)
+    assert found.counts["labelled benign or malignant"] == 5
+    assert found.counts["of these without a contralateral image"] == 1
+    assert found.missing == ("the films of 1 images that the tables name",)
+
+
+def test_a_film_with_two_findings_is_one_and_as_bad_as_the_worst(tmp_path):
+    first = scan(write(tmp_path)).records[0]
+    assert first.kinds == ("calcification", "mass")
+    assert first.label == 1
+
+
+def test_women_are_not_what_the_files_call_patients(tmp_path):
+    records = scan(write(tmp_path)).records
+    assert records[0].patient_id == records[1].patient_id != records[2].patient_id
+
+
+def test_boxes_are_those_of_the_masks(tmp_path):
+    root = write(tmp_path)
+    boxes = [record.boxes for record in scan(root).records]
+    assert boxes == [((80, 110, 95, 130), (40, 60, 70, 100)), (), ((40, 60, 70, 100),), ()]
+    before = scan(root).files
+    (mask,) = (root / "CBIS-DDSM" / "Mass-Training_P_00002_LEFT_MLO_1").rglob("mask.dcm")
+    mask.unlink()
+    found = scan(root)
+    assert found.records[2].boxes == ()
+    assert set(found.files) < set(before)
+
+
+def test_masses_alone(tmp_path):
+    found = scan(write(tmp_path), cohort="mass")
+    assert found.name == "cbis-mass"
+    assert len(found.records) == 4
+    assert found.records[0].kinds == ("mass",)
+    assert found.records[0].label == 0
+
+
+def test_films_hang_as_they_are_and_are_told_apart_by_shape(tmp_path):
+    for record in scan(write(tmp_path)).records:
+        target, reference, _ = record.load()
+        assert target.chest_wall != reference.chest_wall
+        prepare(*target, 64, record.boxes)
+
+
+def test_nothing_raw_leaves(tmp_path):
+    found = scan(write(tmp_path))
+    said = repr((found.files, found.missing, found.notes, found.counts)) + "".join(
+        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in found.records
+    )
+    assert "P_0" not in said
+
+
+def test_a_bad_film_costs_one_pair(tmp_path):
+    root = write(tmp_path)
+    (film,) = (root / "CBIS-DDSM" / "Mass-Training_P_00001_RIGHT_CC").rglob("*.dcm")
+    film.write_bytes(b"no DICOM")
+    records = scan(root).records
+    assert len(records) == 4
+    with pytest.raises(UnreadableImageError):
+        records[0].load()
+    records[2].load()
+
+
+def test_folders_that_are_no_dataset(tmp_path):
+    with pytest.raises(NotADatasetError, match=r"no \*_case_description_\*_set.csv in"):
+        scan(tmp_path)
+    path = tmp_path / "mass_case_description_train_set.csv"
+    path.write_text("patient_id,pathology\n")
+    with pytest.raises(NotADatasetError, match=r"must have the columns patient_id, .* but lacks"):
+        scan(tmp_path)
+    row = dict(zip(TREE["HEADER"], TABLE[0], strict=True)) | {"pathology": "UNSURE"}
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, TREE["HEADER"])
+        writer.writeheader()
+        writer.writerow(row)
+    with pytest.raises(
+        NotADatasetError, match=r"line \d: the side must be among LEFT, RIGHT and the pathology"
+    ):
+        scan(tmp_path)
+
+
+def test_masks_do_not_pass_for_films():
+    assert np.all([cbis.FOLDER.fullmatch(f"Mass-Training_P_00001_LEFT_CC{end}") for end in ("", "_1", "_12")])
+    assert not cbis.FOLDER.fullmatch("1.000000-full mammogram images-24515")
