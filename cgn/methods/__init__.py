@@ -50,7 +50,9 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class Counterfactual(Protocol):
-    """A network that makes counterfactual features: Sec. IV-F can be measured on it."""
+    """A network that may make counterfactual features: Sec. IV-F can be measured on it where it does."""
+
+    generates: bool
 
     def features(self, batch: Batch) -> Features:
         """All of them by the one extractor, without gradients. Labels are not looked at.

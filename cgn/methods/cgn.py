@@ -89,12 +89,12 @@ class CGN(nn.Module):
         self.needs_other = "other_target" in self.sees
         self.backbone = Extractor(config)
         channels = self.backbone.channels
-        generates = bool(self.needs & OF_H_C)
+        self.generates = bool(self.needs & OF_H_C)
         make = GENERATORS[config.generator_level]
-        self.generator = make(channels, config.generator_blocks) if generates else None
+        self.generator = make(channels, config.generator_blocks) if self.generates else None
         self.discriminator = Discriminator(channels) if "fake" in self.needs else None
         # Beside H_T stands the residual H_T - H_C, or H_R itself, or nothing.
-        beside = generates or len(self.sees) > 1
+        beside = self.generates or len(self.sees) > 1
         classifier = CLASSIFIERS.get(config.bilateral, FusionClassifier)
         self.classifier = classifier(channels * (2 if beside else 1), channels)
 
