@@ -45,8 +45,8 @@ SYNTAXES = {
     uid.JPEGLosslessSV1: "gdcm",
     uid.JPEGLSLossless: "pyjpegls",
     uid.JPEGLSNearLossless: "pyjpegls",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    uid.JPEG2000: "pylibjpeg",
+    uid.JPEG2000Lossless: "gdcm",
+    uid.JPEG2000: "gdcm",
 }
 """What is read, and pydicom's plug-in for it: named, so that a file gives the same pixels everywhere."""
 

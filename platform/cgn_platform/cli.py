@@ -403,12 +403,13 @@ def _say_cache(report: Any) -> None:
     for kind in ("missing", "notes"):
         for told in getattr(report, kind):
             typer.echo(f"{kind}: {told}")
+    if report.rejected:
+        make_console().print(_reasons(report.rejected))
     counts = ", ".join(f"{name} {count}" for name, count in report.counts.items())
     speed = f" ({report.images_per_second:.1f} images/s)" if report.fresh else ""
     typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s{speed}: {counts}")
     typer.echo(report.path)
     if report.rejected:  # the cache is whole without them, but nobody should overlook it
-        make_console(stderr=True).print(_reasons(report.rejected))
         raise DataError(
             f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "
             f"{report.quarantine} lists them: replace these films and run this again"
