@@ -201,7 +201,7 @@ def test_a_truncated_film_costs_one_pair_and_is_one_line(tmp_path: Path) -> None
     )
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1
-    assert "mdb003.png is truncated" in told.stderr
+    assert "1 truncated mdb003: target film: mdb003.png is truncated" in " ".join(told.stdout.split())
     (path,) = (line for line in told.stdout.splitlines() if line.startswith(str(tmp_path)))
     from cgn.data.cache import open_cache
 
