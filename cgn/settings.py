@@ -1,4 +1,4 @@
-"""Sec. IV-C, Table II. The paper's four settings: which data, which backbone, which split.
+"""Sec. IV-C, Table II. The paper's four settings: which data, which backbone, which division.
 
 >>> SETTINGS["b"].config.backbone
 'resnet50'
@@ -18,21 +18,18 @@ class Setting:
     Attributes:
         dataset, options: of `cgn cache DATASET`; where the files lie is the user's to say.
         config: what is trained; everything else is a default.
-        folds: of `cgn cache --folds`.
-        fold: the only one that is trained; None trains all of them.
+        parts: of `cgn cache --splits`, train, validate and test; None where five folds are drawn.
     """
 
     dataset: str
     config: Config
     options: Mapping[str, Any] = field(default_factory=dict)
-    folds: int = 5
-    fold: int | None = None
+    parts: tuple[int, int, int] | None = None
 
 
 SETTINGS = {
     "a": Setting("inbreast", Config(backbone="alexnet"), {"cohort": "mass"}),
     "b": Setting("inbreast", Config(backbone="resnet50"), {"cohort": "mass"}),
     "c": Setting("inbreast", Config(backbone="resnet50"), {"cohort": "mixed"}),
-    # In-house: 8 : 1 : 1 by patient is one fold of ten, the next one for validation (reading 18).
-    "d": Setting("manifest", Config(backbone="alexnet"), folds=10, fold=0),
+    "d": Setting("manifest", Config(backbone="alexnet"), parts=(8, 1, 1)),
 }

@@ -1,43 +1,110 @@
-"""Every module of `cgn.data.datasets` passes this."""
+"""Every module of `cgn.data.datasets` passes this, on a small tree of its own; MAKERS makes them."""
 
+import csv
 import os
+import pickle
+import runpy
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from cgn.data import datasets
 from cgn.data.breast import prepare
-from cgn.errors import ConfigError
+from cgn.errors import ConfigError, NotADatasetError
+
+TREES = Path(__file__).parents[1] / "cgn" / "data"
 
 
-@pytest.fixture(params=datasets.names())
-def scan(request):
-    """A scan of each dataset; those that need raw films take them from CGN_<NAME>_DIR."""
+def make_cbis(folder):
+    return {"raw": runpy.run_path(str(TREES / "cbis_tree.py"))["write"](folder)}
+
+
+def make_inbreast(folder):
+    return {"raw": runpy.run_path(str(TREES / "inbreast_tree.py"))["write"](folder)}
+
+
+def make_manifest(folder):
+    """The films of the small INbreast, told by a table."""
+    root = make_inbreast(folder)["raw"]
+    with (folder / "films.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("image", "patient", "laterality", "view", "label", "kinds", "boxes"))
+        for path in sorted((root / "AllDICOMs").glob("[0-9]*.dcm")):
+            number, woman, _, side, view, _ = path.stem.split("_")
+            label = ("benign", "malignant", "normal")[int(number) % 3]
+            writer.writerow((path.relative_to(folder), woman, side, view, label, "mass", "60 130 101 171"))
+    return {"file": folder / "films.csv"}
+
+
+def make_mias(folder):
+    small = runpy.run_path(str(TREES / "conftest.py"))
+    (folder / "Info.txt").write_text(small["PROSE"] + small["TABLE"])
+    for number in range(1, 15):
+        cv2.imwrite(str(folder / f"mdb{number:03d}.png"), small["film"](number))
+    return {"raw": folder}
+
+
+def make_phantom(folder):
+    return {"pairs": 6}
+
+
+MAKERS = {
+    name.removeprefix("make_"): make for name, make in list(globals().items()) if name.startswith("make_")
+}
+WHERE = {
+    name: [key for key, field in datasets.load(name).Options.model_fields.items() if field.annotation is Path]
+    for name in datasets.names()
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CGN_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+        yield
+
+
+@pytest.fixture(scope="module", params=datasets.names())
+def rescan(request, tmp_path_factory):
+    """Scans a small tree of each dataset."""
+    options = MAKERS[request.param](tmp_path_factory.mktemp(request.param))
     module = datasets.load(request.param)
-    values = {}
-    if "raw" in module.Options.model_fields:
-        variable = f"CGN_{request.param.upper()}_DIR"
-        if not os.environ.get(variable):
-            pytest.skip(f"{variable} does not name a folder with the raw films of {request.param}")
-        values["raw"] = os.environ[variable]
-    return module.scan(module.Options.of(values), 64)
+    return lambda: module.scan(module.Options.of(options), 64)
+
+
+@pytest.fixture(scope="module")
+def scan(rescan):
+    return rescan()
+
+
+def test_every_dataset_has_a_small_tree():
+    assert sorted(MAKERS) == datasets.names()
 
 
 @pytest.mark.parametrize("name", datasets.names())
 def test_options_explain_themselves(name):
     options = datasets.load(name).Options
     assert issubclass(options, datasets.DatasetOptions)
+    assert options.__doc__
     assert all(field.description for field in options.model_fields.values())
     with pytest.raises(ConfigError, match="no option 'colour'; the options are"):
-        options.of({"raw": ".", "colour": 1} if "raw" in options.model_fields else {"colour": 1})
+        options.of({"colour": 1, **dict.fromkeys(WHERE[name], ".")})
 
 
 @pytest.mark.parametrize("name", datasets.names())
 def test_no_path_of_this_machine_is_content(name):
-    module = datasets.load(name)
-    options = module.Options.of({"raw": "/some/where"} if "raw" in module.Options.model_fields else {})
+    options = datasets.load(name).Options.of(dict.fromkeys(WHERE[name], "/some/where"))
     assert not any(isinstance(value, Path) or "/some" in str(value) for value in options.content().values())
+
+
+@pytest.mark.parametrize("name", [name for name in datasets.names() if WHERE[name]])
+def test_a_place_that_is_none_is_one_line(name, tmp_path):
+    module = datasets.load(name)
+    with pytest.raises(NotADatasetError) as caught:
+        module.scan(module.Options.of(dict.fromkeys(WHERE[name], tmp_path / "nowhere")), 64)
+    assert "nowhere" in str(caught.value)
 
 
 def test_an_unknown_dataset_is_told_the_known_ones():
@@ -56,16 +123,53 @@ def test_records_are_well_formed(scan):
     assert scan.counts["targets"] == len(scan.records)
 
 
+def test_records_name_their_films_and_can_travel_to_another_process(scan):
+    names = {file.name for file in scan.files} | {""}
+    for record in scan.records:
+        assert set(record.films) <= names
+        assert pickle.loads(pickle.dumps(record.load)).func is record.load.func  # noqa: S301 - our own
+
+
+def test_a_scan_is_the_same_again_and_names_are_the_keys(scan, rescan, tmp_path, monkeypatch):
+    def facts(found, *names):
+        return [tuple(getattr(record, name) for name in names) for record in found.records]
+
+    ids, told = ("pair_id", "patient_id", "study_id", "films"), ("view", "side", "label", "kinds", "boxes")
+    again = rescan()
+    assert (facts(again, *ids), again.files) == (facts(scan, *ids), scan.files)
+    monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "key"))
+    other = rescan()
+    assert facts(other, *told) == facts(scan, *told)
+    assert (other.key_id != scan.key_id) == bool(scan.key_id)
+    if scan.key_id:
+        assert not {name for record in facts(other, *ids[:2]) for name in record} & {
+            name for record in facts(scan, *ids[:2]) for name in record
+        }
+
+
 def test_films_fit_their_records_and_can_be_prepared(scan):
     for record in scan.records[:6]:
-        target, reference, counterfactual = record.load()
-        assert target.chest_wall != reference.chest_wall
-        rows, columns = target.pixels.shape
-        for x0, y0, x1, y1 in record.boxes:
-            assert x0 < x1
-            assert y0 < y1
-            assert x0 < columns
-            assert y0 < rows
-        assert prepare(*target, 64, record.boxes).pixels.shape == (64, 64)
-        assert prepare(*reference, 64).pixels.dtype == np.uint8
-        assert counterfactual is None or counterfactual.pixels.shape == target.pixels.shape
+        check(record)
+
+
+def test_real_mias_films_too():
+    folder = os.environ.get("CGN_MIAS_DIR")
+    if not folder:
+        pytest.skip("CGN_MIAS_DIR does not name a folder with mini-MIAS")
+    module = datasets.load("mias")
+    for record in module.scan(module.Options.of({"raw": folder}), 64).records[:6]:
+        check(record)
+
+
+def check(record):
+    target, reference, counterfactual = record.load()
+    assert target.chest_wall != reference.chest_wall
+    rows, columns = target.pixels.shape
+    for x0, y0, x1, y1 in record.boxes:
+        assert 0 <= x0 < x1
+        assert 0 <= y0 < y1
+        assert x0 < columns
+        assert y0 < rows
+    assert prepare(*target, 64, record.boxes).pixels.shape == (64, 64)
+    assert prepare(*reference, 64).pixels.dtype == np.uint8
+    assert counterfactual is None or counterfactual.pixels.shape == target.pixels.shape

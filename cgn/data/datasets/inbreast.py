@@ -186,6 +186,7 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
             *(note for n in wanted if n in found for note in _doubts(found[n], pseudonyms)),
             *annotations.notes,
         ),
+        key_id=pseudonyms.key_id,
     )
 
 

@@ -183,6 +183,7 @@ def scan_films(
             "without a location": sum(not record.boxes for record in records),
         },
         notes=tuple(note for pair in targets for note in _doubts(pair)),
+        key_id=pseudonyms.key_id,
     )
 
 
