@@ -128,7 +128,11 @@ def connect(
         try:
             ray.init(where, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-            remedy = "try again, or give --address" if own else "start one ('cgn up') or drop --address"
+            remedy = (
+                "try again, or give --address"
+                if own
+                else "start one ('cgn up'), name its token's file in RAY_AUTH_TOKEN_PATH, or drop --address"
+            )
             raise ClusterError(f"no Ray can be used at {where}: {_first_line(error)}: {remedy}") from error
         yield Cluster(where, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
@@ -176,10 +180,19 @@ class Up:
         return all(_process(*each) is not None for each in self.processes)
 
     def tree(self) -> list[psutil.Process]:
-        """All that still runs of what was started, and what that has started since."""
-        roots = [_process(*each) for each in (*self.processes, *self.children)]
-        found = {each.pid: each for root in roots if root is not None for each in _tree(root)}
-        return list(found.values())
+        """All that still runs of what was started, and what that has started since.
+
+        Each server leads a session of its own. The number of a session is nobody else's while one
+        process of it lives, so one that is known leads to all, also where the server was killed.
+        """
+        known = [_process(*each) for each in (*self.processes, *self.children)]
+        alive = {each.pid: each for root in known if root is not None for each in _tree(root)}
+        sessions = {_session(pid) for pid in alive} & {pid for pid, _ in self.processes}
+        for pid in psutil.pids():
+            if _session(pid) in sessions:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    alive.setdefault(pid, psutil.Process(pid))
+        return list(alive.values())
 
     def silent(self) -> list[str]:
         """Which of the servers do not answer, or not as they should."""
@@ -253,6 +266,7 @@ def _start_servers(
     ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
     head += [f"--{name}={port}" for name, port in zip(ports, agents, strict=False)]
     head += [f"--ray-client-server-port={agents[-1]}"]
+    head += ["--min-worker-port=0", "--max-worker-port=0"]  # any: its range of ten thousand may hold ours
     head += [] if num_cpus is None else [f"--num-cpus={num_cpus}"]
     head += [] if num_gpus is None else [f"--num-gpus={num_gpus}"]
     server = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(mlflow_port)]
@@ -271,8 +285,8 @@ def _start_servers(
     _write_up(store, state)
     bearer = {"Authorization": f"Bearer {token.read_text()}"}
     try:
-        _wait("Ray", started[0], f"{state.jobs}/api/jobs/", bearer, logs)
-        _wait("MLflow", started[1], f"{uri}/health", {}, logs)
+        _wait("Ray", started[0], f"{state.jobs}/api/v0/nodes", bearer, '"ALIVE"', logs)
+        _wait("MLflow", started[1], f"{uri}/health", {}, "OK", logs)
     except BaseException:
         _end(store, state)
         raise
@@ -441,7 +455,7 @@ def _start(command: Sequence[str], logs: Path, environment: Mapping[str, str]) -
 
 
 def _wait(
-    name: str, process: subprocess.Popen[bytes], url: str, headers: Mapping[str, str], logs: Path
+    name: str, process: subprocess.Popen[bytes], url: str, headers: Mapping[str, str], told: str, logs: Path
 ) -> None:
     deadline = time.monotonic() + START_SECONDS
     log = logs / f"{name.lower()}.log"
@@ -449,7 +463,8 @@ def _wait(
         if process.poll() is not None:
             lines = log.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
             raise ClusterError(f"{name} ended while starting: {lines[-1].strip()} (more in {log})")
-        if status(url, headers) == HTTPStatus.OK:
+        answer = _get(url, headers)
+        if answer is not None and answer[0] == HTTPStatus.OK and told in answer[1]:
             return
         time.sleep(0.3)
     raise ClusterError(f"{name} does not answer at {url} after {START_SECONDS} s: see {log}")
@@ -457,13 +472,18 @@ def _wait(
 
 def status(url: str, headers: Mapping[str, str] | None = None) -> int | None:
     """What a server answers to GET; None where nothing answers."""
+    answer = _get(url, headers or {})
+    return None if answer is None else answer[0]
+
+
+def _get(url: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
     parts = urllib.parse.urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-        connection = kind(parts.hostname or "", parts.port, timeout=5)
-        with contextlib.closing(connection):
-            connection.request("GET", parts.path or "/", headers=dict(headers or {}))
-            return connection.getresponse().status
+        with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=5)) as connection:
+            connection.request("GET", parts.path or "/", headers=dict(headers))
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
     return None
 
 
@@ -503,6 +523,13 @@ def _process(pid: int, created: float) -> psutil.Process | None:
     except psutil.NoSuchProcess:
         return None
     return process if same else None
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:

@@ -143,6 +143,17 @@ def test_nobody_gets_in_without_the_token(servers: Servers) -> None:
         assert connection.getresponse().status == http.HTTPStatus.UNAUTHORIZED
 
 
+def test_a_driver_without_the_token_is_refused(servers: Servers, tmp_path: Path) -> None:
+    """Ray itself tries for twenty seconds."""
+    (tmp_path / "guess").write_text("0" * 64)
+    cache = write_cache("phantom", phantom.Options(pairs=18), size=32, folds=3, store=servers.store).path
+    guess = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "guess")}
+    asked = ("sweep", "search_spaces/smoke.py", "--data", str(cache), "--address", servers.up.driver)
+    told = cgn(*asked, "--store", str(tmp_path), **guess)
+    assert told.returncode == 2
+    assert "name its token's file in RAY_AUTH_TOKEN_PATH" in told.stderr.splitlines()[-1]
+
+
 def test_nothing_listens_beyond_the_loopback_address(servers: Servers) -> None:
     everyone = servers.up.tree()
     assert len(everyone) > 8
