@@ -479,12 +479,13 @@ def status(url: str, headers: Mapping[str, str] | None = None) -> int | None:
 def _get(url: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
     parts = urllib.parse.urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+    try:
         with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=5)) as connection:
             connection.request("GET", parts.path or "/", headers=dict(headers))
             answer = connection.getresponse()
             return answer.status, answer.read().decode(errors="replace")
-    return None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
 
 
 def _write_up(store: Path, state: Up) -> None:
