@@ -1,9 +1,12 @@
+import csv
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +16,7 @@ from cgn.data.breast import find_breast, prepare
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import mias, phantom
 from cgn.data.folds import splits_fingerprint
+from cgn.data.workers import Rejection
 from cgn.errors import CacheError, ConfigError, NotADatasetError
 
 SIZE = 32
@@ -146,6 +150,69 @@ def test_a_truncated_film_costs_its_pairs_and_is_named(mias_folder, tmp_path):
     assert "MDB005.PGM is truncated" in report.rejected[0].message
     again = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
     assert (again.fresh, again.rejected) == (False, report.rejected)
+
+
+def test_rejected_films_are_listed_beside_the_cache_for_its_owner_alone(mias_folder, tmp_path):
+    raw = mias_folder()
+    (raw / "MDB005.PGM").write_bytes(b"P5 nothing")
+    (raw / "mdb012.png").write_bytes(cv2.imencode(".png", np.zeros((1024, 1024), np.uint8))[1].tobytes())
+    report = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
+    assert report.quarantine == tmp_path / "m.quarantine.csv"
+    assert report.quarantine.stat().st_mode & 0o777 == 0o600
+    with report.quarantine.open(newline="") as file:
+        rows = [Rejection(*row) for row in list(csv.reader(file))[1:]]
+    assert rows == list(report.rejected)
+    assert [(r.pair_id, r.role, r.film, r.reason) for r in rows] == [
+        ("mdb005", "target", "MDB005.PGM", "truncated"),
+        ("mdb006", "reference", "MDB005.PGM", "truncated"),
+        ("mdb011", "reference", "mdb012.png", "no_breast"),
+    ]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_cache_without_rejected_films_has_no_list(mias_folder, tmp_path):
+    (tmp_path / "m.quarantine.csv").write_text("of a former try")
+    report = write_cache("mias", mias.Options(raw=mias_folder()), size=SIZE, folds=3, out=tmp_path / "m")
+    assert report.quarantine is None
+    assert not (tmp_path / "m.quarantine.csv").exists()
+    assert report.images_per_second > 0
+
+
+def test_one_division_instead_of_folds(tmp_path):
+    report = phantoms(tmp_path / "p", pairs=60, parts=(8, 1, 1))
+    pairs, (split,) = open_cache(report.path), open_splits(report.path)
+    assert (split.fold, len(split.train), len(split.val), len(split.test)) == (0, 48, 6, 6)
+    assert pairs.label[split.test].sum() == 3
+    assert json.loads((report.path / "splits.json").read_text())["drawn"] == {"parts": [8, 1, 1], "seed": 0}
+    assert not phantoms(tmp_path / "p", pairs=60, parts=(8, 1, 1)).fresh
+    with pytest.raises(CacheError, match=r"parts 8:1:1 of seed 0 .* but 5 folds of seed 0 were asked for"):
+        phantoms(tmp_path / "p", pairs=60)
+
+
+def test_companions_are_the_other_view_of_the_same_breast(tmp_path):
+    report = write_cache(
+        "phantom", phantom.Options(pairs=10, views=2), size=SIZE, folds=3, out=tmp_path / "p"
+    )
+    pairs = open_cache(report.path)
+    other = pairs.companion
+    assert sorted(other) == list(range(20))
+    assert (pairs.view[other] != pairs.view).all()
+    for same in (pairs.patient_id, pairs.study_id, pairs.side, pairs.label):
+        assert (same[other] == same).all()
+    for split in open_splits(report.path):
+        assert set(other[split.test]) == set(split.test)
+
+
+def test_where_a_companion_is_missing_or_ambiguous_there_is_none(pairs):
+    told = {
+        "patient_id": ["a", "a", "a", "b", "b", "c"],
+        "study_id": ["1"] * 6,
+        "view": ["MLO", "CC", "CC", "MLO", "CC", "CC"],
+        "side": ["L", "L", "L", "L", "R", "L"],
+    }
+    six = {name: np.array(values) for name, values in told.items()} | {"label": pairs.label[:6]}
+    assert dataclasses.replace(pairs, **six).companion.tolist() == [-1, 0, 0, -1, -1, -1]
+    assert set(pairs.companion) == {-1}
 
 
 def test_nothing_is_written_where_nothing_can_be_read(mias_folder, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgn.data.folds import make_splits, named, numbered, splits_fingerprint
+from cgn.data.folds import make_split, make_splits, named, numbered, splits_fingerprint
 from cgn.errors import ConfigError
 
 
@@ -59,3 +59,33 @@ def test_folds_that_cannot_be(folds, message):
     label = np.array([0] * 16 + [1] * 4)
     with pytest.raises(ConfigError, match=message):
         make_splits(label, np.arange(20).astype(str), folds)
+
+
+@settings(max_examples=25)
+@given(st.integers(60, 150), st.integers(0, 9))
+def test_a_division_keeps_patients_together_and_comes_near_its_proportion(patients, seed):
+    label, patient = cohort(patients, seed)
+    (split,) = make_split(label, patient, (8, 1, 1), seed)
+    parts = [split.train, split.val, split.test]
+    assert sorted(np.concatenate(parts)) == list(range(len(label)))
+    owners = [set(patient[part]) for part in parts]
+    assert len(set.union(*owners)) == sum(map(len, owners))
+    for part, share in zip(parts, (0.8, 0.1, 0.1), strict=True):
+        for value in (0, 1):
+            assert (label[part] == value).sum() == pytest.approx(share * (label == value).sum(), abs=2.5)
+
+
+def test_a_division_is_drawn_by_its_seed():
+    label, patient = cohort(90)
+    names = [f"x{i}" for i in range(len(label))]
+    prints = [splits_fingerprint(names, make_split(label, patient, seed=s)) for s in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [((8, 0, 1), "three positive numbers but got 8:0:1"), ((98, 1, 1), "no 98:1:1 with")],
+)
+def test_divisions_that_cannot_be(parts, message):
+    with pytest.raises(ConfigError, match=message):
+        make_split(np.arange(20) % 2, np.arange(20).astype(str), parts)
