@@ -12,8 +12,8 @@ cases *at the same epoch*. What the comparison must not be:
   enough and a budget that is spent late (`power`); `replay` measures on recorded curves what both are worth.
 
 The budget holds for one trial against an incumbent fixed beforehand. An incumbent that is the best of many
-looked better than it is, so its equals are stopped more often; the search loses little by that, since it
-picks by the same score that they are behind in.
+looked better than it is, so its equals are stopped more often (8 instead of 5 of 100 among 20 equal trials);
+the search loses little by that, since it picks by the same score that they are behind in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ def loses(
 
 
 def budget(
-    epochs: int, first: int, every: int, confidence: float = 0.95, power: float = 1.0
+    epochs: int, first: int, every: int, confidence: float = 0.95, power: float = 3.0
 ) -> dict[int, float]:
     """Kim & DeMets 1987. What each look may err: epoch (counted from 1) to its share of `1 - confidence`.
 
