@@ -61,8 +61,11 @@ WHERE = {
 
 @pytest.fixture(scope="module", autouse=True)
 def key(tmp_path_factory):
+    path = tmp_path_factory.mktemp("key") / "key"
+    path.touch(0o600)
+    path.write_text("of the tests " * 3)  # always the same, for folds follow the names of patients
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CGN_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+        patch.setenv("CGN_KEY_FILE", str(path))
         yield
 
 

@@ -179,4 +179,5 @@ def _plain(error: Any, options: type[DatasetOptions]) -> str:
         return f"{name} must be given: {options.model_fields[name].description}"
     if error["type"] == "extra_forbidden":
         return f"no option {name!r}; the options are {', '.join(sorted(options.model_fields))}"
-    return f"{name}: {error['msg'].removeprefix('Value error, ')} but got {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message} but got {error['input']!r}" if name else message

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
-import numpy as np
 from pydantic import Field
 
+from cgn.data import raster
 from cgn.data.breast import Laterality, Wall
 from cgn.data.datasets import DatasetOptions, Image, PairRecord, RawFile, Scan, load_pair
 from cgn.data.pairs import Box
@@ -33,7 +32,6 @@ COHORTS = {
 """Sec. IV-A. Masses; the paper's mixed lesions (masses, calcifications, distortions); asymmetries too."""
 
 ROW = re.compile(r"^mdb(\d{3})\s+[FGD]\s+(\w+)(?:\s+([BM])(?:\s+(\d+)\s+(\d+)\s+(\d+))?)?")
-PGM = re.compile(rb"P5\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 FILM = re.compile(r"mdb(\d{3})\.(?:pgm|png)", re.IGNORECASE)
 
 
@@ -168,31 +166,15 @@ def _films(folder: Path) -> dict[int, Path]:
     return films
 
 
-def _is_whole(content: bytes) -> bool:
-    """Whether the file reaches its end, asked first since decoders print lines of their own if not."""
-    if content.startswith(b"\x89PNG"):
-        return b"IEND" in content[-16:]
-    header = PGM.match(content)
-    if header is None:
-        return False
-    width, height, top = map(int, header.groups())
-    return len(content) - header.end() >= width * height * (1 if top < 256 else 2)
-
-
 def _film(path: Path) -> Image:
-    content = path.read_bytes()
-    pixels = None
-    if _is_whole(content):
-        flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    if pixels is None:
-        raise UnreadableImageError(
-            f"{path.name} is truncated or no PGM or PNG image: {len(content)} bytes", Reason.TRUNCATED
-        )
-    if pixels.shape != (SIDE, SIDE) or pixels.dtype not in (np.uint8, np.uint16):
+    try:
+        pixels, bits = raster.read(path)
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{path.name}: {error}", error.reason) from None
+    if pixels.shape != (SIDE, SIDE):
         raise UnreadableImageError(
             f"{path.name} must have {SIDE} x {SIDE} pixels, for Info.txt counts in them, but has "
             f"{' x '.join(map(str, pixels.shape))}",
             Reason.WRONG_SIZE,
         )
-    return Image(pixels, 8 * pixels.dtype.itemsize, _wall(int(path.stem[3:])))
+    return Image(pixels, bits, _wall(int(path.stem[3:])))

@@ -25,8 +25,11 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def key(tmp_path_factory):
+    path = tmp_path_factory.mktemp("key") / "key"
+    path.touch(0o600)
+    path.write_text("of the tests " * 3)  # always the same, for folds follow the names of patients
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CGN_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+        patch.setenv("CGN_KEY_FILE", str(path))
         yield
 
 
@@ -209,7 +212,7 @@ def test_a_setting_of_the_paper_chooses_the_cohort(root):
         options = inbreast.Options.of({"raw": root, "setting": name})
         assert options.cohort == SETTINGS[name].options["cohort"]
         assert options.content() == {"cohort": options.cohort, "pairing": "same_study"}
-    with pytest.raises(ConfigError, match="setting c is the cohort mixed: give one of the two"):
+    with pytest.raises(ConfigError, match=r"^setting c is the cohort mixed: give one of the two$"):
         inbreast.Options.of({"raw": root, "setting": "c", "cohort": "mass"})
 
 

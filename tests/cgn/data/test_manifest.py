@@ -21,7 +21,10 @@ COLUMNS = ("image", "patient", "laterality", "view", "label", "study", "boxes", 
 
 @pytest.fixture(autouse=True)
 def key(tmp_path, monkeypatch):
-    monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "key"))
+    path = tmp_path / "key"
+    path.touch(0o600)
+    path.write_text("of the tests " * 3)  # always the same, for folds follow the names of patients
+    monkeypatch.setenv("CGN_KEY_FILE", str(path))
 
 
 def draw(path, side="L", bits=8, wall="left"):

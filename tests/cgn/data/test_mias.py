@@ -99,7 +99,7 @@ def test_a_truncated_film_is_named(mias_folder, name, keep):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     record = by_id(scan(folder))["mdb001"]
-    with pytest.raises(UnreadableImageError, match=f"{name} is truncated or no PGM or PNG"):
+    with pytest.raises(UnreadableImageError, match=f"{name}: the file is truncated or no PNG, PGM"):
         record.load()
 
 
