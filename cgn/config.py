@@ -7,7 +7,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,6 +36,9 @@ class Config(BaseModel):
     backbone: str = Field("alexnet", description="module of cgn.backbones")
     backbone_weights: str = Field(
         "none", description="'none', 'imagenet' (torchvision, fetched once) or the path of a state dict"
+    )
+    frozen_backbone: bool = Field(
+        False, description="train on the backbone's features, computed once: a setting of its own, and fast"
     )
     feature_channels: int | None = Field(
         None, ge=1, description="channels after a 1x1 projection; None projects only what is wider than 512"
@@ -72,6 +75,14 @@ class Config(BaseModel):
         if unknown:
             raise ValueError(f"no field {unknown[0]!r}; the fields are {', '.join(sorted(cls.model_fields))}")
         return values
+
+    @model_validator(mode="after")
+    def _images_need_the_backbone(self) -> Self:
+        if self.frozen_backbone and self.generator_level is GeneratorLevel.IMAGE:
+            raise ValueError(
+                "frozen_backbone computes features once, generator_level=image in each step: take one"
+            )
+        return self
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Config":

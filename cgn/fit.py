@@ -84,29 +84,71 @@ class Images:
         self.target, self.reference = self._put(pairs.target), self._put(pairs.reference)
         self.counterfactual = None if pairs.counterfactual is None else self._put(pairs.counterfactual)
         self.label = self._put(pairs.label)
+        companion = pairs.companion
+        self.other = self._put(np.where(companion < 0, np.arange(len(pairs)), companion))
+        self._frozen: dict[str, Images] = {}
 
-    def batch(self, index: Tensor) -> Batch:
-        """These pairs, as a network takes them."""
+    def batch(self, index: Tensor, *, other: bool = False) -> Batch:
+        """These pairs, as a network takes them; with the other view of each where it asks for `other`."""
         index = index.to(self.device, non_blocking=True)
         truth = None if self.counterfactual is None else self._float(self.counterfactual[index])
-        return Batch(
+        batch = Batch(
             self._float(self.target[index]), self._float(self.reference[index]), truth, self.label[index]
         )
+        if not other:
+            return batch
+        views = self.other[index]
+        return batch._replace(
+            other_target=self._float(self.target[views]), other_reference=self._float(self.reference[views])
+        )
+
+    def through(self, trunk: nn.Module) -> "Images":
+        """The same pairs as a frozen trunk sees them, computed once for each trunk."""
+        digest = hashlib.sha256()
+        for tensor in trunk.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        name = digest.hexdigest()
+        if name not in self._frozen:
+            self._frozen[name] = _Features(self, trunk.eval())
+        return self._frozen[name]
 
     def _put(self, array: NDArray[np.generic]) -> Tensor:
         tensor = torch.tensor(array)
         return tensor.pin_memory().to(self.device) if self.device.type == "cuda" else tensor
 
-    @staticmethod
-    def _float(pixels: Tensor) -> Tensor:
+    def _float(self, pixels: Tensor) -> Tensor:
         return pixels.unsqueeze(1).float().div_(255)
+
+
+class _Features(Images):
+    """Features of a trunk in the place of images."""
+
+    def __init__(self, images: Images, trunk: nn.Module) -> None:
+        @torch.no_grad()
+        def seen(pixels: Tensor) -> Tensor:
+            chunks = torch.split(pixels, EVALUATION_BATCH)
+            return torch.cat([trunk(images._float(chunk)) for chunk in chunks])
+
+        self.pairs, self.device, self.label, self.other = (
+            images.pairs,
+            images.device,
+            images.label,
+            images.other,
+        )
+        self.target, self.reference = seen(images.target), seen(images.reference)
+        self.counterfactual = None if images.counterfactual is None else seen(images.counterfactual)
+
+    def _float(self, features: Tensor) -> Tensor:
+        return features
 
 
 @dataclass
 class _Fold:
-    """All that changes while a fold trains."""
+    """All that changes while a fold trains, and the images it sees; `trunk` is what does not change."""
 
     network: nn.Module
+    images: Images
+    trunk: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     order: torch.Generator
     reports: list[EpochReport]
@@ -150,7 +192,7 @@ class _Fold:
 
 def _fit(config: Config, images: Images, split: Split, memory: Memory | None) -> FoldRun:
     _check(images.pairs.label, split)
-    fold = _start(config, images.device, split.fold)
+    fold = _start(config, images, split.fold)
     state = memory.load() if memory else None
     if state is not None:
         fold.restore(state)
@@ -159,8 +201,8 @@ def _fit(config: Config, images: Images, split: Split, memory: Memory | None) ->
     train = torch.as_tensor(split.train.copy())
     for epoch in range(len(fold.reports), config.epochs):
         begin = time.perf_counter()
-        losses = _train_epoch(fold, images, train, config.batch_size)
-        scores = _scores(fold.network, images, split.val, epoch)
+        losses = _train_epoch(fold, train, config.batch_size)
+        scores = _scores(fold, split.val, epoch)
         val_auc = metrics.auc(images.pairs.label[split.val], scores)
         if val_auc > fold.best_auc:
             fold.best_epoch = epoch
@@ -174,7 +216,7 @@ def _fit(config: Config, images: Images, split: Split, memory: Memory | None) ->
 
     begin = time.perf_counter()
     fold.network.load_state_dict(fold.best)
-    predictions, right = _test(fold.network, images, split.test)
+    predictions, right = _test(fold, split.test)
     return FoldResult(
         fold=split.fold,
         best_epoch=fold.best_epoch,
@@ -184,7 +226,7 @@ def _fit(config: Config, images: Images, split: Split, memory: Memory | None) ->
         localization_error_any_class=metrics.top1_localization_error(predictions.iou),
         predictions=predictions,
         seconds=sum(report.seconds for report in fold.reports) + time.perf_counter() - begin,
-        state=fold.best,
+        state=fold.trunk | fold.best,
     )
 
 
@@ -196,25 +238,32 @@ def _check(label: NDArray[np.int64], split: Split) -> None:
             )
 
 
-def _start(config: Config, device: torch.device, number: int) -> _Fold:
+def _start(config: Config, images: Images, number: int) -> _Fold:
+    device = images.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(config.seed, number, "weights"))
         network = methods.build(config).to(device)
     on_gpu = device.type == "cuda"
     if on_gpu:
         network = network.to(memory_format=torch.channels_last)
+    trunk: dict[str, Tensor] = {}
+    if config.frozen_backbone:
+        prefix, frozen = cast(Network, network).release_trunk()
+        images = images.through(frozen)
+        trunk = {f"{prefix}{name}": tensor for name, tensor in frozen.state_dict().items()}
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=on_gpu)
     order = torch.Generator().manual_seed(_seed(config.seed, number, "order"))
-    return _Fold(network, optimizer, order, reports=[], best_epoch=-1, best={})
+    return _Fold(network, images, trunk, optimizer, order, reports=[], best_epoch=-1, best={})
 
 
-def _train_epoch(fold: _Fold, images: Images, train: Tensor, batch_size: int) -> dict[str, float]:
+def _train_epoch(fold: _Fold, train: Tensor, batch_size: int) -> dict[str, float]:
     fold.network.train()
     network = cast(Network, fold.network)
     sums: dict[str, Tensor] = {}
     for index in torch.split(train[torch.randperm(len(train), generator=fold.order)], batch_size):
         fold.optimizer.zero_grad(set_to_none=True)
-        for name, value in network.gradients(images.batch(index)).items():
+        batch = fold.images.batch(index, other=network.needs_other)
+        for name, value in network.gradients(batch).items():
             sums[name] = sums.get(name, 0.0) + value.double().sum()
         fold.optimizer.step()
     means = {name: float(total) / len(train) for name, total in sums.items()}
@@ -225,8 +274,8 @@ def _train_epoch(fold: _Fold, images: Images, train: Tensor, batch_size: int) ->
     return means
 
 
-def _scores(network: nn.Module, images: Images, index: NDArray[np.int64], epoch: int) -> NDArray[np.float64]:
-    scores = _predict(network, images, index).p_malignant.double().cpu().numpy()
+def _scores(fold: _Fold, index: NDArray[np.int64], epoch: int) -> NDArray[np.float64]:
+    scores = predict(fold.network, fold.images, index).p_malignant.double().cpu().numpy()
     if not np.isfinite(scores).all():
         raise DivergedError(
             f"validation scores must be finite but some of epoch {epoch} are not: lower the learning rate"
@@ -234,19 +283,19 @@ def _scores(network: nn.Module, images: Images, index: NDArray[np.int64], epoch:
     return cast("NDArray[np.float64]", scores)
 
 
-def _predict(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Prediction:
+def predict(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Prediction:
+    """What a network says of these pairs, by rows of `images`; it is left in evaluation mode."""
     network.eval()
+    predicting = cast(Network, network)
     chunks = torch.split(torch.as_tensor(index.copy()), EVALUATION_BATCH)
-    parts = [cast(Network, network).predict(images.batch(chunk)) for chunk in chunks]
+    parts = [predicting.predict(images.batch(chunk, other=predicting.needs_other)) for chunk in chunks]
     return Prediction(torch.cat([p.p_malignant for p in parts]), torch.cat([p.cam for p in parts]))
 
 
-def _test(
-    network: nn.Module, images: Images, index: NDArray[np.int64]
-) -> tuple[Predictions, NDArray[np.bool_]]:
+def _test(fold: _Fold, index: NDArray[np.int64]) -> tuple[Predictions, NDArray[np.bool_]]:
     """Predictions of the test pairs, and whether each one's class was right."""
-    p_malignant, cam = _predict(network, images, index)
-    pairs, scores = images.pairs, p_malignant.double().cpu().numpy()
+    p_malignant, cam = predict(fold.network, fold.images, index)
+    pairs, scores = fold.images.pairs, p_malignant.double().cpu().numpy()
     boxes = [metrics.box_from_cam(map_, pairs.size) for map_ in cam.cpu().numpy()]
     ious = [metrics.best_iou(box, pairs.boxes[i]) for box, i in zip(boxes, index, strict=True)]
     label = pairs.label[index]
@@ -284,4 +333,5 @@ __all__ = [
     "last",
     "lockstep",
     "network_of",
+    "predict",
 ]

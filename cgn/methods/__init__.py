@@ -38,6 +38,9 @@ class Network(Protocol):
     def predict(self, batch: Batch) -> Prediction:
         """Labels are not looked at."""
 
+    def release_trunk(self) -> tuple[str, nn.Module]:
+        """Give away the backbone: batches then hold its features. With it, the prefix of its tensors."""
+
 
 class Features(NamedTuple):
     """H_T, H_R, H_C and, for phantoms, those of the true counterfactual; each `(B, C, h, w)`."""

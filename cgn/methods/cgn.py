@@ -67,8 +67,9 @@ class Extractor(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.backbone = backbones.load(config.backbone, config.backbone_weights)
-        wide = self.backbone.channels
+        backbone = backbones.load(config.backbone, config.backbone_weights)
+        self.backbone: nn.Module = backbone
+        wide = backbone.channels
         self.channels = config.feature_channels or (PROJECTED if wide > WIDEST else wide)
         self.projection = nn.Identity() if self.channels == wide else nn.Conv2d(wide, self.channels, 1)
 
@@ -124,6 +125,11 @@ class CGN(nn.Module):
         with self._autocast():
             logits, cam = self._classify(self._features(batch, self.sees))
         return Prediction(logits.softmax(1)[:, 1], _of_class(cam, logits.argmax(1)))
+
+    def release_trunk(self) -> tuple[str, nn.Module]:
+        """What a frozen backbone computes once for all epochs; the projection stays and is trained."""
+        trunk, self.backbone.backbone = self.backbone.backbone, nn.Identity()
+        return "backbone.backbone.", trunk
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Features:

@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import importlib
 import json
 from collections.abc import Mapping
 
@@ -6,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cgn import equations, metrics
+from cgn import equations, methods, metrics
 from cgn.errors import ConfigError, DataError, DivergedError
-from cgn.fit import CrossResult, Images, cross_validate, fit, last, network_of
+from cgn.fit import CrossResult, Images, cross_validate, fit, last, network_of, predict
 from cgn.results import FoldState
+
+fit_module = importlib.import_module("cgn.fit")  # the package's attribute of this name is a function
 
 
 def facts(value):
@@ -109,9 +113,7 @@ def test_a_loss_that_is_no_number_stops_the_fold(tiny, pairs, splits, monkeypatc
 
 def test_whoever_asks_no_more_has_trained_no_more(tiny, pairs, splits, monkeypatch):
     """An epoch is trained when it is asked for: pruning saves what it says it saves."""
-    import importlib
-
-    module, trained = importlib.import_module("cgn.fit"), []
+    module, trained = fit_module, []
     plain = module._train_epoch
     monkeypatch.setattr(module, "_train_epoch", lambda *a: trained.append(1) or plain(*a))
     running = cross_validate(tiny.edit(epochs=5), pairs, splits)
@@ -161,3 +163,46 @@ def test_the_network_of_a_result_predicts_what_it_says(tiny, pairs, splits):
         network.predict(batch).p_malignant.double().numpy().tolist()
         == result.predictions.p_malignant.tolist()
     )
+
+
+@pytest.mark.parametrize("switches", [{}, {"feature_channels": 16}, {"bilateral": "sff"}])
+def test_a_frozen_backbone_is_left_as_it_was_and_the_rest_learns(switches, tiny, pairs, splits):
+    config = tiny.edit(frozen_backbone=True, **{"negative_embedding": False, "triplet": "none"}, **switches)
+    result = last(fit(config, pairs, splits[0]))
+    with torch.random.fork_rng():
+        torch.manual_seed(fit_module._seed(config.seed, 0, "weights"))
+        fresh = methods.build(config).state_dict()
+    moved = {name for name, tensor in fresh.items() if not torch.equal(tensor, result.state[name])}
+    assert set(result.state) == set(fresh)
+    assert not [name for name in moved if name.startswith("backbone.backbone.")]
+    assert [name for name in moved if name.startswith("classifier.")]
+    assert ("backbone.projection.weight" in moved) == ("feature_channels" in switches)
+    again = predict(network_of(config, result.state), Images(pairs), splits[0].test)
+    assert torch.allclose(again.p_malignant.double(), torch.tensor(result.predictions.p_malignant), atol=1e-6)
+
+
+def test_features_of_a_frozen_backbone_are_computed_once_for_equal_weights(tiny, pairs):
+    images = Images(pairs)
+    trunk = methods.build(tiny).release_trunk()[1]
+    assert images.through(trunk) is images.through(copy.deepcopy(trunk))
+    assert images.through(trunk) is not images.through(methods.build(tiny).release_trunk()[1])
+
+
+def test_images_that_are_generated_need_a_backbone_that_runs(tiny):
+    with pytest.raises(ConfigError, match="take one"):
+        tiny.edit(frozen_backbone=True, generator_level="image")
+
+
+def test_a_network_that_asks_for_the_other_view_gets_it(pairs):
+    two = dataclasses.replace(
+        pairs,
+        patient_id=np.array([f"w{i // 2}" for i in range(24)]),
+        study_id=np.array(["s"] * 24),
+        view=np.array(["MLO", "CC"] * 12),
+        side=np.array(["L"] * 24),
+    )
+    index = torch.tensor([0, 1, 6])
+    batch = Images(two).batch(index, other=True)
+    assert torch.equal(batch.other_target, Images(two).batch(torch.tensor([1, 0, 7])).target)
+    alone = Images(pairs).batch(index, other=True)  # a pair without another view is its own
+    assert torch.equal(alone.other_reference, alone.reference)
