@@ -36,7 +36,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from cgn.config import Config
-from cgn.data.pairs import Pairs, Split
+from cgn.data.pairs import Pairs
 from cgn.errors import LedgerError
 from cgn.provenance import code_fingerprint
 from cgn.results import EpochReport, FoldResult, FoldRun, FoldState, Memory, Predictions
@@ -69,13 +69,13 @@ class Identity:
     code: str
 
     @classmethod
-    def of(cls, config: Config, fold: int, *, splits: str, cache: str) -> Self:
-        """The identity of a fold that this process would train."""
+    def of(cls, config: Config, fold: int, *, splits: str, cache: str, code: str | None = None) -> Self:
+        """The identity of a fold that this code, or the code of that fingerprint, trains."""
         values = config.model_dump(mode="json")
         weights = Path(config.backbone_weights)
         if weights.is_file():
             values["backbone_weights"] = f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()}"
-        return cls(values, fold, splits, cache, code_fingerprint())
+        return cls(values, fold, splits, cache, code or code_fingerprint())
 
     @cached_property
     def id(self) -> str:
@@ -594,16 +594,3 @@ def free_bytes(where: str) -> int | None:
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free
-
-
-def remembering(
-    ledger: Ledger,
-    config: Config,
-    pairs: Pairs,
-    split: Split,
-    splits: str,
-    train: Callable[[Memory], FoldRun],
-) -> FoldRun:
-    """`Ledger.remembered` for one fold of a configuration over these pairs."""
-    identity = Identity.of(config, split.fold, splits=splits, cache=pairs.fingerprint)
-    return ledger.remembered(identity, pairs, train)

@@ -9,14 +9,15 @@ import hashlib
 import secrets
 import sqlite3
 import warnings
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ContextDecorator, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
@@ -42,6 +43,22 @@ ORPHAN = "orphan: its driver ended before it did"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+class _InWords(ContextDecorator):
+    """What the database raises, as one line that says what to do."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, optuna.exceptions.StorageInternalError | SQLAlchemyError):
+            cause = error.__cause__ or error
+            told = " ".join(str(getattr(cause, "orig", None) or cause).split())
+            raise StudyError(
+                f"the study's database cannot be used ({told}): free its disk or its lock and run the same "
+                "command again; what is finished stands"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -99,9 +116,11 @@ class Study:
     def remaining(self) -> int:
         """Trials still to be asked for: the total less those ended or running."""
         trials = self._study.get_trials(deepcopy=False)
-        counted = [t for t in trials if STATES[t.state] != "waiting" and t.user_attrs.get("reason") != ORPHAN]
+        again = _asked_again(trials)
+        counted = [t for t in trials if STATES[t.state] != "waiting" and t.number not in again]
         return max(0, self.space.trials - len(counted))
 
+    @_InWords()
     def ask(self) -> Asked | TrialRecord:
         """The next trial: what is queued first (the default, `first`, orphans), then what TPE suggests.
 
@@ -120,6 +139,7 @@ class Study:
         trial.set_user_attr("fingerprint", config.fingerprint())
         return Asked(trial.number, config, params)
 
+    @_InWords()
     def report(self, number: int, epoch: int, value: float) -> None:
         """The mean validation AUC over all folds at this epoch."""
         self._live[number].report(value, epoch)
@@ -132,6 +152,7 @@ class Study:
         trial = self._live[number]
         return trial.user_attrs["fingerprint"] != self.space.base.fingerprint() and trial.should_prune()
 
+    @_InWords()
     def tell(self, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
         """The end of a trial. Only a complete one has a value; a failed one is no score."""
         trial = self._live.pop(number)
@@ -140,26 +161,35 @@ class Study:
         told = self._study.tell(trial, value, state=TOLD[state], skip_if_finished=True)
         return _record(told)
 
+    @_InWords()
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
-        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
+        trials = self._study.get_trials(deepcopy=False)
+        again = _asked_again(trials)
+        return [_record(trial, orphan=trial.number in again) for trial in trials]
 
     def adopt(self) -> int:
-        """End what a dead driver left running, and queue each of them again, once. Returns how many."""
+        """Queue again, once each, what a dead driver left running and what machines failed. Returns how many.
+
+        A trial that its workers' machines or its storage failed (`lost`) counts as ended for the driver
+        that saw it; the next one may find the machines mended.
+        """
         trials = self._study.get_trials(deepcopy=False)
-        asked_again = {trial.user_attrs.get("retry_of") for trial in trials}
-        orphans = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        for trial in orphans:
+        asked_again = _asked_again(trials)
+        left = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        lost = [trial for trial in trials if trial.user_attrs.get("lost") and trial.number not in asked_again]
+        for trial in (*left, *lost):
             # Queued before it is ended: a driver that dies between the two finds both again.
             if trial.number not in asked_again:
                 params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                 self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
-            storage = self._study._storage
-            storage.set_trial_user_attr(trial._trial_id, "reason", ORPHAN)
+        for trial in left:
+            self._study._storage.set_trial_user_attr(trial._trial_id, "reason", ORPHAN)
             self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        return len(orphans)
+        return len(left) + len(lost)
 
 
+@_InWords()
 def open_study(
     name: str, space: Space, *, store: Path, identity: Mapping[str, str], url: str | None = None
 ) -> Study:
@@ -264,13 +294,18 @@ def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Scalar:
             return trial.suggest_int(name, low, high, log=log)
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def _asked_again(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Numbers of the trials in whose place another one was asked: orphans."""
+    return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
+
+
+def _record(trial: FrozenTrial, *, orphan: bool = False) -> TrialRecord:
     facts = dict(trial.user_attrs)
     config = facts.pop("config", None)
     state = STATES[trial.state]
     return TrialRecord(
         number=trial.number,
-        state="orphan" if facts.get("reason") == ORPHAN else state,
+        state="orphan" if orphan else state,
         value=trial.value if state == "complete" else None,
         params=trial.params,
         curve=dict(trial.intermediate_values),

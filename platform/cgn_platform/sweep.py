@@ -3,10 +3,14 @@
 Workers (`cgn_platform.worker`) tell epochs; the desk, here in the driver, decides and writes.
 """
 
+import contextlib
 import logging
 import math
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,15 +21,17 @@ from rich.console import Console
 
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
-from cgn.provenance import code_fingerprint
+from cgn.errors import ResourcesError
 from cgn_platform import tracking
 from cgn_platform.cluster import Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole, summary
+from cgn_platform.ledger import Ledger
 from cgn_platform.space import Space
 from cgn_platform.study import ENDED, Asked, State, Study, TrialRecord, open_study
-from cgn_platform.worker import STEP, Runner, Step, Trial
+from cgn_platform.worker import STEP, Runner, Step, Trial, Work
 
 Answer = TypeVar("Answer")
+RETRIES = 3  # of a trial whose worker was lost, before it counts as failed
 
 
 def run_sweep(
@@ -40,6 +46,9 @@ def run_sweep(
     console: Console,
     runner: Runner | None = None,
     concurrent: int | None = None,
+    ledger: str | None = None,
+    checkpoint_every: int = 5,
+    fold_workers: int = 0,
 ) -> list[TrialRecord]:
     """Open the study, run what it still asks for, show and record it; all its trials.
 
@@ -47,7 +56,16 @@ def run_sweep(
         ResourcesError: no node has room for a trial; nothing was written then.
         StudyError: another driver holds the study, or under this name stands another search.
     """
-    cluster.slots(resources)
+    work = Work(
+        pairs,
+        tuple(splits),
+        resources,
+        ledger or str((store / "units").absolute()),
+        every=checkpoint_every,
+        runner=runner,
+        fold_workers=fold_workers,
+    )
+    trial_slots(cluster, work)
     identity = {"cache": pairs.fingerprint, "splits": splits_fingerprint(pairs.pair_id, splits)}
     with open_study(name, space, store=store, identity=identity) as study:
         before = study.trials()
@@ -56,23 +74,14 @@ def run_sweep(
         tracker = tracking.Tracker(
             lambda: tracking.Projection(uri, experiment=pairs.name, study=name, study_id=study.id),
             records=before,
-            tags={**identity, "code": code_fingerprint(), "git_commit": tracking.code_version()},
+            tags={**identity, "code": work.code, "git_commit": tracking.code_version()},
             params={"sampler_seed": str(space.seed), **{k: str(d) for k, d in space.dimensions.items()}},
             on_problem=lambda told: console.print(told, markup=False, style="yellow"),
         )
         status = "KILLED"
         try:
             with SweepConsole(console, space.trials, before) as screen:
-                run_trials(
-                    study,
-                    pairs,
-                    splits,
-                    cluster=cluster,
-                    resources=resources,
-                    listeners=[screen, tracker],
-                    runner=runner,
-                    concurrent=concurrent,
-                )
+                run_trials(study, work, cluster=cluster, listeners=[screen, tracker], concurrent=concurrent)
             status = "FINISHED" if study.remaining() == 0 else "KILLED"
         finally:
             records = study.trials()
@@ -105,8 +114,7 @@ class Desk:
 
     def __init__(self, study: Study, listeners: Sequence[Listener] = ()) -> None:
         self._study, self._listeners = study, listeners
-        self._open: dict[int, Asked] = {}
-        self._seconds: dict[int, float] = {}
+        self._open: dict[int, _Open] = {}
 
     def next(self) -> Asked | None:
         """The next trial to run; None when the total is asked."""
@@ -115,20 +123,23 @@ class Desk:
             if isinstance(asked, TrialRecord):
                 self._tell_listeners("ended", asked)
                 continue
-            self._open[asked.number], self._seconds[asked.number] = asked, 0.0
+            self._open[asked.number] = _Open()
             self._tell_listeners("started", asked)
             return asked
         return None
 
     def tell(self, number: int, step: Step) -> bool:
         """One epoch. Returns whether the trial shall stop."""
-        if number not in self._open:
+        trial = self._open.get(number)
+        if trial is None:
             return True
         if step.failure is not None:
             return self._end(number, "failed", reason=step.failure)
+        if step.epoch < len(trial.steps):
+            return False  # after its worker was lost, a trial tells again what it told before
         if not math.isfinite(step.val_auc):
             return self._end(number, "failed", reason=f"the score of epoch {step.epoch} is no number")
-        self._seconds[number] += step.seconds
+        trial.steps.append(step)
         self._study.report(number, step.epoch, step.val_auc)
         self._tell_listeners("epoch", number, step)
         if step.result is not None:
@@ -136,22 +147,31 @@ class Desk:
             value = facts.pop("val_auc")
             if value is None:
                 return self._end(number, "failed", reason="the final score is no number")
-            return self._end(number, "complete", value, epochs=step.epoch + 1, **facts)
+            return self._end(number, "complete", value, **facts)
         if self._study.should_prune(number):
             rule = self._study.space.prune.rule
             reason = f"{rule} pruner after {step.epoch + 1} epochs at mean validation AUC {step.val_auc:.3f}"
-            return self._end(number, "pruned", epochs=step.epoch + 1, reason=reason)
+            return self._end(number, "pruned", reason=reason)
         return False
 
-    def crashed(self, number: int, cause: str) -> None:
-        """The trial's process ended or raised what is no error of the configuration."""
+    def lost(self, number: int, cause: str) -> None:
+        """The trial's process ended, or its machine or storage failed it; it is tried again."""
         if number in self._open:
-            self._end(number, "failed", reason=cause)
+            self._open[number].losses.append(cause)
+
+    def crashed(self, number: int, cause: str) -> None:
+        """It was tried often enough. The next run of the command asks for it again."""
+        if number in self._open:
+            self._end(number, "failed", reason=cause, lost=True)
 
     def _end(self, number: int, state: State, value: float | None = None, **facts: Any) -> bool:
-        del self._open[number]
-        seconds = round(self._seconds.pop(number), 3)
-        self._tell_listeners("ended", self._study.tell(number, state, value, seconds=seconds, **facts))
+        trial = self._open.pop(number)
+        facts |= {"epochs": len(trial.steps), "seconds": round(sum(s.seconds for s in trial.steps), 3)}
+        if state != "complete":  # what the ledger will not hold, since no unit is finished
+            facts["steps"] = [_plain(step) for step in trial.steps]
+        if trial.losses:
+            facts["lost_workers"] = trial.losses
+        self._tell_listeners("ended", self._study.tell(number, state, value, **facts))
         return True
 
     def _tell_listeners(self, event: str, *facts: Any) -> None:
@@ -159,44 +179,75 @@ class Desk:
             getattr(listener, event)(*facts)
 
 
+@dataclass
+class _Open:
+    """A trial that runs: what it told, and why it was tried again."""
+
+    steps: list[Step] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+
+
+def _plain(step: Step) -> dict[str, Any]:
+    """An epoch as JSON, as the study keeps it."""
+    return {
+        "epoch": step.epoch,
+        "val_auc": step.val_auc,
+        "folds": {str(fold): auc for fold, auc in (step.folds or {}).items()},
+        "losses": dict(step.losses or {}),
+        "seconds": round(step.seconds, 3),
+    }
+
+
+class _Broom:
+    """A Listener that removes the checkpoints of trials with which nobody goes on."""
+
+    def __init__(self, work: Work) -> None:
+        self._work, self._ledger = work, Ledger(work.ledger)
+
+    def started(self, trial: Asked) -> None:
+        """Nothing to remove yet."""
+
+    def epoch(self, number: int, step: Step) -> None:
+        """Nothing to remove yet."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """What is complete removed its own; what was lost is asked again and goes on from them."""
+        if record.state in ("pruned", "failed") and record.config and not record.facts.get("lost"):
+            for split in self._work.splits:
+                self._ledger.forget(self._work.identity(record.config, split).id)
+
+
 def run_trials(
     study: Study,
-    pairs: Pairs,
-    splits: Sequence[Split],
+    work: Work,
     *,
     cluster: Cluster,
-    resources: Resources,
     listeners: Sequence[Listener] = (),
-    runner: Runner | None = None,
     concurrent: int | None = None,
 ) -> None:
-    """Run the trials that the study still asks for; returns when they ended, or at Ctrl-C.
+    """Run the trials that the study still asks for; returns when they ended, at Ctrl-C or at SIGTERM.
 
     Raises:
         ResourcesError: no node has room for one trial.
     """
-    slots = min(cluster.slots(resources), concurrent or sys.maxsize)
+    slots = min(trial_slots(cluster, work), concurrent or sys.maxsize)
     if not (remaining := study.remaining()):
         return
-    if runner is None:
-        from cgn.fit import cross_validate
-
-        runner = cross_validate
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the desk tells it better
-    guard = _Guard(Desk(study, listeners))
-    with scratch() as folder:
+    guard = _Guard(Desk(study, [*listeners, _Broom(work)]))
+    with scratch() as folder, _terminated_as_interrupted():
         tune.run(
             # Arrays go to the object store here, once, and are mapped by every actor of a node.
-            tune.with_parameters(
-                Trial, pairs=pairs, splits=tuple(splits), runner=runner, resources=resources
-            ),
+            tune.with_parameters(Trial, work=work),
             name=study.name,
             search_alg=_Asker(guard),
             scheduler=_Stopper(guard),
+            callbacks=[_Losses(guard)],
             num_samples=remaining,
             # Without it a searcher of one's own is asked for one trial at a time.
             max_concurrent_trials=slots,
-            resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+            resources_per_trial=_bundles(work),
+            max_failures=RETRIES,
             reuse_actors=True,
             storage_path=str(folder),
             raise_on_failed_trial=False,
@@ -204,6 +255,40 @@ def run_trials(
         )
     if guard.broken is not None:
         raise guard.broken
+
+
+def trial_slots(cluster: Cluster, work: Work) -> int:
+    """How many trials fit at once.
+
+    Raises:
+        ResourcesError: not one.
+    """
+    places = cluster.slots(work.resources)
+    if places < work.fold_workers:
+        raise ResourcesError(
+            f"a trial asks for {work.fold_workers} fold workers but the cluster has room for {places} "
+            f"of {work.resources.cpus:g} CPUs and {work.resources.gpus:g} GPUs: lower --fold-workers"
+        )
+    return places // max(1, work.fold_workers)
+
+
+def _bundles(work: Work) -> tune.PlacementGroupFactory:
+    """What a trial takes of the cluster: one bundle, or one for each of its fold workers."""
+    bundle = {"CPU": work.resources.cpus, "GPU": work.resources.gpus}
+    return tune.PlacementGroupFactory([{}, *[bundle] * work.fold_workers] if work.fold_workers else [bundle])
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM (a spot machine's notice, `ray job stop`) ends a sweep as Ctrl-C does: in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Guard:
@@ -269,6 +354,18 @@ class _Stopper(FIFOScheduler):
 
     def on_trial_error(self, _controller: Any, trial: Any) -> None:
         self._guard.causes[trial.trial_id] = _cause(trial)
+
+
+class _Losses(tune.Callback):
+    """Tune's way to tell that a trial's worker was lost and that it tries again."""
+
+    def __init__(self, guard: _Guard) -> None:
+        self._guard = guard
+
+    def on_trial_recover(self, **info: Any) -> None:
+        guard, trial = self._guard, info["trial"]
+        number = guard.numbers[trial.trial_id]
+        guard(lambda: guard.desk.lost(number, _cause(trial)), otherwise=None)
 
 
 def _cause(trial: Any) -> str:

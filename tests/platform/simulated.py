@@ -1,5 +1,5 @@
-"""A trainer that costs nothing: alpha is its score, beta its milliseconds an epoch, and the learning
-rate says how it goes wrong. Tests, and processes that they start, run this file by its path.
+"""A trainer that costs nothing: alpha is its score, beta its milliseconds an epoch of a fold, and the
+learning rate says how it goes wrong. Tests, and processes that they start, run this file by its path.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,40 +9,54 @@ from typing import Any
 def make() -> Callable[..., Any]:
     """A nested function travels to workers by value: this file cannot be imported there."""
 
-    def run(config: Any, _pairs: Any, splits: Any, _device: str = "cpu") -> Iterator[Any]:
+    def run(config: Any, _pairs: Any, split: Any, _device: str, memory: Any) -> Iterator[Any]:
         import math
+        import os
+        import signal
         import time
-        from types import SimpleNamespace
+
+        import numpy as np
 
         from cgn.errors import DivergedError
+        from cgn.results import EpochReport, FoldResult, FoldState, Predictions
 
-        folds = range(len(splits))
+        state = memory.load()
+        told = list(state.facts["reports"]) if state else []
         value = math.nan
         for epoch in range(config.epochs):
-            time.sleep(config.beta / 1000)
             value = 0.5 + 0.4 * config.alpha * (epoch + 1) / config.epochs
-            if epoch == 1 and config.learning_rate > 0.09:
-                raise DivergedError("l_cls must stay finite but is nan")
-            if epoch == 1 and config.learning_rate > 0.08:
-                raise ZeroDivisionError("a bug")
-            if epoch == 1 and config.learning_rate > 0.07:
-                value = math.nan
-            reports = tuple(
-                SimpleNamespace(fold=fold, val_auc=value, losses={"l_cls": 1 / (epoch + 1)}) for fold in folds
-            )
-            yield SimpleNamespace(epoch=epoch, val_auc=value, folds=reports)
-        ended = tuple(
-            SimpleNamespace(
-                fold=fold,
-                best_epoch=config.epochs - 1,
-                val_auc=value,
-                test_auc=value - 0.1,
-                localization_error=math.nan if fold else 0.25,
-                localization_error_any_class=0.2,
-                seconds=0.1,
-            )
-            for fold in folds
+            if epoch >= len(told):  # what its memory knows is told again at once
+                time.sleep(config.beta / 1000)
+                told.append(value)
+                wrong = config.learning_rate if epoch == 1 else 0
+                if wrong > 0.09:
+                    raise DivergedError("l_cls must stay finite but is nan")
+                if wrong > 0.08:
+                    raise ZeroDivisionError("a bug")
+                if wrong > 0.07:
+                    value = math.nan
+                elif wrong > 0.06:
+                    os.kill(os.getpid(), signal.SIGKILL)  # a fold that always crashes its process
+                elif wrong > 0.05:
+                    raise OSError(5, "Input/output error")
+                if (epoch + 1) % memory.every == 0 and epoch + 1 < config.epochs:
+                    memory.save(FoldState({}, {"reports": told}))
+            losses = {"l_cls": 1 / (epoch + 1)}
+            yield EpochReport(split.fold, epoch, value, losses, config.beta / 1000, np.array([0.5, value]))
+        index = split.test
+        blank = np.full(len(index), 0.5)
+        return FoldResult(
+            fold=split.fold,
+            best_epoch=config.epochs - 1,
+            val_auc=value,
+            test_auc=value - 0.1,
+            localization_error=math.nan if split.fold else 0.25,
+            localization_error_any_class=0.2,
+            predictions=Predictions(
+                index, np.zeros(len(index), int), blank, np.zeros((len(index), 4)), blank, blank > 0
+            ),
+            seconds=0.1,
+            state={},
         )
-        return SimpleNamespace(val_auc=value, test_auc=value - 0.1, localization_error=math.nan, folds=ended)
 
     return run

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import ResourcesError
 from cgn_platform import cluster
 from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.ledger import Ledger
 from cgn_platform.space import Choice, Float, Prune, Space
 from cgn_platform.study import TrialRecord, open_study
 from cgn_platform.tracking import Projection
@@ -84,7 +86,7 @@ def mlflow_runs(store: Path) -> dict[str, tuple[Any, list[tuple[int, float]]]]:
 def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Path) -> None:
     first = [(0.9, 1e-3), (0.8, 1e-3), (0.95, 1e-3), (0.05, 1e-3), (0.6, 0.095), (0.04, 1e-3), (0.6, 0.085)]
     space = Space(
-        Config(alpha=1.0, epochs=6, beta=30.0, learning_rate=1e-3),
+        Config(alpha=1.0, epochs=6, beta=10.0, learning_rate=1e-3),
         {"alpha": Float(0, 1), "learning_rate": Float(1e-5, 1e-1, log=True)},
         trials=8,
         first=[{"alpha": a, "learning_rate": r} for a, r in first],
@@ -148,11 +150,14 @@ def test_the_real_training_is_what_cross_validate_says(
     assert [fold["test_auc"] for fold in records[0].facts["folds"]] == [fold.test_auc for fold in alone.folds]
 
 
-def test_fractions_of_gpus_fill_them(ray: Cluster, store: Path, simulate: Any) -> None:
+def test_fractions_of_gpus_fill_them(
+    ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]
+) -> None:
     """Half a GPU and half a CPU each: eight trials at once on four of each, or none would end."""
     from cgn_platform.sweep import run_trials
+    from cgn_platform.worker import Work
 
-    def meet(config: Config, pairs: Any, splits: Any, device: str) -> Iterator[Any]:
+    def meet(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
         import os
         import time
 
@@ -162,11 +167,12 @@ def test_fractions_of_gpus_fill_them(ray: Cluster, store: Path, simulate: Any) -
             if time.monotonic() > deadline:
                 raise TimeoutError("the others did not come")
             time.sleep(0.05)
-        return (yield from simulate(config, pairs, splits, device))
+        return (yield from simulate(config, pairs, split, device, memory))
 
     space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=8, prune=Prune("none"))
     with open_study("g", space, store=store, identity={}) as study:
-        run_trials(study, None, (), cluster=ray, resources=Resources(0.5, 0.5), runner=meet)  # type: ignore[arg-type]
+        work = Work(pairs, tuple(splits), Resources(0.5, 0.5), str(store / "units"), runner=meet)
+        run_trials(study, work, cluster=ray)
         assert Counter(record.state for record in study.trials()) == {"complete": 8}
 
 
@@ -218,3 +224,117 @@ def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: P
         if record["state"] != "orphan":
             assert [step for step, _ in curve] == list(range(record["epochs"]))
     assert not list(store.glob("cgn-*"))  # Ray's folder of the killed driver
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "cause"), [(0.065, "died unexpectedly"), (0.055, "Input/output error")]
+)
+def test_what_machines_fail_is_tried_again_and_asked_again_by_the_next_run(
+    learning_rate: float, cause: str, sweep: Any, store: Path
+) -> None:
+    space = Space(Config(epochs=2), {"learning_rate": Choice((5e-5, learning_rate))}, trials=2)
+    broken = replace(space, first=[{"learning_rate": learning_rate}])
+    records, _ = sweep(broken)
+    assert [record.state for record in records] == ["complete", "failed"]
+    assert cause in records[1].facts["reason"]
+    assert len(records[1].facts["lost_workers"]) == 3
+    records, told = sweep(broken)
+    assert "1 of 2 trials stand, 1 of a driver that ended" in told
+    assert [record.state for record in records] == ["complete", "orphan", "failed"]
+    assert records[2].facts["retry_of"] == 1
+
+
+def test_an_error_of_the_configuration_is_not_tried_again(sweep: Any) -> None:
+    space = Space(
+        Config(epochs=2), {"learning_rate": Choice((5e-5, 0.095))}, 2, first=[{"learning_rate": 0.095}]
+    )
+    records, _ = sweep(space)
+    assert [record.state for record in records] == ["complete", "failed"]
+    assert "lost_workers" not in records[1].facts
+    assert [record.state for record in sweep(space)[0]] == ["complete", "failed"]
+
+
+def test_a_worker_that_is_killed_goes_on_from_its_checkpoints(sweep: Any, store: Path, simulate: Any) -> None:
+    """And the study holds each epoch once, though some were told twice."""
+
+    def dies_once(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+        import os
+        import signal
+
+        state = memory.load()
+        (store / f"fold-{split.fold}-from-{len(state.facts['reports']) if state else 0}").touch()
+        run = simulate(config, pairs, split, device, memory)
+        while True:
+            try:
+                report = next(run)
+            except StopIteration as end:
+                return end.value
+            if report.epoch == 4 and split.fold == 2 and not (store / "died").exists():
+                (store / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield report
+
+    space = Space(Config(epochs=6), {"alpha": Float(0, 1)}, trials=1, prune=Prune("none"))
+    records, _ = sweep(space, runner=dies_once, checkpoint_every=2)
+    assert records[0].state == "complete"
+    assert len(records[0].facts["lost_workers"]) == 1
+    assert list(records[0].curve) == list(range(6))
+    began = sorted(path.name for path in store.glob("fold-*"))
+    assert began == sorted(f"fold-{fold}-from-{epochs}" for fold in range(3) for epochs in (0, 4))
+    assert [step for step, _ in mlflow_runs(store)["trial 0"][1]] == list(range(6))
+
+
+def test_folds_in_actors_of_their_own_give_the_same_numbers(
+    sweep: Any, store: Path, tiny: Config, pairs: Pairs, splits: Sequence[Split]
+) -> None:
+    """Two actors share three folds; each takes half a GPU."""
+    import torch
+
+    from cgn.fit import cross_validate, last
+
+    torch.set_num_threads(1)
+    records, _ = sweep(
+        Space(tiny, {"alpha": Float(0, 1)}, trials=1),
+        runner=None,
+        fold_workers=2,
+        resources=Resources(1, 0.5),
+    )
+    alone: Any = last(cross_validate(tiny, pairs, splits))
+    assert records[0].value == alone.val_auc
+    assert [fold["test_auc"] for fold in records[0].facts["folds"]] == [fold.test_auc for fold in alone.folds]
+    assert Ledger(store / "units").names() == sorted(records[0].facts["units"])
+
+
+def test_more_fold_workers_than_the_cluster_has_room_for_are_refused(sweep: Any) -> None:
+    with pytest.raises(ResourcesError, match="asks for 9 fold workers but the cluster has room for 4"):
+        sweep(Space(Config(), {"alpha": Float(0, 1)}, trials=1), fold_workers=9)
+
+
+def test_equal_units_are_computed_once_across_sweeps(sweep: Any, store: Path) -> None:
+    """The second study finds every epoch in the ledger: its trials take no training time."""
+    space = Space(
+        Config(epochs=4, beta=150.0), {"alpha": Choice((0.5, 0.7))}, trials=2, first=[{"alpha": 0.7}]
+    )
+    first, _ = sweep(space)
+    second, _ = sweep(space, name="t")
+    assert [r.facts["units"] for r in first] == [r.facts["units"] for r in second]
+    assert [dict(r.curve) for r in first] == [dict(r.curve) for r in second]
+    assert min(r.facts["seconds"] for r in first) > 1.5
+    assert max(r.facts["seconds"] for r in second) < 0.75
+
+
+def test_a_pruned_trial_leaves_no_checkpoint_and_its_epochs_in_the_study(sweep: Any, store: Path) -> None:
+    space = Space(
+        Config(alpha=1.0, epochs=6),
+        {"alpha": Float(0, 1)},
+        2,
+        first=[{"alpha": 0.1}],
+        prune=Prune("median", startup_trials=1, warmup_epochs=3),
+    )
+    records, _ = sweep(space, concurrent=1, checkpoint_every=1)
+    assert [record.state for record in records] == ["complete", "pruned"]
+    assert [step["val_auc"] for step in records[1].facts["steps"]] == list(records[1].curve.values())
+    assert set(records[1].facts["steps"][0]["folds"]) == {"0", "1", "2"}
+    ledger = Ledger(store / "units")
+    assert ledger.names() == sorted(records[0].facts["units"])
+    assert ledger.unfinished() == {}
