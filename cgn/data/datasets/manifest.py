@@ -141,14 +141,19 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - images ha
     Raises:
         NotADatasetError: no table, or every problem of its rows.
     """
-    films = [Film(row, number, options.file.parent / row.image) for number, row in read_rows(options.file)]
-    return scan_films(
-        options.name,
-        [film for film in films if film.path.is_file()],
-        [f"row {film.number}: no file" for film in films if not film.path.is_file()],
-        [options.file],
-        options.chest_wall,
-    )
+    films, missing = _films(options.file)
+    told = [f"row {film.number}: no file" for film in missing]
+    return scan_films(options.name, films, told, [options.file], options.chest_wall)
+
+
+def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noqa: ARG001 - as scan
+    """Sec. IV-D. Normal pairs of women without an abnormal image: for the test of the prior alone."""
+    films, missing = _films(options.file)
+    ill = {film.row.patient for film in (*films, *missing) if film.abnormal}
+    normal = [film for film in films if film.row.label == "normal" and film.row.patient not in ill]
+    paired = contralateral(normal, _group, _apart)
+    pairs = [(pair.target, pair.reference) for pair in paired if pair.reference and pair.target.side == "L"]
+    return _records(pairs, options.chest_wall, open_pseudonyms())[0]
 
 
 def scan_films(
@@ -158,16 +163,13 @@ def scan_films(
     pseudonyms = open_pseudonyms()
     targets = [pair for pair in contralateral(films, _group, _apart) if pair.target.abnormal]
     pairs = [(pair.target, pair.reference) for pair in targets if pair.reference]
-    files = {
-        path: RawFile.of(path, pseudonyms) for path in sorted({film.path for pair in pairs for film in pair})
-    }
-    records = tuple(_record(*pair, hanging, files, pseudonyms) for pair in pairs)
+    records, files = _records(pairs, hanging, pseudonyms)
     references = Counter(reference.row.label for _, reference in pairs)
     labels = Counter(record.label for record in records)
     return Scan(
         name=name,
         records=records,
-        files=(*(RawFile.of(table, pseudonyms) for table in tables), *files.values()),
+        files=(*(RawFile.of(table, pseudonyms) for table in tables), *files),
         missing=tuple(missing),
         counts={
             "images": len(films),
@@ -187,6 +189,13 @@ def scan_films(
     )
 
 
+def _films(table: Path) -> tuple[list[Film], list[Film]]:
+    """Those whose files are there, and the others."""
+    films = [Film(row, number, table.parent / row.image) for number, row in read_rows(table)]
+    there = {film.number for film in films if film.path.is_file()}
+    return [f for f in films if f.number in there], [f for f in films if f.number not in there]
+
+
 def _group(film: Film) -> tuple[str, str, str]:
     return film.row.patient, film.row.study, film.row.view
 
@@ -201,6 +210,14 @@ def _doubts(pair: Pair[Film]) -> Iterator[str]:
             f"row {pair.target.number}: {len(pair.others)} images of the other side in rows "
             f"{', '.join(str(other.number) for other in pair.others)}, the first of these was taken"
         )
+
+
+def _records(
+    pairs: Sequence[tuple[Film, Film]], hanging: Hanging, pseudonyms: Pseudonyms
+) -> tuple[tuple[PairRecord, ...], tuple[RawFile, ...]]:
+    paths = sorted({film.path for pair in pairs for film in pair})
+    files = {path: RawFile.of(path, pseudonyms) for path in paths}
+    return tuple(_record(*pair, hanging, files, pseudonyms) for pair in pairs), tuple(files.values())
 
 
 def _record(

@@ -104,6 +104,14 @@ def test_both_sides_can_be_targets_with_the_other_as_reference(table):
     assert found.name == "manifest"
 
 
+def test_healthy_pairs_are_of_women_without_an_abnormal_image(table):
+    path = table()
+    (record,) = manifest.healthy(manifest.Options(file=path))
+    assert (record.label, record.side, record.boxes, record.reference_has_lesion) == (0, "L", (), False)
+    assert record.patient_id not in {r.patient_id for r in scan(path).records}
+    prepare(*record.load().reference, 64)
+
+
 def test_boxes_and_kinds_are_read(table):
     record = scan(table()).records[0]
     assert record.boxes == ((20, 60, 50, 90), (60, 60, 80, 80))

@@ -1,0 +1,52 @@
+import cv2
+import numpy as np
+import pytest
+
+from cgn.data import raster
+from cgn.errors import Reason, UnreadableImageError
+
+IMAGE = np.arange(48).reshape(6, 8)
+
+
+@pytest.mark.parametrize("suffix", raster.SUFFIXES)
+@pytest.mark.parametrize(("kind", "bits"), [(np.uint8, 8), (np.uint16, 16)])
+def test_grey_values_come_as_they_are_stored(tmp_path, suffix, kind, bits):
+    path = tmp_path / f"film{suffix}"
+    image = (IMAGE * (2**bits // 64)).astype(kind)
+    cv2.imwrite(str(path), image)
+    pixels, depth = raster.read(path)
+    assert depth == bits
+    assert pixels.dtype == kind
+    assert (pixels == image).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", Reason.TRUNCATED),
+        (b"P5\n4 2\n255\n1234567", Reason.TRUNCATED),
+        (b"II*\0\xff\xff\0\0", Reason.TRUNCATED),
+        (b"DICM", Reason.TRUNCATED),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 20 + b"IEND\xaeB`\x82", Reason.NOT_AN_IMAGE),
+        (b"P5\n0 0\n255\n", Reason.NOT_AN_IMAGE),
+    ],
+)
+def test_files_that_are_no_image_have_a_reason(tmp_path, content, reason):
+    path = tmp_path / "anna.png"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImageError) as caught:
+        raster.read(path)
+    assert caught.value.reason is reason
+    assert "anna" not in str(caught.value)
+
+
+def test_floats_are_no_grey_values(tmp_path):
+    path = tmp_path / "film.tif"
+    cv2.imwrite(str(path), IMAGE.astype(np.float32))
+    with pytest.raises(UnreadableImageError, match="no grey image of 8 or 16 bits"):
+        raster.read(path)
+
+
+def test_no_file_is_no_path_in_the_message(tmp_path):
+    with pytest.raises(UnreadableImageError, match=r"^cannot read the file: No such file or directory$"):
+        raster.read(tmp_path / "anna.png")
