@@ -57,7 +57,7 @@ class Options(DatasetOptions):
 def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films have their own size
     """Every film whose other side has a finding too is a target; malignant if any of its findings is.
 
-    Boxes are those of the masks that are there, which are decoded here, for they are of the tables' kind.
+    Boxes are those of the masks that are there; masks are annotations, so a scan reads them.
 
     Raises:
         NotADatasetError: no folder, no table, or a table without its columns.
@@ -101,7 +101,7 @@ def _findings(tables: Sequence[Path], kinds: Sequence[str]) -> dict[str, list[di
             lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:
                 raise NotADatasetError(
-                    f"{path} must have the columns {', '.join(COLUMNS)} but lacks {lacking}"
+                    f"{path} must have the columns {', '.join(COLUMNS)} but lacks {', '.join(lacking)}"
                 )
             for row in reader:
                 if row["pathology"] not in PATHOLOGY or row["left or right breast"] not in SIDES:

@@ -18,13 +18,12 @@ films the other way.
 import csv
 import plistlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from xml.parsers.expat import ExpatError
 
 import xlrd
 from pydantic import Field, model_validator
@@ -62,6 +61,9 @@ OUTLINES = {
 
 POINTS = {"calcification": "calcification", "calcifications": "calcification"}
 """Names of single calcifications: they tell the kind, but no place (reading 17)."""
+
+BIRADS = tuple("123456")
+"""What a BI-RADS begins with; 4 has the grades 4a, 4b and 4c."""
 
 NAMELESS = re.compile(r"(unnamed|point \d+)?")
 
@@ -157,11 +159,10 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
     paths, annotations = _films(root), Annotations(root / "AllXML", pseudonyms)
     films, strange = _joined(rows, paths, annotations)
     wanted = [number for number, row in rows.items() if cohort & set(annotations.kinds(row))]
-    found = {p.target.row.number: p for p in contralateral(films, _GROUPS[options.pairing], _apart)}
+    found = {p.target.row.number: p for p in contralateral(films, GROUPS[options.pairing], _apart)}
     pairs = [(p.target, p.reference) for n in wanted if (p := found.get(n)) and p.reference]
-    sources = [path for target, reference in pairs for path in (target.path, reference.path)]
-    sources += [annotations.paths[n] for n in wanted if n in found and n in annotations.paths]
-    files = {path: RawFile.of(path, pseudonyms) for path in sorted(set(sources))}
+    sources = {film.path for pair in pairs for film in pair} | set(annotations.paths.values())
+    files = {path: RawFile.of(path, pseudonyms) for path in sorted(sources)}
     records = tuple(_record(*pair, cohort, annotations, files, pseudonyms) for pair in pairs)
     labels = Counter(record.label for record in records)
     return Scan(
@@ -222,7 +223,7 @@ def _any_study(film: Film) -> tuple[str, str]:
     return film.patient, film.row.view
 
 
-_GROUPS: dict[str, Callable[[Film], tuple[Any, ...]]] = {"same_study": _same_study, "any_study": _any_study}
+GROUPS: dict[str, Callable[[Film], tuple[Any, ...]]] = {"same_study": _same_study, "any_study": _any_study}
 
 
 def _apart(a: Film, b: Film) -> tuple[int, int]:
@@ -322,21 +323,25 @@ def _rows(path: Path, lines: list[list[str]]) -> Iterator[tuple[str, Row]]:
             f"{path} must have the columns {', '.join(needed)} but lacks {', '.join(lacking)}"
         )
     flagged = all(name in header for name in FLAGS)
-    for line in lines[1:]:
-        cell = dict(zip(header, line, strict=False))
-        number, side, birads = cell["file name"], cell.get("laterality"), cell.get("bi-rads", "")
-        month = cell.get("acquisition date", "")
-        if not re.fullmatch(r"\d{8}", number) or side not in ("L", "R") or not re.match("[1-6]", birads):
+    for number, line in enumerate(lines[1:], 2):
+        cell = defaultdict(str, zip(header, line, strict=False))
+        if not re.fullmatch(r"\d{8}", cell["file name"]):
             continue  # the empty and the totals row
+        side, birads, month = cell["laterality"], cell["bi-rads"], cell["acquisition date"]
+        if side not in ("L", "R") or birads[:1] not in BIRADS or not re.fullmatch(r"\d{6}", month):
+            raise NotADatasetError(
+                f"{path}, line {number}: must have L or R, a month like 201001 and a BI-RADS from 1 to 6 "
+                f"but has {side!r}, {month!r} and {birads!r}"
+            )
         yield (
-            number,
+            cell["file name"],
             Row(
-                number=number,
+                number=cell["file name"],
                 side="L" if side == "L" else "R",
                 view=cell["view"],
-                month=12 * int(month[:4]) + int(month[4:6]) if re.fullmatch(r"\d{6,8}", month) else 0,
+                month=12 * int(month[:4]) + int(month[4:]),
                 malignant=int(birads[0]) > 3,
-                kinds=tuple(k for name, k in FLAGS.items() if cell.get(name)) if flagged else None,
+                kinds=tuple(kind for name, kind in FLAGS.items() if cell[name]) if flagged else None,
             ),
         )
 
@@ -387,7 +392,8 @@ class Annotations:
         except NotADatasetError as error:
             self.notes.append(f"{name}: no outlines, for {error}")
             return ()
-        self.notes += [f"{name}: an outline named {other!r} is left out" for other in strange]
+        if strange:
+            self.notes.append(f"{name}: {strange} regions of names that nobody knows are left out")
         return rois
 
     def kinds(self, row: Row) -> tuple[str, ...]:
@@ -397,14 +403,14 @@ class Annotations:
         return tuple(dict.fromkeys(roi.kind for roi in self.of(row.number)))
 
 
-def _rois(path: Path) -> tuple[tuple[Roi, ...], tuple[str, ...]]:
-    """What an OsiriX list says, and names in it that nobody knows.
+def _rois(path: Path) -> tuple[tuple[Roi, ...], int]:
+    """What an OsiriX list says, and how many names in it nobody knows.
 
     Raises:
         NotADatasetError: the file is no such list.
     """
     rois: list[Roi] = []
-    strange: list[str] = []
+    strange = 0
     try:
         for image in plistlib.loads(path.read_bytes())["Images"]:
             for roi in image["ROIs"]:
@@ -415,18 +421,10 @@ def _rois(path: Path) -> tuple[tuple[Roi, ...], tuple[str, ...]]:
                 elif name in POINTS:
                     rois.append(Roi(POINTS[name], ()))
                 elif not NAMELESS.fullmatch(name):
-                    strange.append(name)
-    except (
-        OSError,
-        ExpatError,
-        plistlib.InvalidFileException,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):
+                    strange += 1
+    except Exception:  # a parser fed with anything may raise anything
         raise NotADatasetError("its XML must be an OsiriX list of regions of interest") from None
-    return tuple(rois), tuple(dict.fromkeys(strange))
+    return tuple(rois), strange
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -16,6 +16,9 @@ from cgn.settings import SETTINGS
 TREE = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))
 Row, write = TREE["Row"], TREE["write"]
 
+BOMB = """<?xml version="1.0"?><!DOCTYPE plist [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>
+<plist version="1.0"><dict><key>Images</key><array><string>&b;</string></array></dict></plist>"""
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -160,7 +163,7 @@ def test_a_bad_film_or_annotation_costs_no_other(tmp_path):
     root = write(tmp_path)
     (film,) = (root / "AllDICOMs").glob("20000154_*")
     film.write_bytes(film.read_bytes()[:20000])
-    (root / "AllXML" / "20000500.xml").write_text("<plist><dict>")
+    (root / "AllXML" / "20000500.xml").write_text(BOMB)
     (root / "AllXML" / "20000527.xml").write_bytes(plistlib.dumps({"ROIPoints": []}))
     (root / "AllXML" / "20000254.xml").write_bytes(
         (root / "AllXML" / "20000254.xml").read_bytes().replace(b"Espiculated Region", b"Marble")
@@ -173,7 +176,7 @@ def test_a_bad_film_or_annotation_costs_no_other(tmp_path):
         f"{pair(20000500)}: no outlines, for its XML must be an OsiriX list of regions of interest"
         in found.notes
     )
-    assert f"{pair(20000254)}: an outline named 'marble' is left out" in found.notes
+    assert f"{pair(20000254)}: 1 regions of names that nobody knows are left out" in found.notes
     with pytest.raises(UnreadableImageError) as caught:
         records[154].load()
     assert caught.value.role == "target"
@@ -199,8 +202,11 @@ def test_folders_that_are_no_dataset(tmp_path):
     (root / "INbreast.csv").write_text("File Name;Laterality\n")
     with pytest.raises(NotADatasetError, match="lacks view, acquisition date, bi-rads"):
         scan(root)
-    (root / "INbreast.csv").write_text(TREE["HEADER"])
+    (root / "INbreast.csv").write_text(f"{TREE['HEADER']}\n\n;;;;;Total;;\n")
     with pytest.raises(NotADatasetError, match="no row with a file number"):
+        scan(root)
+    (root / "INbreast.csv").write_text(f"{TREE['HEADER']}\n\n;;L;CC;201001;20000100;2;\n")
+    with pytest.raises(NotADatasetError, match=r"line 3: must have L or R, .* but has 'L', '201001' and ''"):
         scan(root)
     (root / "INbreast.xls").write_bytes(b"no workbook")
     with pytest.raises(NotADatasetError, match="must be an XLS workbook with a 'Sheet1'"):

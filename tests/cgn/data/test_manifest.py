@@ -1,6 +1,7 @@
 import csv
 import importlib.util
 import inspect
+import runpy
 from pathlib import Path
 
 import cv2
@@ -261,6 +262,20 @@ def test_more_bits_than_the_file_has_are_refused(table):
     draw(path.with_name("l.png"), bits=8)
     with pytest.raises(UnreadableImageError, match="the table says 12 bits but the file has 8"):
         scan(path).records[0].load()
+
+
+def test_a_dicom_file_that_says_another_side_is_refused(table, tmp_path):
+    save = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))["save"]
+    path = table([("l.dcm", "anna", "L", "CC", "benign"), ("r", "anna", "R", "CC", "normal")], images=False)
+    pixels = np.where(np.arange(160) < 90, 900, 5).astype(np.uint16) * np.ones((200, 1), np.uint16)
+    save(tmp_path / "l.dcm", pixels, 12, ImageLaterality="L")
+    save(tmp_path / "r", pixels[:, ::-1], 12, ImageLaterality="R")
+    films = scan(path).records[0].load()
+    assert (films.target.bits, films.reference.chest_wall) == (12, "right")
+    save(tmp_path / "r", pixels[:, ::-1], 12, ImageLaterality="L")
+    with pytest.raises(UnreadableImageError, match="must be of side R but its tags say L") as caught:
+        scan(path).records[0].load()
+    assert caught.value.role == "reference"
 
 
 def test_of_several_images_the_nearest_row_is_taken_and_told(table):
