@@ -19,7 +19,7 @@ from cgn.errors import ConfigError
 from cgn.fit import Images, network_of
 from cgn.methods import Counterfactual, Network
 from cgn.metrics import box_from_cam
-from cgn.results import FoldState
+from cgn.results import FoldResult, FoldState
 
 Films = NDArray[np.uint8]  # (n, size, size), chest wall on the left
 Maps = NDArray[np.floating[Any]]  # (n, h, w)
@@ -129,6 +129,11 @@ class Snapshots:
         }
         network = network_of(self._config, model, str(self._images.device))
         self.places[len(state.facts["reports"])] = places_of(network, self._images, self._index)
+
+    def figures(self, result: FoldResult) -> dict[str, Figure]:
+        """`of_network` for the best epoch, with what was seen on the way."""
+        network = network_of(self._config, result.state, str(self._images.device))
+        return of_network(network, self._images, self._index, history=self.places)
 
 
 def places_of(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Places:

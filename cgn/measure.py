@@ -5,7 +5,9 @@ Distances are between the sets of cells of two feature maps, one value a pair (r
 can summarise, and so that cells of a lesion can be left out.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +16,17 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from cgn import backbones
-from cgn.data.datasets import PairRecord
+from cgn import backbones, methods
+from cgn.config import Config
+from cgn.data import datasets
+from cgn.data.datasets import DatasetOptions, PairRecord
 from cgn.data.pairs import Box
 from cgn.data.workers import PreparedPair, Rejection, prepare_pairs
 from cgn.errors import ConfigError, DataError
-from cgn.fit import EVALUATION_BATCH, Images
+from cgn.fit import EVALUATION_BATCH, Images, network_of
 from cgn.methods import Counterfactual, Features
 from cgn.metrics import auc, frechet_distance
+from cgn.results import FoldResult
 
 Floats = NDArray[np.float64]
 Grey = NDArray[np.uint8]
@@ -79,17 +84,33 @@ def measure_counterfactuals(network: nn.Module, images: Images, index: NDArray[n
     parts = []
     for chunk in torch.split(torch.as_tensor(index.copy()), EVALUATION_BATCH):
         boxes = [images.pairs.boxes[i] for i in chunk.tolist()]
-        parts.append(counterfactual_distances(features_of(network, images, chunk), boxes, images.pairs.size))
+        features = _generating(network.eval()).features(images.batch(chunk))
+        parts.append(counterfactual_distances(features, boxes, images.pairs.size))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def features_of(network: nn.Module, images: Images, index: Tensor) -> Features:
-    """H_T, H_R, H_C of these pairs. Raises ConfigError where the network makes none."""
-    if not isinstance(network, Counterfactual):
+def measure_folds(config: Config, images: Images, folds: Sequence[FoldResult]) -> Columns:
+    """Each test pair by the network of the fold that did not see it; with `index`, its row of the pairs."""
+    device, parts = str(images.device), []
+    for fold in folds:
+        index = fold.predictions.index
+        measured = measure_counterfactuals(network_of(config, fold.state, device), images, index)
+        parts.append({"index": index.astype(np.float64)} | measured)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError where a configuration makes no counterfactual features, before it is trained."""
+    _generating(methods.build(config.edit(backbone_weights="none")))
+
+
+def _generating(network: nn.Module) -> Counterfactual:
+    if not (isinstance(network, Counterfactual) and network.generates):
         raise ConfigError(
-            f"{type(network).__name__} makes no counterfactual features to measure: take method=cgn"
+            "only what generates counterfactual features can be measured but this configuration does not: "
+            "take method=cgn with bilateral=adain_gan, bf_gan or tf_gan"
         )
-    return network.eval().features(images.batch(index))
+    return network
 
 
 def summary(columns: Columns) -> dict[str, float]:
@@ -97,10 +118,30 @@ def summary(columns: Columns) -> dict[str, float]:
 
     It is the ratio of their mean squared distances to the true features, inside the lesions.
     """
-    means = {name: float(np.nanmean(v)) if np.isfinite(v).any() else np.nan for name, v in columns.items()}
+    means = {
+        name: float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
+        for name, values in columns.items()
+        if name != "index"
+    }
     if "target_truth_inside" in means:
         means["nearer"] = means["counterfactual_truth_inside"] / means["target_truth_inside"]
     return means
+
+
+def write_rows(columns: Columns, path: Path) -> None:
+    """A JSON list with an object a pair, null where nothing could be measured.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    rows = [
+        {name: None if np.isnan(value) else float(value) for name, value in zip(columns, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
+    ]
+    try:
+        path.write_text(json.dumps(rows, indent=1))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
 def touched(boxes: Sequence[Box], size: int, rows: int, columns: int) -> NDArray[np.bool_]:
@@ -172,6 +213,45 @@ def bilateral_test(healthy: Floats, unhealthy: Floats) -> BilateralTest:
         float(result.pvalue),
         auc(which, np.concatenate([healthy, unhealthy])),
     )
+
+
+def bilateral(
+    dataset: str, options: DatasetOptions, size: int, extractors: Mapping[str, "Extractor"]
+) -> tuple[dict[str, BilateralTest], tuple[Rejection, ...]]:
+    """Sec. IV-D on a data set: its healthy pairs against those with a lesion on one side alone.
+
+    Args:
+        dataset, options: as for a cache.
+        size: side of the prepared images in pixels.
+        extractors: of the features that are compared, by name.
+
+    Returns:
+        Eq. 15 by the extractor's name, and the pairs that could not be prepared.
+
+    Raises:
+        ConfigError: no pairs of this data set are known to be healthy.
+        NotADatasetError: as its scan.
+    """
+    module = datasets.load(dataset)
+    if not hasattr(module, "healthy"):
+        raise ConfigError(
+            f"dataset {dataset} must tell which pairs are healthy but does not: "
+            f"take one of {', '.join(with_healthy_pairs())}"
+        )
+    scan = module.scan(options, size)
+    one_sided = [record for record in scan.records if not record.reference_has_lesion]
+    unhealthy, rejected = sides_of(one_sided, size, contained=scan.contained)
+    healthy, others = sides_of(module.healthy(options, size), size, contained=scan.contained)
+    tests = {
+        name: bilateral_test(*(bilateral_distances(sides, extractor) for sides in (healthy, unhealthy)))
+        for name, extractor in extractors.items()
+    }
+    return tests, rejected + others
+
+
+def with_healthy_pairs() -> list[str]:
+    """The data sets that `bilateral` can look at."""
+    return [name for name in datasets.names() if hasattr(datasets.load(name), "healthy")]
 
 
 Extractor = Callable[[Grey], Tensor]

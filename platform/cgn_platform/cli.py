@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from cgn.config import Config
     from cgn.data.pairs import Pairs, Split
+    from cgn.figures import Snapshots
+    from cgn.fit import Images
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -74,8 +76,23 @@ class _Datasets(typer.core.TyperGroup):
         if cmd_name not in datasets.names():
             raise ConfigError(f"no dataset {cmd_name!r}: take one of {', '.join(datasets.names())}")
         one = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        one.command(cmd_name)(_cache_command(cmd_name))
+        one.command(cmd_name)(self.command_of(cmd_name))
         return typer.main.get_command(one)
+
+    def command_of(self, dataset: str) -> Callable[..., None]:
+        return _cache_command(dataset)
+
+
+class _Bilateral(_Datasets):
+    """`cgn bilateral DATASET`: those with pairs that are known to be healthy."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        from cgn.measure import with_healthy_pairs
+
+        return with_healthy_pairs()
+
+    def command_of(self, dataset: str) -> Callable[..., None]:
+        return _bilateral_command(dataset)
 
 
 caches = typer.Typer(
@@ -90,8 +107,21 @@ caches = typer.Typer(
 app.add_typer(caches, name="cache")
 
 
+bilateral = typer.Typer(
+    cls=_Bilateral,
+    no_args_is_help=True,
+    help="""Test the symmetric prior (Sec. IV-D): do a lesion's sides differ more than healthy ones?
+
+      cgn bilateral mias --raw DIR
+
+      cgn bilateral phantom --pairs 300 --size 96""",
+)
+app.add_typer(bilateral, name="bilateral")
+
+
+@bilateral.callback()
 @caches.callback()
-def _cache() -> None:
+def _group() -> None:
     pass
 
 
@@ -151,12 +181,24 @@ def train(
     edits: Edits = None,
     fold: Annotated[int | None, typer.Option(help="Train this fold only.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Draw Fig. 4 to 6 of some test pairs of the first fold."),
+    ] = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="Measure the counterfactual features of the test pairs (Sec. IV-F)."
+        ),
+    ] = None,
 ) -> None:
     """Train one configuration in this process, without Ray; all folds in lockstep.
 
     Prints an epoch a line, then the folds at their best validation epoch.
 
       cgn train --data runs/cache/phantom-... --set backbone=tiny --set epochs=10 --fold 0
+
+      cgn train --data runs/cache/mias-... --figures figures --measure distances.json
     """
     from cgn.config import Config
     from cgn_platform.space import check_names
@@ -168,25 +210,60 @@ def train(
         if not 0 <= fold < len(splits):
             raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
         splits = (splits[fold],)
-    _train(config, pairs, splits, device)
+    if measure:
+        from cgn.measure import check
+
+        check(config)
+    _train(config, pairs, splits, device, figures, measure)
 
 
-def _train(config: "Config", pairs: "Pairs", splits: "tuple[Split, ...]", device: str) -> None:
-    from cgn.fit import cross_validate
-    from cgn_platform.console import epoch_line, fold_table, make_console
+def _train(
+    config: "Config",
+    pairs: "Pairs",
+    splits: "tuple[Split, ...]",
+    device: str,
+    figures: Path | None,
+    measure: Path | None,
+) -> None:
+    from cgn.fit import Images, fit, lockstep
+    from cgn_platform.console import epoch_line, fold_table, make_console, measure_table
 
     console = make_console()
     console.print(
         f"{pairs.name}: {len(pairs)} pairs, {len(splits)} folds; configuration {config.fingerprint()}"
     )
-    run = cross_validate(config, pairs, splits, device)
+    images = Images(pairs, device)
+    watched = _watched(config, images, splits[0]) if figures else None
+    first = fit(config, images, splits[0], memory=watched)
+    run = lockstep([first, *(fit(config, images, split) for split in splits[1:])], config.epochs)
     while True:
         try:
             report = next(run)
         except StopIteration as end:
-            console.print(fold_table(end.value.folds))
-            return
+            folds = end.value.folds
+            break
         console.print(epoch_line(report, config.epochs), highlight=False, soft_wrap=True)
+    console.print(fold_table(folds))
+    if figures and watched:
+        from cgn.figures import save
+
+        for name, figure in watched.figures(folds[0]).items():
+            save(figure, figures / f"{name}.png")
+        console.print(f"figures in {figures}", highlight=False)
+    if measure:
+        from cgn.measure import PUBLISHED, measure_folds, summary, write_rows
+
+        columns = measure_folds(config, images, folds)
+        write_rows(columns, measure)
+        console.print(measure_table(summary(columns), PUBLISHED))
+
+
+def _watched(config: "Config", images: "Images", split: "Split") -> "Snapshots":
+    """Of up to six test pairs, spread over the fold."""
+    from cgn.figures import Snapshots
+
+    count = min(6, len(split.test))
+    return Snapshots(config, images, split.test[[i * len(split.test) // count for i in range(count)]])
 
 
 @app.command()
@@ -376,6 +453,43 @@ def _cache_command(dataset: str) -> Callable[..., None]:
     ]
     command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
     command.__doc__ = f"{inspect.getdoc(options)}\n\nA second call with nothing changed does no work."
+    return command
+
+
+def _bilateral_command(dataset: str) -> Callable[..., None]:
+    from cgn.data import datasets
+
+    options = datasets.load(dataset).Options
+
+    def command(size: int, edits: list[str] | None, **values: Any) -> None:
+        from cgn import measure
+        from cgn.config import Config
+        from cgn_platform.console import bilateral_table, make_console
+
+        config = Config().edit(**_edits(edits))
+        trunk = measure.trunk(config.backbone, config.backbone_weights, config.seed)
+        named = f"{config.backbone}, weights {config.backbone_weights}, seed {config.seed}"
+        tests, rejected = measure.bilateral(
+            dataset, options.of(values), size, {"grey values": measure.grey_cells, named: trunk}
+        )
+        for pair in rejected:
+            typer.echo(f"left out: {pair}")
+        make_console().print(bilateral_table(tests))
+
+    of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, default, annotation in (
+            ("size", 224, Annotated[int, typer.Option(help="Side of the prepared images in pixels.")]),
+            ("edits", None, Edits),
+        )
+    ]
+    command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
+    command.__doc__ = (
+        "Test Eq. 15 by grey values and by the features of a fixed backbone.\n\n"
+        "Give it weights, --set backbone_weights=imagenet or a file's path: drawn ones see little.\n\n"
+        f"{inspect.getdoc(options)}"
+    )
     return command
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from cgn.fit import CrossReport, FoldResult
+    from cgn.measure import BilateralTest
     from cgn_platform.space import Scalar
     from cgn_platform.study import Asked, TrialRecord
     from cgn_platform.worker import Step
@@ -168,6 +169,27 @@ def fold_table(folds: "Sequence[FoldResult]") -> Table:
         names = ("val_auc", "test_auc", "localization_error", "localization_error_any_class")
         means = [statistics.fmean(getattr(fold, name) for fold in folds) for name in names]
         table.add_row("mean", "", *map(_figure, means), f"{sum(fold.seconds for fold in folds):.1f}")
+    return table
+
+
+def bilateral_table(tests: "Mapping[str, BilateralTest]") -> Table:
+    """Eq. 15, a row a way to see: are the sides of unhealthy pairs further apart?"""
+    table = Table("features", "healthy", "unhealthy", "mean healthy", "mean unhealthy", "t", "p", "AUC")
+    table.caption = "Frechet distances between the sides; p: Welch's t-test, one-sided (the paper: 0.014)"
+    table.caption_justify = "left"
+    for name, test in tests.items():
+        means = (f"{mean:.3g}" for mean in (test.mean_healthy, test.mean_unhealthy))
+        figures = (f"{test.t:.2f}", f"{test.p_value:.2g}", _figure(test.auc))
+        table.add_row(name, str(test.healthy), str(test.unhealthy), *means, *figures)
+    return table
+
+
+def measure_table(means: Mapping[str, float], published: Mapping[str, float]) -> Table:
+    """Sec. IV-F, means over the test pairs, the published ones beside them."""
+    table = Table("Sec. IV-F", "mean", "published")
+    for name, mean in means.items():
+        told = f"{published[name]:.2f}" if name in published else ""
+        table.add_row(name.replace("_", " "), "-" if math.isnan(mean) else f"{mean:.3f}", told)
     return table
 
 

@@ -69,7 +69,7 @@ def test_a_fold_is_drawn_with_what_it_looked_at_while_it_trained(tiny, pairs, sp
     cams, boxes = figures.places_of(network, images, index)
     assert boxes == [box_from_cam(cam, pairs.size) for cam in cams]
     assert np.array(boxes) == pytest.approx(result.predictions.box[:2])
-    drawings = figures.of_network(network, images, index, history=watched.places)
+    drawings = watched.figures(result)
     assert list(drawings) == ["fig4", "fig5", "fig6"]
     assert columns(drawings["fig5"])[3:] == ["H_T", "H_R", "H_C", "true H_C"]
     figures.save(drawings["fig4"], tmp_path / "new" / "fig4.png")

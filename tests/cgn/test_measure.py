@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -60,10 +61,22 @@ def test_a_counterfactual_that_differs_in_the_lesion_alone_is_no_distance_away_o
     assert np.isnan(lazy["target_truth_inside"][2])  # no lesion is marked
 
 
-def test_a_trained_fold_is_measured_on_its_test_pairs(tiny, pairs, splits):
+def facts(columns):
+    return {name: values.tobytes() for name, values in columns.items()}
+
+
+def test_a_trained_fold_is_measured_on_its_test_pairs(tiny, pairs, splits, tmp_path):
     images, split = Images(pairs), splits[0]
-    network = network_of(tiny, last(fit(tiny, images, split)).state)
+    result = last(fit(tiny, images, split))
+    network = network_of(tiny, result.state)
     columns = measure.measure_counterfactuals(network, images, split.test)
+    of_fold = measure.measure_folds(tiny, images, [result])
+    assert np.array_equal(of_fold.pop("index"), split.test)
+    assert facts(of_fold) == facts(columns)
+    measure.write_rows(columns, tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert rows[1]["target_reference"] == columns["target_reference"][1]
+    assert rows[0]["target_truth_inside"] is None  # benign here: no lesion is marked
     assert {len(values) for values in columns.values()} == {len(split.test)}
     assert np.isfinite(measure.summary(columns)["nearer"])
     blind = Images(replace(pairs, counterfactual=None))
@@ -72,9 +85,12 @@ def test_a_trained_fold_is_measured_on_its_test_pairs(tiny, pairs, splits):
 
 def test_what_makes_no_counterfactual_is_told_so(tiny, pairs):
     index = np.arange(2)
-    with pytest.raises(ConfigError, match="must generate a counterfactual"):
+    with pytest.raises(ConfigError, match="only what generates counterfactual features"):
+        measure.check(tiny.edit(bilateral=Bilateral.SBF))
+    measure.check(tiny)
+    with pytest.raises(ConfigError, match="only what generates counterfactual features"):
         measure.measure_counterfactuals(build(tiny.edit(bilateral=Bilateral.ORACLE)), Images(pairs), index)
-    with pytest.raises(ConfigError, match="Identity makes no counterfactual"):
+    with pytest.raises(ConfigError, match="only what generates counterfactual features"):
         measure.measure_counterfactuals(torch.nn.Identity(), Images(pairs), index)
 
 

@@ -1,5 +1,6 @@
 """The command line as people meet it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -95,6 +96,30 @@ def test_training_prints_epochs_and_folds(cgn: Cgn, cache: Path) -> None:
     assert "mean" in told.out
     assert "1 folds" in cgn("train", "--data", str(cache), "--fold", "1", *edits).out
     assert cgn("train", "--data", str(cache), "--fold", "3").code == 2
+
+
+def test_a_fold_is_drawn_and_measured(cgn: Cgn, cache: Path, tmp_path: Path) -> None:
+    """Fig. 4 and 5 (Fig. 6 needs ten epochs) and Sec. IV-F: a test pair by the fold that did not see it."""
+    torch.set_num_threads(1)
+    edits = [f"--set={edit}" for edit in ("backbone=tiny", "generator_blocks=1", "epochs=1", "batch_size=8")]
+    asked = ("--figures", str(tmp_path / "drawn"), "--measure", str(tmp_path / "rows.json"))
+    told = cgn("train", "--data", str(cache), *edits, *asked)
+    assert told.code == 0, told.err
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["fig4.png", "fig5.png"]
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert sorted(row["index"] for row in rows) == list(range(24))
+    assert "56.15" in told.out
+    assert "nearer" in told.out
+    untrained = cgn("train", "--data", str(cache), "--set=bilateral=sbf", *asked)
+    assert untrained.code == 2
+    assert "only what generates counterfactual features" in untrained.err
+
+
+def test_the_prior_is_tested_where_healthy_pairs_are_known(cgn: Cgn) -> None:
+    told = cgn("bilateral", "phantom", "--pairs", "12", "--size", "48", "--set", "backbone=tiny")
+    assert told.code == 0, told.err
+    assert "tiny, weights none, seed 0" in told.out
+    assert "mias, phantom" in cgn("bilateral", "inbreast", "--raw", ".").err
 
 
 @pytest.mark.parametrize(

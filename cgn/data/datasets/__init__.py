@@ -2,7 +2,8 @@
 
 Each holds `Options` (a `DatasetOptions`, whose field descriptions are the command line's help) and
 `scan(options) -> Scan`. A scan reads tables and lists files but decodes no image: that is left to each
-record's `load`, so that one bad film costs one pair.
+record's `load`, so that one bad film costs one pair. A module that knows pairs without any lesion may
+also hold `healthy(options, size)`, their records, for the test of the prior (`cgn.measure`).
 
 Where films have identities, nothing raw leaves a scan: `Pseudonyms` name patients, studies, films and
 pairs, also in `missing`, and `Scan.key_id` says under which key.
