@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from cgn import plugins
 from cgn.config import Config
@@ -224,27 +224,135 @@ class Space:
             self.base.edit(**{name: end})
 
 
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: how it is printed, and which edit of the table's base it is.
+
+    Attributes:
+        cells: what is printed in it, under the table's header.
+        changes: fields of Config; a row without any is the base itself.
+        published: AUC as the paper prints it, by setting (a to d).
+    """
+
+    cells: tuple[str, ...]
+    changes: Mapping[str, Any]
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """By which it is spoken of."""
+        return " / ".join(self.cells)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, or one of your own: rows that run on the same folds and seeds.
+
+    Attributes:
+        title: e.g. "Table III".
+        header: names of the printed columns.
+        rows: in the order in which they are printed.
+        base: what each row is an edit of.
+        baseline: name of the row that the others are compared with; the last one where not given.
+        description: the file's docstring.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+    base: Config = field(default_factory=Config)
+    baseline: str = ""
+    description: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        _must(len(self.rows) >= 2, "rows", "be at least two", len(self.rows))
+        object.__setattr__(self, "baseline", self.baseline or self.rows[-1].name)
+        names = [row.name for row in self.rows]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(
+                f"rows must have names of their own but {twice[0]!r} stands twice: change its cells"
+            )
+        _must(self.baseline in names, "baseline", f"be one of {', '.join(names)}", self.baseline)
+        for row in self.rows:
+            wide = len(row.cells) == len(self.header)
+            _must(wide, f"row {row.name}", f"have {len(self.header)} cells as the header", len(row.cells))
+            for name in row.changes:
+                _check_field(name, f"row {row.name}")
+        for row in self.rows:
+            self.config(row)
+
+    def config(self, row: Row, seed: int | None = None) -> Config:
+        """What this row trains. Raises ConfigError."""
+        seeded = {} if seed is None else {"seed": seed}
+        return self.base.edit(**{**row.changes, **seeded})
+
+    def edit(self, **base: Any) -> "Table":
+        """The same rows over another base. Raises ConfigError; also for a field that a row sets itself."""
+        for row in self.rows:
+            if own := sorted(set(base) & set(row.changes)):
+                raise ConfigError(f"{own[0]} is what row {row.name!r} sets: it cannot be edited for all rows")
+        return replace(self, base=self.base.edit(**base))
+
+    def declaration(self) -> dict[str, Any]:
+        """What makes it this table, as plain JSON."""
+        return {
+            "title": self.title,
+            "header": list(self.header),
+            "base": self.base.model_dump(mode="json"),
+            "rows": [{"cells": list(row.cells), "changes": _listed(row.changes)} for row in self.rows],
+            "baseline": self.baseline,
+        }
+
+
+def leave_one_out(title: str, base: Config, switches: Mapping[str, Any]) -> Table:
+    """The base, and the base with each switch alone at the value given: what does each part add?"""
+    off = [Row((f"{name} {_plain(value)}",), {name: value}) for name, value in switches.items()]
+    return Table(title, ("changed",), (*off, Row(("nothing",), {})), base)
+
+
+def add_one_in(title: str, base: Config, switches: Mapping[str, Any]) -> Table:
+    """The base with all switches at the values given, and from there each one alone as in the base."""
+    bare = base.edit(**switches)
+    on = [
+        Row((f"{name} {_plain(getattr(base, name))}",), {name: _plain(getattr(base, name))})
+        for name in switches
+    ]
+    return Table(title, ("added",), (*on, Row(("nothing",), {})), bare)
+
+
+Declared = TypeVar("Declared", Space, Table)
+
+
 def load_space(path: str | Path) -> Space:
     """The `SPACE` of a Python file.
 
     Raises:
         ConfigError: no such file, no SPACE in it, or an error in it, with file and line.
     """
-    path = Path(path)
+    return _load(Path(path), "SPACE", Space)
+
+
+def load_table(path: str | Path) -> Table:
+    """The `TABLE` of a Python file. Raises as `load_space` does."""
+    return _load(Path(path), "TABLE", Table)
+
+
+def _load(path: Path, name: str, kind: type[Declared]) -> Declared:
     if not path.is_file():
         folder = path.parent if any(path.parent.glob("*.py")) else Path("search_spaces")
         there = ", ".join(str(file) for file in sorted(folder.glob("*.py"))) or "none"
-        raise ConfigError(f"no search space at {path}: take one of {there}")
+        what = {"SPACE": "search space", "TABLE": "table"}[name]
+        raise ConfigError(f"no {what} at {path}: take one of {there}")
     try:
         names = runpy.run_path(str(path))
     except Exception as error:
         told = str(error) if isinstance(error, CGNError) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"{path}, line {_line(error, path)}: {told}") from error
-    space = names.get("SPACE")
-    if not isinstance(space, Space):
-        came = "has none" if space is None else f"has {space!r}"
-        raise ConfigError(f"{path} must define SPACE = Space(...) but {came}")
-    return replace(space, description=(names.get("__doc__") or "").strip())
+    found = names.get(name)
+    if not isinstance(found, kind):
+        came = "has none" if found is None else f"has {found!r}"
+        raise ConfigError(f"{path} must define {name} = {kind.__name__}(...) but {came}")
+    return replace(found, description=(names.get("__doc__") or "").strip())
 
 
 def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = None) -> None:

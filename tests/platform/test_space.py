@@ -18,7 +18,8 @@ from cgn_platform.space import (
     load_space,
 )
 
-SEARCH_SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.py"))
+FOLDER = Path(__file__).parents[2] / "search_spaces"
+SEARCH_SPACES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("table_"))
 
 
 def make(**dimensions: object) -> Space:
