@@ -375,12 +375,16 @@ def fits(node: Mapping[str, float], resources: Resources) -> int:
 
 
 def _temporary(prefix: str) -> Path:
-    """A folder named after this process, for its owner only; Ray opens the one it is given to everyone,
-    so it gets one within. Short: a path of Ray's sockets may have 107 characters.
+    """A folder named after this process, for its owner only. Ray opens the one that it is given to
+    everyone, so it gets one within.
     """
-    parent = tempfile.gettempdir()
-    short = parent if len(parent) < 19 else "/tmp"  # noqa: S108
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=short))
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=_short_folder()))
+
+
+def _short_folder() -> Path:
+    """For temporary files: a path of Ray's sockets may have 107 characters."""
+    usual = tempfile.gettempdir()
+    return Path(usual if len(usual) < 19 else "/tmp")  # noqa: S108
 
 
 @contextlib.contextmanager
@@ -403,7 +407,7 @@ def _remove(folder: Path) -> None:
 
 def _remove_leftovers() -> None:
     """Folders of drivers that were killed: Ray's own processes ended with them."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{DRIVERS}[0-9]*-*"):
+    for folder in _short_folder().glob(f"{DRIVERS}[0-9]*-*"):
         owner = folder.name.removeprefix(DRIVERS).partition("-")[0]
         with contextlib.suppress(OSError):
             mine = folder.stat().st_uid == os.getuid()

@@ -34,7 +34,8 @@ def preflight(
     needs_bytes: int = 0,
     seconds: float = SECONDS,
 ) -> None:
-    """Refuse what would fail later. Leaves nothing behind.
+    """Refuse what would fail later. Leaves nothing behind, but for a few bytes in a folder of a refused
+    node that nobody else can reach.
 
     Args:
         cluster: a connected one.

@@ -146,3 +146,24 @@ def test_folders_of_killed_drivers_are_removed_and_no_others(
     assert sorted(path.name for path in store.iterdir()) == sorted(
         [f"cgn-{os.getpid()}-x", f"cgnup-{gone}-x", "cgn-other"]
     )
+
+
+@pytest.mark.integration
+def test_a_ray_of_its_own_lets_nobody_in_and_keeps_its_token() -> None:
+    token = os.environ["RAY_AUTH_TOKEN"]
+    with cluster.connect("local", num_cpus=1):
+        import ray
+
+        folder = Path(ray._private.worker._global_node.get_temp_dir_path())
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+        children = psutil.Process().children(recursive=True)
+        sockets = [each for process in children for each in process.net_connections("inet")]
+        hosts = {
+            each.laddr.ip.removeprefix("::ffff:") for each in sockets if each.status == psutil.CONN_LISTEN
+        }
+        assert hosts == {cluster.LOOPBACK}
+        assert [process for process in children if token in " ".join(process.cmdline())] == []
+        logs = [path for path in folder.rglob("*") if path.is_file()]
+        assert logs
+        assert [path for path in logs if token.encode() in path.read_bytes()] == []
+    assert not folder.parent.exists()

@@ -1,5 +1,6 @@
 """What is looked at before a sweep starts, on a real Ray."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[Cluster]:
-    with cluster.connect("local", num_cpus=2) as connected:
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Its workers run in a folder of their own, which is not the tests'."""
+    with contextlib.chdir(tmp_path_factory.mktemp("node")), cluster.connect("local", num_cpus=2) as connected:
         yield connected
 
 
