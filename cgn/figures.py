@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from cgn.config import Config
 from cgn.data.pairs import Box
 from cgn.errors import ConfigError
-from cgn.fit import Images, network_of
-from cgn.methods import Counterfactual, Network
+from cgn.fit import Images, network_of, predict
+from cgn.methods import Counterfactual
 from cgn.metrics import box_from_cam
 from cgn.results import FoldResult, FoldState
 
@@ -106,40 +106,44 @@ def strongest(h: NDArray[np.floating[Any]]) -> Maps:
 
 
 class Snapshots:
-    """A memory for `cgn.fit.fit` that keeps what Fig. 6 shows, and no state to go on from.
+    """A memory for `cgn.fit.fit` that keeps what Fig. 6 looks at, and no state to go on from.
 
     Attributes:
         every: epochs between two looks.
-        places: predicted for the pairs, by the number of epochs trained.
     """
 
     def __init__(self, config: Config, images: Images, index: NDArray[np.int64], every: int = 10) -> None:
-        self.every, self.places = every, dict[int, Places]()
+        self.every = every
         self._config, self._images, self._index = config, images, index
+        self._models: dict[int, dict[str, Tensor]] = {}
 
     def load(self) -> None:
         """Nothing: a fold that is looked at starts from its beginning."""
 
     def save(self, state: FoldState) -> None:
-        """Look at the network as it stands."""
-        model = {
-            name.removeprefix("model."): tensor
+        """Keep the network as it stands."""
+        self._models[len(state.facts["reports"])] = {
+            name.removeprefix("model."): tensor.clone()
             for name, tensor in state.tensors.items()
             if name.startswith("model.")
         }
-        network = network_of(self._config, model, str(self._images.device))
-        self.places[len(state.facts["reports"])] = places_of(network, self._images, self._index)
 
     def figures(self, result: FoldResult) -> dict[str, Figure]:
-        """`of_network` for the best epoch, with what was seen on the way."""
-        network = network_of(self._config, result.state, str(self._images.device))
-        return of_network(network, self._images, self._index, history=self.places)
+        """`of_network` for the best epoch, and for Fig. 6 where the pairs' lesions were seen on the way."""
+        history = {
+            epochs: places_of(self._network(result, model), self._images, self._index)
+            for epochs, model in self._models.items()
+        }
+        return of_network(self._network(result), self._images, self._index, history=history)
+
+    def _network(self, result: FoldResult, model: Mapping[str, Tensor] | None = None) -> nn.Module:
+        state = {**result.state, **(model or {})}  # a frozen trunk stands in the result alone
+        return network_of(self._config, state, str(self._images.device))
 
 
 def places_of(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Places:
-    """Sec. IV-E. Where a network sees the class that it predicts for these pairs, in one batch."""
-    batch = images.batch(torch.as_tensor(index.copy()))
-    cams = cast(Network, network.eval()).predict(batch).cam.cpu().numpy()
+    """Sec. IV-E. Where a network sees the class that it predicts for these pairs."""
+    cams = predict(network, images, index).cam.cpu().numpy()
     return Places(cams, [box_from_cam(cam, images.pairs.size) for cam in cams])
 
 
@@ -154,7 +158,7 @@ def of_network(
 
     Args:
         name: of the method, for its column in Fig. 4.
-        history: places of `Snapshots`, for Fig. 6.
+        history: places by the number of epochs trained, for Fig. 6.
 
     Returns:
         Those that can be drawn: Fig. 5 needs counterfactual features, Fig. 6 a history.

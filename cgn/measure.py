@@ -215,7 +215,7 @@ def bilateral_test(healthy: Floats, unhealthy: Floats) -> BilateralTest:
     )
 
 
-def bilateral(
+def prior(
     dataset: str, options: DatasetOptions, size: int, extractors: Mapping[str, "Extractor"]
 ) -> tuple[dict[str, BilateralTest], tuple[Rejection, ...]]:
     """Sec. IV-D on a data set: its healthy pairs against those with a lesion on one side alone.
@@ -250,7 +250,7 @@ def bilateral(
 
 
 def with_healthy_pairs() -> list[str]:
-    """The data sets that `bilateral` can look at."""
+    """The data sets that `prior` can look at."""
     return [name for name in datasets.names() if hasattr(datasets.load(name), "healthy")]
 
 

@@ -104,6 +104,6 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     # With X centred and scaled, S = X^T X, and the singular values of X_a X_b^T are those asked for. They
     # are those of R_a R_b^T too, where X = QR, which is as small as the fewer of rows and columns.
     x_a, x_b = ((m - m.mean(0)) / np.sqrt(len(m) - 1) for m in (a, b))
-    shared = linalg.svdvals(np.linalg.qr(x_a, "r") @ np.linalg.qr(x_b, "r").T).sum()
+    shared = linalg.svdvals(np.linalg.qr(x_a).R @ np.linalg.qr(x_b).R.T).sum()
     means = np.square(a.mean(0) - b.mean(0)).sum()
     return float(max(means + np.square(x_a).sum() + np.square(x_b).sum() - 2 * shared, 0.0))

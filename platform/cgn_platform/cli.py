@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgn.errors import CGNError, ConfigError, DataError
+from cgn.errors import CGNError, ConfigError, DataError, LedgerError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +58,19 @@ Data = Annotated[
 Edits = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Edit a field of the configuration; may be repeated."),
+]
+LedgerAt = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        envvar="CGN_LEDGER",
+        help="Where finished folds are kept: a folder or address (s3://...) that all workers reach; "
+        "STORE/units where not given.",
+    ),
+]
+CheckpointEvery = Annotated[
+    int,
+    typer.Option(min=1, help="Epochs between two checkpoints of a fold: what a lost worker costs at most."),
 ]
 DEFAULT_STORE = Path("runs")
 
@@ -178,7 +191,10 @@ def whose(
 @app.command()
 def train(
     data: Data,
+    store: Store = DEFAULT_STORE,
     edits: Edits = None,
+    ledger: LedgerAt = None,
+    checkpoint_every: CheckpointEvery = 5,
     fold: Annotated[int | None, typer.Option(help="Train this fold only.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
     figures: Annotated[
@@ -194,7 +210,8 @@ def train(
 ) -> None:
     """Train one configuration in this process, without Ray; all folds in lockstep.
 
-    Prints an epoch a line, then the folds at their best validation epoch.
+    Prints an epoch a line, then the folds at their best validation epoch. Finished folds stand in the
+    ledger: the same command again reads them, and goes on with those that were cut short.
 
       cgn train --data runs/cache/phantom-... --set backbone=tiny --set epochs=10 --fold 0
 
@@ -206,39 +223,51 @@ def train(
     config = Config().edit(**_edits(edits))
     pairs, splits = _open(data)
     check_names(config)
-    if fold is not None:
-        if not 0 <= fold < len(splits):
-            raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
-        splits = (splits[fold],)
+    if fold is not None and not 0 <= fold < len(splits):
+        raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
     if measure:
         from cgn.measure import check
 
         check(config)
-    _train(config, pairs, splits, device, figures, measure)
+    where = _ledger(ledger, _store(store))
+    _train(config, pairs, splits, fold, device, where, checkpoint_every, figures, measure)
 
 
 def _train(
     config: "Config",
     pairs: "Pairs",
     splits: "tuple[Split, ...]",
+    fold: int | None,
     device: str,
+    ledger: str,
+    checkpoint_every: int,
     figures: Path | None,
     measure: Path | None,
 ) -> None:
+    from cgn.data.folds import splits_fingerprint
     from cgn.fit import Images, fit, lockstep
     from cgn_platform.console import epoch_line, fold_table, make_console, measure_table
+    from cgn_platform.ledger import Identity, Ledger
 
     console = make_console()
+    asked = splits if fold is None else (splits[fold],)
     console.print(
-        f"{pairs.name}: {len(pairs)} pairs, {len(splits)} folds; configuration {config.fingerprint()}"
+        f"{pairs.name}: {len(pairs)} pairs, {len(asked)} folds; configuration {config.fingerprint()}"
     )
-    images = Images(pairs, device)
-    watched = _watched(config, images, splits[0]) if figures else None
-    first = fit(config, images, splits[0], memory=watched)
-    run = lockstep([first, *(fit(config, images, split) for split in splits[1:])], config.epochs)
+    units, images = Ledger(ledger, checkpoint_every, say=console.print), Images(pairs, device)
+    named = splits_fingerprint(pairs.pair_id, splits)
+    watched = _watched(config, images, asked[0]) if figures else None
+
+    def run(split: "Split") -> Any:
+        if watched and split is asked[0]:
+            return fit(config, images, split, memory=watched)  # its epochs must be seen, not read
+        identity = Identity.of(config, split.fold, splits=named, cache=pairs.fingerprint)
+        return units.remembered(identity, pairs, lambda memory: fit(config, images, split, memory=memory))
+
+    running = lockstep([run(split) for split in asked], config.epochs)
     while True:
         try:
-            report = next(run)
+            report = next(running)
         except StopIteration as end:
             folds = end.value.folds
             break
@@ -278,14 +307,21 @@ def sweep(
     edits: Edits = None,
     cpus: Annotated[float, typer.Option(help="CPUs a trial.")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs a trial, or a fraction of one.")] = 0,
+    fold_workers: Annotated[
+        int,
+        typer.Option(min=0, help="Share a trial's folds among so many workers, each with --cpus and --gpus."),
+    ] = 0,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; all that fit.")] = None,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster, host:port; RAY_ADDRESS, or a local Ray of its own.")
     ] = None,
+    ledger: LedgerAt = None,
+    checkpoint_every: CheckpointEvery = 5,
 ) -> None:
     """Search a space with pruning; shows a leader board and how to open MLflow.
 
-    The same command again goes on where it was stopped, and with a larger --trials adds to it.
+    The same command again goes on where it was stopped, and with a larger --trials adds to it. Folds that
+    any sweep or table has finished are read from the ledger, not trained.
 
       cgn sweep search_spaces/alpha_beta.py --data runs/cache/mias-all-...
 
@@ -316,6 +352,9 @@ def sweep(
             resources=resources,
             concurrent=concurrent,
             console=console,
+            ledger=_ledger(ledger, store),
+            checkpoint_every=checkpoint_every,
+            fold_workers=fold_workers,
         )
     _say_results(console, records, store)
 
@@ -335,6 +374,64 @@ def _say_results(console: "Console", records: Any, store: Path) -> None:
     )
     look = tracking.how_to_look(tracking.default_uri(store))
     console.print(f"to compare in MLflow: {look}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def units(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[UNIT]...", help="Ids, or how they begin.")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    ledger: LedgerAt = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file again and compare its hash.")
+    ] = False,
+) -> None:
+    """List the ledger's finished folds, show some of them, or verify them all.
+
+    A damaged one is named, counts as absent, and is computed anew when a sweep or table asks for it.
+
+      cgn units
+
+      cgn units 3f9a0c
+
+      cgn units --verify
+    """
+    from cgn_platform.console import make_console, unit_facts, units_table
+    from cgn_platform.ledger import Ledger
+
+    console = make_console()
+    there = Ledger(_ledger(ledger, _store(store)), say=lambda told: console.print(told, style="yellow"))
+    found = there.names()
+    chosen = [unit for unit in found if not names or any(unit.startswith(name) for name in names)]
+    if names and not chosen:
+        raise LedgerError(f"no unit begins with {', '.join(names)} in {there.where}: 'cgn units' lists them")
+    if verify:
+        _verify(there, chosen, console)
+    elif names:
+        for unit in chosen:
+            console.print_json(data=unit_facts(there.open(unit)))
+    else:
+        console.print(units_table(list(_readable(there, chosen, console)), there.unfinished()))
+
+
+def _readable(ledger: Any, names: list[str], console: "Console") -> Any:
+    """Those whose facts can be read; the large files behind them are left to --verify."""
+    for name in names:
+        try:
+            yield ledger.open(name, verify=False)
+        except LedgerError as error:
+            console.print(str(error), style="yellow")
+
+
+def _verify(ledger: Any, names: list[str], console: "Console") -> None:
+    from rich.progress import track
+
+    found = {name: ledger.damage(name) for name in track(names, "verifying", console=console, transient=True)}
+    damaged = [told for told in found.values() if told]
+    typer.echo(f"{len(found) - len(damaged)} of {len(found)} units are whole")
+    if damaged:
+        raise LedgerError("; ".join(damaged))
 
 
 @app.command()
@@ -469,7 +566,7 @@ def _bilateral_command(dataset: str) -> Callable[..., None]:
         config = Config().edit(**_edits(edits))
         trunk = measure.trunk(config.backbone, config.backbone_weights, config.seed)
         named = f"{config.backbone}, weights {config.backbone_weights}, seed {config.seed}"
-        tests, rejected = measure.bilateral(
+        tests, rejected = measure.prior(
             dataset, options.of(values), size, {"grey values": measure.grey_cells, named: trunk}
         )
         for pair in rejected:
@@ -564,6 +661,12 @@ def _open(data: str) -> "tuple[Pairs, tuple[Split, ...]]":
             )
         data = os.path.abspath(data)  # noqa: PTH100 - keeps symbolic links as the user knows them
     return open_cache(data), open_splits(data)
+
+
+def _ledger(ledger: str | None, store: Path) -> str:
+    if ledger is None:
+        return str(store / "units")
+    return ledger if "://" in ledger else str(Path(ledger).absolute())
 
 
 def _store(store: Path) -> Path:

@@ -60,20 +60,33 @@ def test_there_are_as_many_maps_as_pairs():
         figures.fig6(FILMS, FILMS, TRUTHS, {10: PLACES._replace(boxes=BOXES[:2])})
 
 
-def test_a_fold_is_drawn_with_what_it_looked_at_while_it_trained(tiny, pairs, splits, tmp_path):
-    config, images, index = tiny.edit(epochs=5), Images(pairs), splits[0].test[:2]
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_fold_is_drawn_with_what_it_looked_at_while_it_trained(frozen, tiny, pairs, splits, tmp_path):
+    config, images, index = tiny.edit(epochs=5, frozen_backbone=frozen), Images(pairs), splits[0].test[:2]
     watched = figures.Snapshots(config, images, index, every=2)
     result = last(fit(config, images, splits[0], memory=watched))
-    assert list(watched.places) == [2, 4]
-    network = network_of(config, result.state)
-    cams, boxes = figures.places_of(network, images, index)
+    cams, boxes = figures.places_of(network_of(config, result.state), images, index)
     assert boxes == [box_from_cam(cam, pairs.size) for cam in cams]
     assert np.array(boxes) == pytest.approx(result.predictions.box[:2])
     drawings = watched.figures(result)
     assert list(drawings) == ["fig4", "fig5", "fig6"]
     assert columns(drawings["fig5"])[3:] == ["H_T", "H_R", "H_C", "true H_C"]
+    assert columns(drawings["fig6"])[3:] == ["epoch 2", "epoch 4"]
     figures.save(drawings["fig4"], tmp_path / "new" / "fig4.png")
     assert matplotlib.image.imread(tmp_path / "new" / "fig4.png").std() > 0
+
+
+def test_fig_6_shows_the_network_as_it_stood(tiny, pairs, splits, monkeypatch):
+    """After two of four epochs it is that of a run of two, if its best epoch is its last."""
+    images, index, seen = Images(pairs), splits[0].test[:2], {}
+    monkeypatch.setattr(figures, "fig6", lambda *arguments: seen.update(arguments[-1]))
+    config = tiny.edit(epochs=4)
+    watched = figures.Snapshots(config, images, index, every=2)
+    watched.figures(last(fit(config, images, splits[0], memory=watched)))
+    states = figures.Snapshots(config, images, index, every=1)
+    last(fit(config.edit(epochs=3), images, splits[0], memory=states))
+    network = network_of(config, states._models[2])
+    assert np.array_equal(seen[2].cams, figures.places_of(network, images, index).cams)
 
 
 def test_looking_does_not_change_what_is_trained(tiny, pairs, splits):

@@ -33,7 +33,7 @@ TABLE_IV = [
     (dict(variant=Variant.MASKED_ADVERSARY), ALL - {"l_ft"}),
     (dict(variant=Variant.DIRECT), (ALL - {"l_ft"}) | {"l_fc"}),
 ]
-TABLE_V = [(dict(bilateral=way), {"l_cls"}) for way in (B.SBF, B.GF)]  # SFF: needs two views, below
+TABLE_V = [(dict(bilateral=way), {"l_cls"}) for way in (B.SBF, B.GF, B.SFF)]
 OTHERS = [
     (dict(generator_level="image"), ALL),
     (dict(generator_level="image", bilateral=B.NONE), {"l_cls", "l_ne", "l_ft"}),
