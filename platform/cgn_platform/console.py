@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from cgn.fit import CrossReport, FoldResult
     from cgn.measure import BilateralTest
+    from cgn_platform.ledger import Unit
     from cgn_platform.space import Scalar
     from cgn_platform.study import Asked, TrialRecord
     from cgn_platform.worker import Step
@@ -170,6 +171,29 @@ def fold_table(folds: "Sequence[FoldResult]") -> Table:
         means = [statistics.fmean(getattr(fold, name) for fold in folds) for name in names]
         table.add_row("mean", "", *map(_figure, means), f"{sum(fold.seconds for fold in folds):.1f}")
     return table
+
+
+def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table:
+    """`cgn units`: finished folds, then those with a checkpoint."""
+    table = Table("unit", "backbone", "bilateral", "fold", "seed", "epochs", box=SIMPLE_HEAD)
+    for name in ("val AUC", "test AUC", "seconds"):
+        table.add_column(name, justify="right")
+    for unit in units:
+        identity, figures = unit.identity, unit.facts["result"]
+        shown = [str(identity.config[name]) for name in ("backbone", "bilateral")]
+        numbers = [_figure(figures["val_auc"]), _figure(figures["test_auc"]), f"{figures['seconds']:.1f}"]
+        counts = [str(identity.fold), str(identity.config["seed"]), str(identity.config["epochs"])]
+        table.add_row(unit.id, *shown, *counts, *numbers)
+    for name, epochs in unfinished.items():
+        table.add_row(name, "", "", "", "", f"{epochs} so far", "", "", "", style="dim")
+    table.caption = f"{len(units)} finished, {len(unfinished)} cut short"
+    table.caption_justify = "left"
+    return table
+
+
+def unit_facts(unit: "Unit") -> dict[str, object]:
+    """A unit as `cgn units ID` shows it: all but its hashes."""
+    return {name: value for name, value in unit.facts.items() if name not in ("files", "format")}
 
 
 def bilateral_table(tests: "Mapping[str, BilateralTest]") -> Table:

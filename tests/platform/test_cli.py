@@ -87,9 +87,10 @@ def test_options_of_a_dataset_are_those_of_its_module(cgn: Cgn, tmp_path: Path) 
     assert "nothing to do" in cgn(*asked).out
 
 
-def test_training_prints_epochs_and_folds(cgn: Cgn, cache: Path) -> None:
+def test_training_prints_epochs_and_folds(cgn: Cgn, cache: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)  # more only fight each other where the machine is shared
     edits = [f"--set={edit}" for edit in ("backbone=tiny", "generator_blocks=1", "epochs=1", "batch_size=8")]
+    edits += ["--store", str(tmp_path)]
     told = cgn("train", "--data", str(cache), *edits)
     assert told.code == 0
     assert "epoch   1 of 1  val AUC" in told.out
@@ -226,8 +227,29 @@ def test_a_truncated_film_costs_one_pair_and_is_one_line(tmp_path: Path) -> None
     )
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1
-    assert "1 truncated mdb003: target film: mdb003.png is truncated" in " ".join(told.stdout.split())
+    assert "1 truncated mdb003: target film: mdb003.png: the file is truncated" in " ".join(told.stdout.split())
     (path,) = (line for line in told.stdout.splitlines() if line.startswith(str(tmp_path)))
     from cgn.data.cache import open_cache
 
     assert list(open_cache(path).pair_id) == [f"mdb{n:03d}" for n in range(1, 17, 2) if n != 3]
+
+
+def test_units_are_listed_shown_and_verified(cgn: Cgn, cache: Path, tmp_path: Path) -> None:
+    """`cgn train` keeps what it finished: the second time nothing is trained."""
+    torch.set_num_threads(1)
+    edits = [f"--set={edit}" for edit in ("backbone=tiny", "generator_blocks=1", "epochs=1", "batch_size=8")]
+    at = ("--store", str(tmp_path))
+    command = ("train", "--data", str(cache), *edits, *at)
+    first = cgn(*command).out
+    assert cgn(*command).out == first
+    assert "3 finished, 0 cut short" in cgn("units", *at).out
+    unit = min((tmp_path / "units").iterdir())
+    assert json.loads(cgn("units", unit.name[:8], *at).out)["id"] == unit.name
+    assert "3 of 3 units are whole" in cgn("units", "--verify", *at).out
+    (unit / "curve.parquet").write_bytes(b"PAR1")
+    damaged = cgn("units", "--verify", *at)
+    assert damaged.code == 2
+    assert f"curve.parquet of unit {unit.name} is damaged" in damaged.err
+    assert "is damaged" in cgn(*command).out
+    assert "3 of 3 units are whole" in cgn("units", "--verify", *at).out
+    assert "no unit begins with zz" in cgn("units", "zz", *at).err
