@@ -209,21 +209,32 @@ def _address(address: str | None) -> Iterator[Finding]:
 
 def _listeners(store: Path) -> Iterator[Finding]:
     """Of what `cgn up` started here, and of any Ray or MLflow of this machine that this user may see."""
-    with contextlib.suppress(PlatformError):
+    ours: set[int] = set()
+    with contextlib.suppress(PlatformError):  # a damaged up.json is told elsewhere
         ours = {process.pid for process in there.tree()} if (there := cluster.read_up(store)) else set()
-        beyond, kept = [], 0
-        for socket in psutil.net_connections("inet"):
-            if socket.status != psutil.CONN_LISTEN or socket.pid is None or not socket.laddr:
-                continue
-            kind = _kind(socket.pid) or ("a server of 'cgn up'" if socket.pid in ours else None)
-            if kind and _loopback(socket.laddr.ip):
-                kept += 1
-            elif kind:
-                beyond.append(f"{kind} (process {socket.pid}) at {socket.laddr.ip}:{socket.laddr.port}")
-        if beyond:
-            told = f"reached from other machines: {'; '.join(sorted(beyond))}"
-            yield Finding("listeners", "unsafe", told, "end them, and start them with 'cgn up'")
-        yield Finding("listeners", "ok", f"{kept} sockets of Ray and MLflow on the loopback address")
+    try:
+        sockets = psutil.net_connections("inet")
+    except psutil.AccessDenied:
+        yield Finding("listeners", "warning", "this user may not see them", "run it as root")
+        return
+    beyond, kept, trusting = [], 0, set()
+    for socket in sockets:
+        if socket.status != psutil.CONN_LISTEN or socket.pid is None or not socket.laddr:
+            continue
+        kind = _kind(socket.pid) or ("a server of 'cgn up'" if socket.pid in ours else None)
+        if kind == "MLflow" and _runs_jobs(socket.pid):
+            trusting.add(f"{socket.laddr.ip}:{socket.laddr.port}")
+        if kind and _loopback(socket.laddr.ip):
+            kept += 1
+        elif kind:
+            beyond.append(f"{kind} (process {socket.pid}) at {socket.laddr.ip}:{socket.laddr.port}")
+    if beyond:
+        told = f"reached from other machines: {'; '.join(sorted(beyond))}"
+        yield Finding("listeners", "unsafe", told, "end them, and start them with 'cgn up'")
+    if trusting:
+        told = f"MLflow at {', '.join(sorted(trusting))} runs jobs for whoever asks"
+        yield Finding("listeners", "warning", told, "start it with MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false")
+    yield Finding("listeners", "ok", f"{kept} sockets of Ray and MLflow on the loopback address")
 
 
 def _kind(pid: int) -> str | None:
@@ -232,11 +243,20 @@ def _kind(pid: int) -> str | None:
         words = [process.name(), *process.cmdline()]
     except psutil.Error:
         return None
-    if any(re.match(r"(.*/)?mlflow\b", word) for word in words):
+    if any(re.fullmatch(r"mlflow(\.[\w.:]+)?|.*/bin/mlflow", word) for word in words):
         return "MLflow"
     if any(re.match(r"raylet$|gcs_server$|ray::|ray-|.*/site-packages/ray/", word) for word in words):
         return "Ray"
     return None
+
+
+def _runs_jobs(pid: int) -> bool:
+    """MLflow does unless its environment says no (CVE-2026-0545)."""
+    try:
+        told = psutil.Process(pid).environ().get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
+    except psutil.Error:
+        return False
+    return told.lower() not in ("false", "0")
 
 
 def _databases(store: Path) -> Iterator[Finding]:

@@ -24,6 +24,9 @@ def clean(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
     monkeypatch.setenv("CGN_KEY_FILE", str(store / "keys" / "pseudonym.key"))
 
 
+LISTEN = "import socket; s = socket.create_server(('{}', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
 def look(store: Path, topic: str, address: str | None = None) -> list[Finding]:
     return [finding for finding in doctor.examine(store, address) if finding.topic == topic]
 
@@ -111,17 +114,32 @@ def test_servers_that_ended_are_told_with_what_to_do(store: Path) -> None:
 def test_a_ray_that_other_machines_reach_is_unsafe(store: Path) -> None:
     """Stands in for one: a process of that name, listening everywhere, on a port that nobody knows."""
     (store / "raylet").symlink_to(sys.executable)
-    listen = (
-        "import socket; s = socket.create_server(('', 0)); print(s.getsockname()[1], flush=True); input()"
-    )
     with subprocess.Popen(
-        [store / "raylet", "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [store / "raylet", "-c", LISTEN.format("")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         found = look(store, "listeners")[0]
         assert f"Ray (process {process.pid}) at 0.0.0.0:{port}" in found.told
         assert found.state == "unsafe"
+        process.kill()
+
+
+@pytest.mark.parametrize("switch", ["true", "false"])
+def test_an_mlflow_that_runs_jobs_is_told(store: Path, switch: str) -> None:
+    (store / "mlflow").symlink_to(sys.executable)
+    with subprocess.Popen(
+        ["mlflow", "-c", LISTEN.format("127.0.0.1")],
+        executable=store / "mlflow",
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": switch},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        told = [found.told for found in look(store, "listeners") if found.state == "warning"]
+        assert any(f"127.0.0.1:{port}" in line for line in told) == (switch == "true")
         process.kill()
 
 
