@@ -26,6 +26,7 @@ from cgn_platform import tracking
 from cgn_platform.cluster import Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole, summary
 from cgn_platform.ledger import Ledger
+from cgn_platform.preflight import preflight
 from cgn_platform.space import Space
 from cgn_platform.study import ENDED, Asked, State, Study, TrialRecord, open_study
 from cgn_platform.worker import STEP, Runner, Step, Trial, Work
@@ -65,7 +66,8 @@ def run_sweep(
         runner=runner,
         fold_workers=fold_workers,
     )
-    trial_slots(cluster, work)
+    room = room_for(space, work, trial_slots(cluster, work))
+    preflight(cluster, resources=resources, store=store, ledger=work.ledger, needs_bytes=room)
     identity = {"cache": pairs.fingerprint, "splits": splits_fingerprint(pairs.pair_id, splits)}
     with open_study(name, space, store=store, identity=identity) as study:
         before = study.trials()
@@ -270,6 +272,20 @@ def trial_slots(cluster: Cluster, work: Work) -> int:
             f"of {work.resources.cpus:g} CPUs and {work.resources.gpus:g} GPUs: lower --fold-workers"
         )
     return places // max(1, work.fold_workers)
+
+
+def room_for(space: Space, work: Work, slots: int) -> int:
+    """Bytes that a sweep will write: a model a finished fold, and the checkpoints of those that run."""
+    if work.runner is not None:
+        return 0
+    import torch
+
+    from cgn import methods
+
+    with torch.device("meta"):  # counted, not made
+        network = methods.build(space.base.edit(backbone_weights="none"))
+    model = sum(int(tensor.nbytes) for tensor in network.state_dict().values())
+    return model * len(work.splits) * (space.trials + 4 * slots)  # model, best model, two moments
 
 
 def _bundles(work: Work) -> tune.PlacementGroupFactory:
