@@ -3,17 +3,18 @@
 A decoder written in C that crashes, hangs or asks for all memory costs the pair it was at, and no other.
 """
 
-import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, NamedTuple, cast
 
 import cv2
 
@@ -103,26 +104,55 @@ def _rejection(record: PairRecord, reason: Reason, message: str, role: str = "")
 
 
 class _Worker:
-    """A process that prepares one pair at a time."""
+    """A process that prepares one pair at a time.
+
+    Not one of `multiprocessing`'s, which runs the caller's script once more in each of its processes.
+    """
 
     def __init__(self, size: int, background: Background, contained: bool) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # imported once: a fresh process is cheap
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, size, background, contained), daemon=True)
-        self.process.start()
+        self.pipe, theirs = Pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import _serve; _serve({theirs.fileno()})"],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
         theirs.close()  # so that its end is seen here
-        self.number = -1
+        self.pipe.send((size, background, contained))
+        self.number = -1  # it is starting; its first word is that it has
         self.until = float("inf")
+        self.gone = False
 
     def give(self, number: int, record: PairRecord, seconds: float) -> None:
         self.number, self.until = number, time.monotonic() + seconds
         with suppress(BrokenPipeError):  # where it has just died, its answer is the end of the pipe
             self.pipe.send(record)
 
+    def outcome(self, records: Sequence[PairRecord], answered: bool) -> Outcome | None:
+        """What became of its pair, None where it has just started; `gone` where it did not survive."""
+        if answered:
+            try:
+                outcome = self.pipe.recv()
+            except Exception:  # nothing, half an answer, or what is none
+                outcome = self
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is not self:
+                return cast(Outcome | None, outcome)
+        self.gone = True
+        self.process.kill()
+        code = self.process.wait()
+        if self.number < 0:
+            raise RuntimeError(f"a process to prepare pairs in does not start (exit code {code})")
+        if answered:
+            return _rejection(
+                records[self.number], Reason.DECODER_CRASHED, "ended the process that decoded it"
+            )
+        return _rejection(records[self.number], Reason.DECODER_TIMEOUT, f"took more than {SECONDS:g} s")
+
     def end(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.wait()
         self.pipe.close()
 
 
@@ -131,11 +161,10 @@ def _by_processes(
 ) -> Iterator[tuple[int, Outcome]]:
     seconds = SECONDS if contained else float("inf")
     left = list(enumerate(records))[::-1]
-    workers: list[_Worker] = []
+    workers = []
     try:
         for _ in range(min(os.cpu_count() or 1, len(records))):
             workers.append(_Worker(size, background, contained))
-            workers[-1].give(*left.pop(), seconds)
         while workers:
             nearest = min(worker.until for worker in workers)
             limit = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
@@ -143,47 +172,30 @@ def _by_processes(
             for worker in list(workers):
                 if worker.pipe not in ready and time.monotonic() < worker.until:
                     continue
-                outcome = _outcome(worker, records[worker.number], worker.pipe in ready)
-                number, gone = worker.number, isinstance(outcome, Rejection) and outcome.reason in GONE
-                if gone or not left:
+                number, outcome = worker.number, worker.outcome(records, worker.pipe in ready)
+                if worker.gone or not left:
                     worker.end()
                     workers.remove(worker)
-                if gone and left:
-                    worker = _Worker(size, background, contained)
-                    workers.append(worker)
-                if left:
+                if worker.gone and left:
+                    workers.append(_Worker(size, background, contained))
+                elif left:
                     worker.give(*left.pop(), seconds)
-                yield number, outcome
+                if outcome is not None:
+                    yield number, outcome
     finally:
         for worker in workers:
             worker.end()
 
 
-GONE = (Reason.DECODER_CRASHED, Reason.DECODER_TIMEOUT)
-"""What a worker does not survive."""
-
-
-def _outcome(worker: _Worker, record: PairRecord, ready: bool) -> Outcome:
-    if not ready:
-        return _rejection(record, Reason.DECODER_TIMEOUT, f"took more than {SECONDS:g} s")
-    try:
-        outcome = worker.pipe.recv()
-    except Exception:  # nothing, half an answer, or what is none
-        worker.process.join(5)
-        return _rejection(
-            record, Reason.DECODER_CRASHED, f"ended the process that decoded it ({worker.process.exitcode})"
-        )
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome  # type: ignore[no-any-return]
-
-
-def _serve(pipe: Connection, size: int, background: Background, contained: bool) -> None:
+def _serve(descriptor: int) -> None:
     """A worker's life: a record in, an outcome out, until nobody asks any more."""
+    pipe: Connection[Any, Any] = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks is interrupted, and ends this
+    size, background, contained = pipe.recv()
     cv2.setNumThreads(1)
     if contained:
         _confine()
+    pipe.send(None)
     while True:
         try:
             record = pipe.recv()

@@ -1,10 +1,13 @@
 """What a hostile film can do to the process that decodes it, and what becomes of the others."""
 
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 
 import numpy as np
+import psutil
 import pytest
 
 from cgn.data import workers
@@ -82,6 +85,17 @@ def test_no_process_is_left_behind(records):
     next(begun)
     begun.close()
     run(records)
-    import multiprocessing
+    assert not [child for child in psutil.Process().children() if "_serve" in " ".join(child.cmdline())]
 
-    assert not multiprocessing.active_children()
+
+def test_a_script_without_a_guard_runs_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from cgn.data import workers\n"
+        "from cgn.data.datasets import phantom\n"
+        "print('begun')\n"
+        "records = phantom.scan(phantom.Options(pairs=2), 32).records\n"
+        "print(len(list(workers.prepare_pairs(records, 32, 'keep', contained=True))))\n"
+    )
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout.split() == ["begun", "2"]
