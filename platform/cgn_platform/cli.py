@@ -465,6 +465,55 @@ def up(
 
 
 @app.command()
+def track(
+    store: Store = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="Of one study; all that no driver holds.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Of MLflow; MLFLOW_TRACKING_URI, or a database in the store.")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Compare every run with study and ledger, point by point.")
+    ] = False,
+    ledger: Annotated[str | None, typer.Option(help="Where units are; the store's.")] = None,
+) -> None:
+    """Send MLflow what it does not have yet: after it was away, or after a driver was killed.
+
+    Runs of dead drivers are ended. May be repeated: nothing is there twice.
+
+      cgn track
+
+      cgn track --rebuild --url http://127.0.0.1:5000     fills an empty server
+    """
+    from rich.progress import Progress
+
+    from cgn_platform import database, tracking
+    from cgn_platform.console import make_console
+    from cgn_platform.ledger import Ledger
+
+    store = _store(store)
+    url = url or tracking.default_uri(store)
+    console = make_console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(study: str, total: int, done: int) -> None:
+            if study not in tasks:
+                tasks[study] = bar.add_task(study, total=total)
+            bar.advance(tasks[study], done)
+
+        brought = tracking.track(
+            store,
+            url,
+            name=name,
+            rebuild=rebuild,
+            ledger=Ledger(ledger or str(store / "units")),
+            say=lambda told: bar.console.print(told, markup=False, style="yellow"),
+            on_progress=advance,
+        )
+    typer.echo(f"{database.hidden(url)} tells {', '.join(brought) or 'nothing new'}")
+
+
+@app.command()
 def down(store: Store = DEFAULT_STORE) -> None:
     """End the servers that 'cgn up' started in this store, and no others."""
     from cgn_platform import cluster

@@ -137,8 +137,8 @@ class Outbox:
         return file
 
     def _save(self) -> None:
-        state = {"acknowledged": self.acknowledged, "gap": self.gap, "notes": self.notes}
         with self._lock:
+            state = {"acknowledged": self.acknowledged, "gap": self.gap, "notes": self.notes}
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = self.folder / f"{STATE}.tmp"
             temporary.write_text(json.dumps(state))

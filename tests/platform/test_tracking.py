@@ -1,16 +1,28 @@
+import os
+import runpy
 import shutil
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cgn.config import Config
-from cgn_platform.study import Asked, State, TrialRecord
-from cgn_platform.tracking import Projection, Tracker, code_version, default_uri
+from cgn.errors import LedgerError, PlatformError, StudyError
+from cgn_platform import tracking
+from cgn_platform.outbox import Outbox
+from cgn_platform.space import Float, Space
+from cgn_platform.study import ORPHAN, Asked, State, TrialRecord, open_study
+from cgn_platform.tracking import Parent, Projection, Tracker, code_version, default_uri, track
 from cgn_platform.worker import Step
 
+HERE = Path(__file__).parent
 CONFIG = Config(epochs=2)
 FOLDS = [
     {
@@ -23,36 +35,64 @@ FOLDS = [
     for k in range(2)
 ]
 FACTS = {"test_auc": 0.65, "localization_error": None, "seconds": 3.0, "folds": FOLDS}
+PARENT = Parent("phantom", "smoke", "5eed", {"cache": "c0ffee"}, {"alpha": "[0, 1]"})
+
+Runs = dict[str, dict[str, Any]]
+
+
+# ---------------------------------------------------------------------------------------- helpers
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "AWAY_SECONDS", (0.1, 0.5))
+    monkeypatch.setattr(tracking, "PULSE_SECONDS", 0.05)
+    for name in ("MLFLOW_TRACKING_URI", "CGN_STUDY_URL"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Making MLflow's tables takes seconds: once for all tests."""
     folder = tmp_path_factory.mktemp("mlflow")
-    projection(folder)
+    projection(f"sqlite:///{folder / 'mlflow.db'}", folder)._client.search_experiments()
     return folder / "mlflow.db"
 
 
 @pytest.fixture
 def folder(empty_database: Path, tmp_path: Path) -> Path:
+    """A store with an empty MLflow."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return tmp_path
 
 
-def projection(folder: Path) -> Projection:
-    return Projection(
-        f"sqlite:///{folder / 'mlflow.db'}", experiment="phantom", study="smoke", study_id="5eed"
-    )
+@pytest.fixture
+def another(empty_database: Path, tmp_path: Path) -> str:
+    """The address of another empty MLflow."""
+    shutil.copy(empty_database, tmp_path / "another.db")
+    return f"sqlite:///{tmp_path / 'another.db'}"
 
 
-def tracker(folder: Path, records: Any = (), problems: list[str] | None = None) -> Tracker:
-    return Tracker(
-        lambda: projection(folder),
-        records=records,
-        tags={"cache": "c0ffee"},
-        params={"alpha": "[0, 1]"},
-        on_problem=(problems if problems is not None else []).append,
-    )
+@pytest.fixture
+def server(empty_database: Path, tmp_path: Path) -> Iterator[Any]:
+    """A server that is not started yet."""
+    (tmp_path / "server").mkdir()
+    shutil.copy(empty_database, tmp_path / "server" / "mlflow.db")
+    made = runpy.run_path(str(HERE / "mlflow_server.py"))["Server"](tmp_path / "server")
+    yield made
+    made.kill()
+
+
+def projection(uri: str, store: Path, parent: Parent = PARENT) -> Projection:
+    return Projection(uri, parent, artifacts=store / "mlartifacts", on_refusal=print)
+
+
+def tracker(
+    store: Path, records: Any = (), problems: list[str] | None = None, uri: str | None = None, **more: Any
+) -> Tracker:
+    told = problems if problems is not None else []
+    parent = more.pop("parent", PARENT)
+    return Tracker(store, uri or default_uri(store), parent, records=records, on_problem=told.append, **more)
 
 
 def record(number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
@@ -63,118 +103,502 @@ def step(epoch: int, value: float) -> Step:
     return Step(epoch, value, {0: value, 1: value + 0.1}, {"l_cls": 0.3})
 
 
+def steps(*values: float) -> list[dict[str, Any]]:
+    """What the study keeps of the epochs of `step`."""
+    told = [step(epoch, value) for epoch, value in enumerate(values)]
+    names = ("epoch", "val_auc", "folds", "losses", "seconds")
+    return [{name: getattr(each, name) for name in names} for each in told]
+
+
+def tell(log: Tracker, number: int, *values: float) -> None:
+    log.started(Asked(number, CONFIG, {}))
+    for epoch, value in enumerate(values):
+        log.epoch(number, step(epoch, value))
+
+
+def read(uri: str, store: Path) -> Runs:
+    """All that people see of an MLflow, by the runs' names; two runs of a name, or points of a step, fail."""
+    client = projection(uri, store)._client
+    there: Runs = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id], max_results=1000):
+            history = {}
+            for name in run.data.metrics:
+                points = [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
+                assert len({at for at, _ in points}) == len(points), (run.info.run_name, name, points)
+                history[name] = sorted(points)
+            assert run.info.run_name not in there
+            tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+            there[run.info.run_name] = {
+                "status": run.info.status,
+                "params": run.data.params,
+                "tags": tags,
+                "metrics": run.data.metrics,
+                "history": history,
+            }
+    return there
+
+
 @pytest.fixture
-def runs(folder: Path) -> Callable[[], dict[str, Any]]:
-    """All runs of the experiment by name; two of one name fail."""
+def runs(folder: Path) -> Callable[[], Runs]:
+    return lambda: read(default_uri(folder), folder)
 
-    def read() -> dict[str, Any]:
-        client = projection(folder)._client
-        experiment = client.get_experiment_by_name("phantom")
-        found = client.search_runs([experiment.experiment_id], max_results=1000)
-        names = [run.info.run_name for run in found]
-        assert len(set(names)) == len(names)
-        return {run.info.run_name: run for run in found}
 
-    return read
+# ------------------------------------------------------------------------------------ projection
 
 
 def test_a_sweep_is_a_parent_and_each_trial_a_child(folder: Path, runs: Any) -> None:
     problems: list[str] = []
     log = tracker(folder, problems=problems)
-    for number in range(3):
-        log.started(Asked(number, CONFIG, {}))
-        log.epoch(number, step(0, 0.5))
-    log.epoch(0, step(1, 0.6))
-    log.ended(record(0, "complete", 0.7, **FACTS))
-    log.ended(record(1, "pruned", reason="median pruner"))
-    log.ended(record(2, "failed", reason="DivergedError: nan"))
-    log.close("FINISHED", {"best_val_auc": 0.7})
+    tell(log, 0, 0.5, 0.6)
+    tell(log, 1, 0.5)
+    tell(log, 2, 0.5)
+    ended = [
+        record(0, "complete", 0.7, **FACTS),
+        record(1, "pruned", reason="median pruner", retry_of=0),
+        record(2, "failed", reason="DivergedError: nan"),
+        replace(record(3, "failed", reason="f_a and f_b cannot both be"), config=None, curve={}),
+    ]
+    for each in ended:
+        log.ended(each)
+    log.close("FINISHED", ended)
     assert problems == []
     there = runs()
-    assert {name: run.info.status for name, run in there.items()} == {
+    assert {name: run["status"] for name, run in there.items()} == {
         "smoke": "FINISHED",
         "trial 0": "FINISHED",
         "trial 1": "KILLED",
         "trial 2": "FAILED",
+        "trial 3": "FAILED",
     }
-    best = there["trial 0"].data
-    assert best.params["alpha"] == "0.5"
-    assert best.params["bilateral"] == "adain_gan"
-    assert best.tags["fingerprint"] == CONFIG.fingerprint()
-    assert best.tags["cache"] == "c0ffee"
-    assert best.tags["cgn.trial"] == "smoke/0"
-    assert best.tags["mlflow.parentRunId"] == there["smoke"].info.run_id
-    assert best.metrics["val_auc"] == 0.6
-    assert best.metrics["fold_1/val_auc"] == pytest.approx(0.7)
-    assert best.metrics["fold_1/test_auc"] == pytest.approx(0.7)
-    assert best.metrics["fold_1/localization_error"] == 0.5
-    assert "fold_0/localization_error" not in best.metrics  # it was no number
-    assert best.metrics["l_cls"] == 0.3
-    assert there["trial 1"].data.tags["cgn.reason"] == "median pruner"
-    assert there["smoke"].data.metrics["best_val_auc"] == 0.7
+    best = there["trial 0"]
+    assert best["params"]["alpha"] == "0.5"
+    assert best["params"]["bilateral"] == "adain_gan"
+    assert best["tags"]["fingerprint"] == CONFIG.fingerprint()
+    assert best["tags"]["cache"] == "c0ffee"
+    assert best["tags"]["cgn.trial"] == "smoke/0"
+    assert best["history"]["val_auc"] == [(0, 0.5), (1, 0.6)]
+    assert best["metrics"]["fold_1/val_auc"] == pytest.approx(0.7)
+    assert best["metrics"]["fold_1/test_auc"] == pytest.approx(0.7)
+    assert best["metrics"]["fold_1/localization_error"] == 0.5
+    assert "fold_0/localization_error" not in best["metrics"]  # it was no number
+    assert best["metrics"]["l_cls"] == 0.3
+    assert there["trial 1"]["tags"]["cgn.reason"] == "median pruner"
+    assert there["trial 1"]["tags"]["cgn.retry_of"] == "0"
+    assert there["smoke"]["metrics"]["best_val_auc"] == 0.7
+    client = projection(default_uri(folder), folder)._client
+    found = client.search_runs([client.get_experiment_by_name("phantom").experiment_id])
+    parent = next(run.info.run_id for run in found if run.info.run_name == "smoke")
+    assert {run.data.tags.get("mlflow.parentRunId", parent) for run in found} == {parent}
+
+
+def test_events_that_come_again_change_nothing(folder: Path, runs: Any) -> None:
+    log = tracker(folder)
+    tell(log, 0, 0.5, 0.6)
+    log.ended(record(0, "complete", 0.7, **FACTS))
+    log.close("FINISHED", [record(0, "complete", 0.7, **FACTS)])
+    before = runs()
+    (folder / "outbox" / "5eed" / "state.json").unlink()  # a power failure: nobody knows what was sent
+    tracker(folder).close("FINISHED", [record(0, "complete", 0.7, **FACTS)])
+    assert runs() == before
+
+
+def test_numbers_that_are_none_are_points_too(folder: Path) -> None:
+    log = tracker(folder)
+    log.started(Asked(0, CONFIG, {}))
+    log.epoch(0, Step(0, 0.5, {}, {"nan": float("nan"), "inf": float("inf")}))
+    log.close("KILLED", [])
+    metrics = read(default_uri(folder), folder)["trial 0"]["metrics"]
+    assert metrics["nan"] != metrics["nan"]
+    assert metrics["inf"] > 1e300
+
+
+def test_what_the_server_will_never_take_is_said_and_left_out(folder: Path, runs: Any) -> None:
+    problems: list[str] = []
+    log = tracker(folder, problems=problems)
+    log.started(Asked(0, CONFIG, {}))
+    log.epoch(0, step(0, 0.5))
+    log.epoch(0, Step(1, 0.6, {}, {"no such name?": 1.0}))
+    log.epoch(0, step(2, 0.7))
+    log.close("KILLED", [])
+    assert len(problems) == 1
+    assert "MLflow refuses what it was told" in problems[0]
+    assert "no such name?" in problems[0]
+    assert runs()["trial 0"]["history"]["val_auc"] == [(0, 0.5), (2, 0.7)]
+
+
+def test_a_run_that_was_made_twice_is_one_again(folder: Path, runs: Any) -> None:
+    """A server that is killed after it made a run, and before it said so, is asked for it again."""
+    log = tracker(folder)
+    tell(log, 0, 0.5)
+    log.close("KILLED", [record(0, "running")])
+    before = runs()
+    made = projection(default_uri(folder), folder)
+    made.open(running=False)
+    made._create("trial 0", 1, {"cgn.trial": "smoke/0", "mlflow.parentRunId": made._parent})
+    made._create("smoke", 1, {"cgn.study_id": "5eed"})
+    made._create("somebody's own", 1, {"mlflow.parentRunId": made._parent})
+    assert projection(default_uri(folder), folder).open(running=False)
+    assert {name: run for name, run in runs().items() if name != "somebody's own"} == before
+
+
+def test_a_file_goes_with_its_run_and_one_that_is_gone_is_said(folder: Path) -> None:
+    problems: list[str] = []
+    figure = folder / "figure.txt"
+    figure.write_text("a picture")
+    log = tracker(folder, problems=problems)
+    log.started(Asked(0, CONFIG, {}))
+    log.artifact(figure, 0)
+    log.artifact(figure)
+    log.artifact(folder / "gone.txt")
+    log.close("KILLED", [])
+    there = sorted(path.relative_to(folder).parts[0] for path in folder.rglob("artifacts/figure.txt"))
+    assert there == ["mlartifacts", "mlartifacts"]
+    assert problems == [f"{folder / 'gone.txt'} is not there any more"]
+
+
+# --------------------------------------------------------------------------- drivers that are killed
+
+
+def test_no_run_is_left_running_though_the_study_does_not_know_it(folder: Path, runs: Any) -> None:
+    log = tracker(folder)
+    tell(log, 0, 0.5)
+    log.close("KILLED", [])
+    assert runs()["trial 0"]["status"] == "KILLED"
+    assert runs()["trial 0"]["tags"]["cgn.reason"] == "the study does not know it"
 
 
 def test_a_resume_finds_its_runs_and_closes_those_of_the_dead_driver(folder: Path, runs: Any) -> None:
-    dead = projection(folder)
-    dead.open({"time": 1, "tags": {}}, ())
+    dead = projection(default_uri(folder), folder)
+    dead.open(running=True)
     for number in range(3):
-        dead.apply({"kind": "started", "trial": number, "time": 1, "params": {}, "tags": {}})
-        dead.apply({"kind": "epoch", "trial": number, "epoch": 0, "time": 1, "metrics": {"val_auc": 0.5}})
-    dead.flush()
+        dead.apply(
+            [
+                tracking.started(number, CONFIG, {}, 1),
+                tracking.epoch(number, {"epoch": 0, "val_auc": 0.5}, 1),
+            ]
+        )
     # The study knows more: trial 0 ended, 1 is an orphan, 2 too, and 3 was never told to MLflow.
     known = [
         record(0, "complete", 0.6, **FACTS),
-        record(1, "orphan", reason="orphan"),
-        record(2, "orphan", reason="orphan"),
+        record(1, "orphan", reason=ORPHAN),
+        record(2, "orphan", reason=ORPHAN),
         record(3, "pruned", reason="median pruner"),
+        record(4, "waiting"),
     ]
     for _ in range(2):  # again and again
         log = tracker(folder, records=known)
-        log.close("FINISHED", {"best_val_auc": 0.6})
+        log.close("FINISHED", known)
         there = runs()
-        assert {name: run.info.status for name, run in there.items()} == {
+        assert {name: run["status"] for name, run in there.items()} == {
             "smoke": "FINISHED",
             "trial 0": "FINISHED",
             "trial 1": "KILLED",
             "trial 2": "KILLED",
             "trial 3": "KILLED",
         }
-        client = projection(folder)._client
         for name, run in there.items():
             if name != "smoke":
-                history = client.get_metric_history(run.info.run_id, "val_auc")
-                assert [point.step for point in history] == [0, 1]
-    assert there["trial 0"].data.metrics["test_auc"] == 0.65
-    assert there["trial 1"].data.tags["cgn.reason"] == "orphan"
+                assert run["history"]["val_auc"] == [(0, 0.5), (1, 0.6)]
+    assert there["trial 0"]["metrics"]["test_auc"] == 0.65
+    assert there["trial 1"]["tags"]["cgn.reason"] == ORPHAN
 
 
-def test_a_trial_left_running_ends_with_the_sweep(folder: Path, runs: Any) -> None:
+def test_a_trial_left_running_ends_with_the_sweep_as_the_next_driver_will_know_it(
+    folder: Path, runs: Any
+) -> None:
     log = tracker(folder)
-    log.started(Asked(0, CONFIG, {}))
-    log.close("KILLED", {})
-    assert {run.info.status for run in runs().values()} == {"KILLED"}
+    tell(log, 0, 0.5, 0.6)
+    log.close("KILLED", [record(0, "running", steps=steps(0.5, 0.6), retry_of=7)])
+    there = runs()
+    assert {run["status"] for run in there.values()} == {"KILLED"}
+    assert there["trial 0"]["tags"]["cgn.retry_of"] == "7"
+    tracker(folder, records=[record(0, "orphan", reason=ORPHAN, retry_of=7)]).close("KILLED", [])
+    assert runs()["trial 0"] == there["trial 0"]
 
 
-def test_a_server_that_is_away_costs_the_sweep_nothing_and_is_said_once(tmp_path: Path) -> None:
+DRIVER = """
+import os, sys, time
+from pathlib import Path
+from cgn.config import Config
+from cgn_platform.space import Float, Space
+from cgn_platform.study import open_study
+from cgn_platform.tracking import Parent, Tracker
+from cgn_platform.worker import Step
+
+store, uri = Path(sys.argv[1]), sys.argv[2]
+space = Space(base=Config(epochs=3), dimensions={"alpha": Float(0, 1)}, trials=4)
+with open_study("smoke", space, store=store, identity={}) as study:
+    parent = Parent("phantom", "smoke", study.id, {"cache": "c0ffee"}, {})
+    log = Tracker(store, uri, parent, records=study.trials())
+    while study.remaining():
+        asked = study.ask()
+        log.started(asked)
+        told = []
+        for epoch in range(3):
+            step = Step(epoch, 0.5 + epoch / 10, {0: 0.5, 1: 0.6}, {"l_cls": 0.3})
+            told.append({"epoch": epoch, "val_auc": step.val_auc, "folds": step.folds, "losses": step.losses})
+            study.report(asked.number, epoch, step.val_auc)
+            log.epoch(asked.number, step)
+        if asked.number == 2 and len(sys.argv) > 3:
+            print("now", flush=True)
+            time.sleep(600)
+        log.ended(study.tell(asked.number, "pruned", reason="median", steps=told))
+    log.close("FINISHED", study.trials())
+"""
+
+
+def driver(store: Path, uri: str, *more: str) -> subprocess.Popen[str]:
+    root = HERE.parents[1]
+    path = os.pathsep.join([str(root), str(root / "platform")])
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", DRIVER, str(store), uri, *more],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("then", ["the next driver", "cgn track"])
+def test_a_driver_that_was_killed_while_mlflow_was_away(folder: Path, another: str, then: str) -> None:
+    uri = f"sqlite:///{folder / 'later' / 'mlflow.db'}"
+    with driver(folder, uri, "stop") as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "now\n"
+        killed.send_signal(signal.SIGKILL)
+    (folder / "later").mkdir()
+    shutil.copy(folder / "mlflow.db", folder / "later")
+    if then == "cgn track":
+        assert track(folder, uri) == ["smoke"]
+        assert {n: r["status"] for n, r in read(uri, folder).items()} == {
+            "smoke": "KILLED",
+            "trial 0": "KILLED",
+            "trial 1": "KILLED",
+            "trial 2": "KILLED",
+        }
+    with driver(folder, uri) as next_driver:
+        next_driver.communicate(timeout=120)
+    assert next_driver.returncode == 0
+    there = read(uri, folder)
+    assert sorted(there) == ["smoke", *(f"trial {n}" for n in range(5))]
+    assert "RUNNING" not in {run["status"] for run in there.values()}
+    assert there["smoke"]["status"] == "FINISHED"
+    assert there["trial 2"]["tags"]["cgn.reason"] == ORPHAN
+    assert {len(there[f"trial {n}"]["history"]["l_cls"]) for n in range(5)} == {3}
+    assert there["trial 3"]["tags"]["cgn.retry_of"] == "2"
+    # And the same again from the study alone; of an orphan it remembers no more than the curve.
+    track(folder, another, rebuild=True)
+    rebuilt = read(another, folder)
+    orphan, known = there.pop("trial 2"), rebuilt.pop("trial 2")
+    assert (
+        rebuilt.pop("smoke")["metrics"] == there.pop("smoke")["metrics"]
+    )  # its points are those of the drivers
+    assert rebuilt == there
+    for part in ("status", "params", "tags"):
+        assert orphan[part] == known[part]
+    assert orphan["history"]["val_auc"] == known["history"]["val_auc"]
+
+
+# --------------------------------------------------------------------------- servers that are away
+
+
+@pytest.mark.integration
+def test_a_server_that_is_killed_and_comes_back_has_everything_once(folder: Path, server: Any) -> None:
+    server.start()
     problems: list[str] = []
+    records = []
+    log = tracker(folder, problems=problems, uri=server.uri)
+    for number in range(12):
+        match number:
+            case 3:
+                _until(lambda: log._outbox.acknowledged > 0)
+            case 4:
+                server.kill()
+            case 8:
+                _until(lambda: problems)
+                server.start()
+            case 10:
+                _until(lambda: len(problems) > 1)
+        tell(log, number, *(0.5 + epoch / 100 for epoch in range(20)))
+        records.append(record(number, "pruned", reason="median"))
+        log.ended(records[-1])
+    log.close("FINISHED", records)
+    there = read(server.uri, folder)
+    assert len(there) == 13
+    for number in range(12):
+        run = there[f"trial {number}"]
+        assert run["status"] == "KILLED"
+        assert run["history"]["val_auc"] == [(epoch, 0.5 + epoch / 100) for epoch in range(20)]
+    assert there["smoke"]["status"] == "FINISHED"
+    assert problems[0].startswith("MLflow cannot be written (API request to ")  # once away, once back
+    assert problems[1:] == ["MLflow is back, and has what it missed"]
 
-    def away() -> Projection:
-        raise ConnectionError("connection refused")
 
-    log = Tracker(away, on_problem=problems.append)
-    begin = time.monotonic()
-    for epoch in range(100):
-        log.epoch(0, step(epoch, 0.5))
-    assert time.monotonic() - begin < 0.1
-    log.close("FINISHED", {})
-    assert problems == [
-        "MLflow cannot be written (connection refused): the sweep goes on without it",
-        "MLflow: 102 events were not written; the study holds the results",
-    ]
+def test_a_server_that_is_away_from_start_to_end(folder: Path, server: Any) -> None:
+    problems: list[str] = []
+    space = Space(base=CONFIG, dimensions={"alpha": Float(0, 1)}, trials=1)
+    with open_study("smoke", space, store=folder, identity={}) as study:
+        log = tracker(folder, problems=problems, uri=server.uri, parent=replace(PARENT, study_id=study.id))
+        asked = study.ask()
+        assert isinstance(asked, Asked)
+        begin = time.monotonic()
+        log.started(asked)
+        for epoch in range(100):
+            log.epoch(0, step(epoch, 0.5))
+        assert time.monotonic() - begin < 1
+        ended = study.tell(0, "pruned", steps=steps(*[0.5] * 100))
+        log.ended(ended)
+        log.close("FINISHED", [ended])
+        told: list[str] = []
+        assert track(folder, default_uri(folder), say=told.append) == []
+        assert told[0].startswith("left to its driver: study 'smoke' is held by process")
+    assert problems[0].startswith("MLflow cannot be written (API request to ")
+    assert problems[1].startswith("MLflow lacks 102 events and the end of the sweep: the next run")
+    assert len(problems) == 2
+    progress: list[int] = []
+    brought = track(folder, default_uri(folder), on_progress=lambda _n, total, done: progress.append(done))
+    assert brought == ["smoke"]
+    assert sum(progress) == 103
+    there = read(default_uri(folder), folder)
+    assert (there["smoke"]["status"], there["trial 0"]["status"]) == ("FINISHED", "KILLED")
+    assert len(there["trial 0"]["history"]["fold_1/val_auc"]) == 100
+    with pytest.raises(PlatformError, match=r"MLflow cannot be written at http.*: start it, or give --url"):
+        track(folder, server.uri)
+    with pytest.raises(StudyError, match=r"no sweep 'other' was tracked in .*: there are smoke"):
+        track(folder, server.uri, name="other")
+
+
+def test_a_server_that_forgot_everything_is_filled_at_the_end(folder: Path, another: str, runs: Any) -> None:
+    """Its database was replaced by an empty one while the sweep was running."""
+    log = tracker(folder)
+    tell(log, 0, 0.5, 0.6)
+    done = record(0, "complete", 0.6, steps=steps(0.5, 0.6), **FACTS)
+    log.ended(done)
+    _until(lambda: log._outbox.left == 0)
+    log.close("KILLED", [done])
+    before = runs()
+    problems: list[str] = []
+    tracker(folder, problems=problems, uri=another).close("KILLED", [done])
+    assert problems == []
+    assert read(another, folder) == before
+
+
+def test_a_full_disk_is_said_once_and_the_study_fills_the_gap(
+    folder: Path, runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[str] = []
+    log = tracker(folder, problems=problems)
+    tell(log, 0, 0.5, 0.6)
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", lambda *_: 0)
+        log.epoch(0, step(2, 0.7))
+        log.epoch(0, step(3, 0.8))
+    log.epoch(0, step(4, 0.9))
+    done = record(0, "complete", 0.9, steps=steps(0.5, 0.6, 0.7, 0.8, 0.9), **FACTS)
+    log.ended(done)
+    log.close("FINISHED", [done])
+    assert len(problems) == 1
+    assert "cannot be written (No space left on device): the sweep goes on" in problems[0]
+    for name in ("val_auc", "fold_0/val_auc"):
+        history = runs()["trial 0"]["history"][name]
+        assert history == [(0, 0.5), (1, 0.6), (2, 0.7), (3, 0.8), (4, 0.9)]
+    assert not Outbox(folder / "outbox" / "5eed").gap
+
+
+# ------------------------------------------------------------------------------------- rebuilding
+
+
+class Units:
+    """Stands in for the ledger: two folds of two epochs."""
+
+    def open(self, unit: str) -> Any:
+        if unit == "damaged":
+            raise LedgerError("damaged")
+        fold = int(unit)
+        reports = [
+            SimpleNamespace(
+                fold=fold, epoch=epoch, val_auc=value + fold / 10, losses={"l_cls": 0.3}, seconds=1.0
+            )
+            for epoch, value in enumerate((0.5, 0.6))
+        ]
+        return SimpleNamespace(reports=tuple(reports))
+
+
+def test_a_run_is_told_again_from_the_ledger_the_steps_or_the_curve() -> None:
+    ledger: Any = Units()
+    complete = tracking.history(record(0, "complete", 0.6, units=["0", "1"]), ledger)
+    assert [told["val_auc"] for told in complete] == [0.5, 0.6]
+    assert complete[1]["folds"] == {0: 0.6, 1: pytest.approx(0.7)}
+    assert complete[1]["losses"] == {"l_cls": 0.3}
+    assert tracking.history(record(0, "pruned", steps=steps(0.5)), None) == steps(0.5)
+    curve = [{"epoch": 0, "val_auc": 0.5}, {"epoch": 1, "val_auc": 0.6}]
+    assert tracking.history(record(0, "complete", 0.6, units=["0", "damaged"]), ledger) == curve
+    assert tracking.history(record(0, "orphan"), ledger) == curve
+
+
+def test_a_rebuild_is_what_was_seen_live(folder: Path, another: str, runs: Any) -> None:
+    space = Space(base=CONFIG, dimensions={"alpha": Float(0, 1)}, trials=4)
+    ledger: Any = Units()
+    with open_study("smoke", space, store=folder, identity={}) as study:
+        parent = replace(PARENT, study_id=study.id)
+        log = tracker(folder, parent=parent)
+        ends: list[tuple[State, float | None, dict[str, Any]]] = [
+            ("complete", 0.6, {**FACTS, "units": ["0", "1"]}),
+            ("pruned", None, {"reason": "median", "steps": steps(0.5, 0.6)}),
+            ("failed", None, {"reason": "DivergedError: nan", "steps": []}),
+        ]
+        for number, (state, value, facts) in enumerate(ends):
+            asked = study.ask()
+            assert isinstance(asked, Asked)
+            log.started(asked)
+            for epoch, auc in enumerate((0.5, 0.6) if state != "failed" else ()):
+                study.report(number, epoch, auc)
+                log.epoch(number, step(epoch, auc))
+            log.ended(study.tell(number, state, value, **facts))
+        log.close("KILLED", study.trials())
+        times = [each.began for each in study.trials()]
+    live = runs()
+    assert set(live) == {"smoke", "trial 0", "trial 1", "trial 2"}
+    for _ in range(2):
+        assert track(folder, another, rebuild=True, ledger=ledger) == ["smoke"]
+        assert read(another, folder) == live
+    client = projection(another, folder)._client
+    begun = {run.info.run_name: run.info.start_time for run in client.search_runs(["1"])}
+    assert [begun[f"trial {number}"] for number in range(3)] == times
+
+    # A server that has lost some: a run, and points of another one.
+    trials = {run.info.run_name: run.info.run_id for run in client.search_runs(["1"])}
+    client.delete_run(trials["trial 1"])
+    assert track(folder, another, rebuild=True, ledger=ledger) == ["smoke"]
+    assert read(another, folder) == live
+
+
+@pytest.mark.integration
+def test_mlflow_on_postgres(tracking_database: str, folder: Path, runs: Any) -> None:
+    for uri in (tracking_database, default_uri(folder)):
+        store = folder / uri[:6]
+        done = record(0, "complete", 0.6, **FACTS)
+        log = tracker(store, uri=uri)
+        tell(log, 0, 0.5, 0.6)
+        log.ended(done)
+        log.close("FINISHED", [done])
+        (store / "outbox" / "5eed" / "state.json").unlink()
+        tracker(store, uri=uri).close("FINISHED", [done])
+    assert read(tracking_database, folder) == runs()
+
+
+# ----------------------------------------------------------------------------------------- the rest
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_the_address_is_the_environments_or_a_file_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert default_uri(Path("/s")) == "sqlite:////s/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert default_uri(Path("/s")) == "http://127.0.0.1:5000"
