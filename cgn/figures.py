@@ -129,15 +129,15 @@ class Snapshots:
         }
 
     def figures(self, result: FoldResult) -> dict[str, Figure]:
-        """`of_network` for the best epoch, and for Fig. 6 where the pairs' lesions were seen on the way."""
+        """`of_network` for the best epoch; Fig. 6 has what was seen on the way and that epoch."""
         history = {
             epochs: places_of(self._network(result, model), self._images, self._index)
-            for epochs, model in self._models.items()
+            for epochs, model in {**self._models, result.best_epoch + 1: {}}.items()
         }
-        return of_network(self._network(result), self._images, self._index, history=history)
+        return of_network(self._network(result, {}), self._images, self._index, history=history)
 
-    def _network(self, result: FoldResult, model: Mapping[str, Tensor] | None = None) -> nn.Module:
-        state = {**result.state, **(model or {})}  # a frozen trunk stands in the result alone
+    def _network(self, result: FoldResult, model: Mapping[str, Tensor]) -> nn.Module:
+        state = {**result.state, **model}  # a frozen trunk stands in the result alone
         return network_of(self._config, state, str(self._images.device))
 
 

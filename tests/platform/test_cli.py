@@ -100,13 +100,17 @@ def test_training_prints_epochs_and_folds(cgn: Cgn, cache: Path, tmp_path: Path)
 
 
 def test_a_fold_is_drawn_and_measured(cgn: Cgn, cache: Path, tmp_path: Path) -> None:
-    """Fig. 4 and 5 (Fig. 6 needs ten epochs) and Sec. IV-F: a test pair by the fold that did not see it."""
+    """Fig. 4 to 6 of the first fold, and Sec. IV-F: each test pair by the fold that did not see it."""
     torch.set_num_threads(1)
     edits = [f"--set={edit}" for edit in ("backbone=tiny", "generator_blocks=1", "epochs=1", "batch_size=8")]
     asked = ("--figures", str(tmp_path / "drawn"), "--measure", str(tmp_path / "rows.json"))
     told = cgn("train", "--data", str(cache), *edits, *asked)
     assert told.code == 0, told.err
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["fig4.png", "fig5.png"]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        "fig4.png",
+        "fig5.png",
+        "fig6.png",
+    ]
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert sorted(row["index"] for row in rows) == list(range(24))
     assert "56.15" in told.out
@@ -227,7 +231,9 @@ def test_a_truncated_film_costs_one_pair_and_is_one_line(tmp_path: Path) -> None
     )
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1
-    assert "1 truncated mdb003: target film: mdb003.png: the file is truncated" in " ".join(told.stdout.split())
+    assert "1 truncated mdb003: target film: mdb003.png: the file is truncated" in " ".join(
+        told.stdout.split()
+    )
     (path,) = (line for line in told.stdout.splitlines() if line.startswith(str(tmp_path)))
     from cgn.data.cache import open_cache
 
