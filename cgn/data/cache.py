@@ -512,7 +512,7 @@ def _shard(files: _Files, entry: dict[str, Any], verify: bool) -> pa.Table:
     if verify and _sha256(content) != entry["sha256"]:
         raise _damaged(files, name, "its sha256 differs")
     try:
-        return pq.read_table(pa.BufferReader(content), use_threads=False, page_checksum_verification=True)
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
         raise _damaged(files, name, _line(error)) from None
 
