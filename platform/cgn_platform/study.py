@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ContextDecorator, closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -69,6 +70,7 @@ class TrialRecord:
         value: mean validation AUC over folds of a complete trial, else None.
         curve: mean validation AUC by epoch, as it was reported.
         facts: what was told with its end (test_auc, folds, seconds, reason ...).
+        began, ended: when, in ms since 1970.
     """
 
     number: int
@@ -78,6 +80,8 @@ class TrialRecord:
     curve: Mapping[int, float]
     config: Config | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    began: int | None = None
+    ended: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,7 @@ class Study:
 
     def close(self) -> None:
         """Give back the lock; trials still running become orphans of the next driver."""
-        self._study._storage.remove_session()
-        engine = getattr(getattr(self._study._storage, "_backend", None), "engine", None)
-        if engine is not None:
-            engine.dispose()
+        _disconnect(self._study._storage)
         self._hold.release()
 
     def remaining(self) -> int:
@@ -164,9 +165,7 @@ class Study:
     @_InWords()
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
-        trials = self._study.get_trials(deepcopy=False)
-        again = _asked_again(trials)
-        return [_record(trial, orphan=trial.number in again) for trial in trials]
+        return _records(self._study)
 
     def adopt(self) -> int:
         """Queue again, once each, what a dead driver left running and what machines failed. Returns how many.
@@ -230,6 +229,38 @@ def open_study(
         hold.release()
         raise
     return opened
+
+
+@_InWords()
+def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
+    """All trials of a study by number, to look at; none where there is no such study any more.
+
+    Args:
+        name: of the study.
+        study_id: of this very one; a new study may have taken the name.
+        url: of its database.
+    """
+    storage = _storage(url)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+        return _records(study) if study.user_attrs.get("id") == study_id else []
+    except KeyError:
+        return []
+    finally:
+        _disconnect(storage)
+
+
+def _records(study: optuna.Study) -> list[TrialRecord]:
+    trials = study.get_trials(deepcopy=False)
+    again = _asked_again(trials)
+    return [_record(trial, orphan=trial.number in again) for trial in trials]
+
+
+def _disconnect(storage: optuna.storages.BaseStorage) -> None:
+    storage.remove_session()
+    engine = getattr(getattr(storage, "_backend", None), "engine", None)
+    if engine is not None:
+        engine.dispose()
 
 
 def _storage(url: str) -> optuna.storages.BaseStorage:
@@ -311,4 +342,10 @@ def _record(trial: FrozenTrial, *, orphan: bool = False) -> TrialRecord:
         curve=dict(trial.intermediate_values),
         config=Config.of(config) if config else None,
         facts=facts,
+        began=_milliseconds(trial.datetime_start),
+        ended=_milliseconds(trial.datetime_complete),
     )
+
+
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1000)

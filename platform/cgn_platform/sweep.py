@@ -24,7 +24,7 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import ResourcesError
 from cgn_platform import tracking
 from cgn_platform.cluster import Cluster, Resources, scratch
-from cgn_platform.console import SweepConsole, summary
+from cgn_platform.console import SweepConsole
 from cgn_platform.ledger import Ledger
 from cgn_platform.preflight import preflight
 from cgn_platform.space import Space
@@ -72,12 +72,19 @@ def run_sweep(
     with open_study(name, space, store=store, identity=identity) as study:
         before = study.trials()
         _say_what_stands(console, study)
-        uri = tracking.default_uri(store)
-        tracker = tracking.Tracker(
-            lambda: tracking.Projection(uri, experiment=pairs.name, study=name, study_id=study.id),
-            records=before,
+        about = tracking.Parent(
+            experiment=pairs.name,
+            study=name,
+            study_id=study.id,
             tags={**identity, "code": work.code, "git_commit": tracking.code_version()},
             params={"sampler_seed": str(space.seed), **{k: str(d) for k, d in space.dimensions.items()}},
+        )
+        tracker = tracking.Tracker(
+            store,
+            tracking.default_uri(store),
+            about,
+            records=before,
+            ledger=Ledger(work.ledger),
             on_problem=lambda told: console.print(told, markup=False, style="yellow"),
         )
         status = "KILLED"
@@ -87,7 +94,7 @@ def run_sweep(
             status = "FINISHED" if study.remaining() == 0 else "KILLED"
         finally:
             records = study.trials()
-            tracker.close(status, summary(records))
+            tracker.close(status, records)
         return records
 
 

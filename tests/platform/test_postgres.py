@@ -20,7 +20,7 @@ from cgn_platform import cluster
 from cgn_platform.database import Hold, answers, hidden, study_url
 from cgn_platform.space import Space
 from cgn_platform.study import Asked, Study, open_study
-from cgn_platform.tracking import Projection, Tracker
+from cgn_platform.tracking import Parent, Projection, Tracker
 
 pytestmark = pytest.mark.integration
 
@@ -157,15 +157,13 @@ def test_a_killed_driver_is_continued_by_the_same_command(
     assert not list(store.glob("*.db"))
 
 
-def test_mlflow_writes_to_postgres(tracking_database: str) -> None:
+def test_mlflow_writes_to_postgres(tracking_database: str, store: Path) -> None:
     problems: list[str] = []
-
-    def projection() -> Projection:
-        return Projection(tracking_database, experiment="squares", study="smoke", study_id="1")
-
-    log = Tracker(projection, on_problem=problems.append)
+    parent = Parent("squares", "smoke", "1")
+    log = Tracker(store, tracking_database, parent, on_problem=problems.append)
     log.started(Asked(0, Config(), {}))
-    log.close("FINISHED", {"best_val_auc": 0.5})
+    log.close("FINISHED", [])
     assert problems == []
-    runs = projection()._client.search_runs(["1"])
+    there = Projection(tracking_database, parent, artifacts=store, on_refusal=print)
+    runs = there._client.search_runs(["1"])
     assert {run.info.run_name: run.info.status for run in runs} == {"smoke": "FINISHED", "trial 0": "KILLED"}

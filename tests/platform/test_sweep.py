@@ -24,7 +24,6 @@ from cgn_platform.cluster import Cluster, Resources
 from cgn_platform.ledger import Ledger
 from cgn_platform.space import Choice, Float, Prune, Space
 from cgn_platform.study import TrialRecord, open_study
-from cgn_platform.tracking import Projection
 
 pytestmark = pytest.mark.integration
 
@@ -72,7 +71,7 @@ def sweep(
 
 def mlflow_runs(store: Path) -> dict[str, tuple[Any, list[tuple[int, float]]]]:
     """Runs by name with their curve."""
-    client = Projection(f"sqlite:///{store / 'mlflow.db'}", experiment="", study="", study_id="")._client
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("squares")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     assert len({run.info.run_name for run in runs}) == len(runs)
