@@ -147,7 +147,8 @@ def test_a_truncated_film_costs_its_pairs_and_is_named(mias_folder, tmp_path):
     assert report.counts["cached"] == 7
     assert report.counts["rejected"] == 2
     assert [r.pair_id for r in report.rejected] == ["mdb005", "mdb006"]
-    assert "MDB005.PGM is truncated" in report.rejected[0].message
+    assert report.rejected[0].film == "MDB005.PGM"
+    assert "the file is truncated" in report.rejected[0].message
     again = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
     assert (again.fresh, again.rejected) == (False, report.rejected)
 
@@ -354,3 +355,13 @@ def test_what_cannot_be_is_told_and_nothing_is_left(tmp_path, more, message):
 def test_an_unknown_dataset(tmp_path):
     with pytest.raises(ConfigError, match="no 'ddsm' among the datasets"):
         write_cache("ddsm", phantom.Options(), out=tmp_path / "c")
+
+
+def test_many_pairs_are_prepared_by_processes_and_give_the_same_cache(tmp_path, monkeypatch):
+    few = phantoms(tmp_path / "threads", pairs=10, folds=3)
+    monkeypatch.setattr("cgn.data.workers.MANY", 4)
+    told = []
+    many = phantoms(tmp_path / "processes", pairs=10, folds=3, progress=lambda *done: told.append(done))
+    assert told == [(number, 10) for number in range(1, 11)]
+    for path in few.path.iterdir():
+        assert path.read_bytes() == (many.path / path.name).read_bytes()
