@@ -23,14 +23,11 @@ from cgn.data.breast import Background, Prepared
 from cgn.data.datasets import PairRecord, blaming
 from cgn.errors import Reason, UnreadableImageError
 
-MANY = 64
-"""Pairs from which on processes are worth their start; fewer go to threads, unless they must be contained."""
-
 MEMORY = 6 * 2**30
-"""Bytes of address space of a process that contains; the largest films need a fifth of it."""
+"""Bytes of address space of such a process; the largest films need a fifth of it."""
 
 SECONDS = 120.0
-"""That a contained pair may take; the slowest decoder needs 2 s."""
+"""That a pair may take there; the slowest decoder needs 2 s."""
 
 
 class PreparedPair(NamedTuple):
@@ -65,10 +62,10 @@ def prepare_pairs(
     Args:
         records: what to prepare.
         size, background: see `cgn.data.breast.prepare`.
-        contained: in processes with limits, however few the records are.
+        contained: in processes with limits, one a core; else in threads, which start at once.
     """
-    if contained or len(records) >= MANY:
-        yield from _by_processes(records, size, background, contained)
+    if contained:
+        yield from _by_processes(records, size, background)
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
@@ -109,7 +106,7 @@ class _Worker:
     Not one of `multiprocessing`'s, which runs the caller's script once more in each of its processes.
     """
 
-    def __init__(self, size: int, background: Background, contained: bool) -> None:
+    def __init__(self, size: int, background: Background) -> None:
         self.pipe, theirs = Pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import _serve; _serve({theirs.fileno()})"],
@@ -118,13 +115,13 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()  # so that its end is seen here
-        self.pipe.send((size, background, contained))
+        self.pipe.send((size, background))
         self.number = -1  # it is starting; its first word is that it has
         self.until = float("inf")
         self.gone = False
 
-    def give(self, number: int, record: PairRecord, seconds: float) -> None:
-        self.number, self.until = number, time.monotonic() + seconds
+    def give(self, number: int, record: PairRecord) -> None:
+        self.number, self.until = number, time.monotonic() + SECONDS
         with suppress(BrokenPipeError):  # where it has just died, its answer is the end of the pipe
             self.pipe.send(record)
 
@@ -157,14 +154,13 @@ class _Worker:
 
 
 def _by_processes(
-    records: Sequence[PairRecord], size: int, background: Background, contained: bool
+    records: Sequence[PairRecord], size: int, background: Background
 ) -> Iterator[tuple[int, Outcome]]:
-    seconds = SECONDS if contained else float("inf")
     left = list(enumerate(records))[::-1]
     workers = []
     try:
         for _ in range(min(os.cpu_count() or 1, len(records))):
-            workers.append(_Worker(size, background, contained))
+            workers.append(_Worker(size, background))
         while workers:
             nearest = min(worker.until for worker in workers)
             limit = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
@@ -177,9 +173,9 @@ def _by_processes(
                     worker.end()
                     workers.remove(worker)
                 if worker.gone and left:
-                    workers.append(_Worker(size, background, contained))
+                    workers.append(_Worker(size, background))
                 elif left:
-                    worker.give(*left.pop(), seconds)
+                    worker.give(*left.pop())
                 if outcome is not None:
                     yield number, outcome
     finally:
@@ -191,10 +187,9 @@ def _serve(descriptor: int) -> None:
     """A worker's life: a record in, an outcome out, until nobody asks any more."""
     pipe: Connection[Any, Any] = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks is interrupted, and ends this
-    size, background, contained = pipe.recv()
+    size, background = pipe.recv()
     cv2.setNumThreads(1)
-    if contained:
-        _confine()
+    _confine()
     pipe.send(None)
     while True:
         try:
