@@ -377,6 +377,63 @@ def _say_results(console: "Console", records: Any, store: Path) -> None:
 
 
 @app.command()
+def table(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table of search_spaces/.")],
+    data: Data,
+    store: Store = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="The file's and the data's name where not given.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat every row with so many seeds.")] = 1,
+    edits: Edits = None,
+    cpus: Annotated[float, typer.Option(help="CPUs a fold.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs a fold, or a fraction of one.")] = 0,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Folds at once; all that fit.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster, host:port; RAY_ADDRESS, or a local Ray of its own.")
+    ] = None,
+    ledger: LedgerAt = None,
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Run every row of a table on the same folds and seeds, and say what can be told apart.
+
+    Every fold of every row is scheduled on its own. Those that the ledger has cost nothing: run it again
+    after it was stopped, with more seeds, or for another table that shares rows with this one.
+
+      cgn table search_spaces/table_3.py --data runs/cache/mias-all-... --seeds 3
+
+      cgn table search_spaces/table_3.py --data CACHE --set frozen_backbone=true --set epochs=30
+    """
+    from cgn_platform import cluster
+    from cgn_platform.console import TableScreen, make_console, table_of
+    from cgn_platform.space import check_names, load_table
+
+    resources = cluster.Resources(cpus, gpus)
+    declared = load_table(file).edit(**_edits(edits))
+    store = _store(store)
+    pairs, splits = _open(data)
+    for row in declared.rows:
+        check_names(declared.config(row))
+    console = make_console()
+    with cluster.connect(address) as ray_cluster, TableScreen(console) as screen:
+        from cgn_platform.table import run_table  # after Ray's environment was set
+
+        facts = run_table(
+            declared,
+            pairs,
+            splits,
+            name=name or f"{file.stem}-{pairs.name}",
+            seeds=seeds,
+            store=store,
+            cluster=ray_cluster,
+            resources=resources,
+            ledger=_ledger(ledger, store),
+            checkpoint_every=checkpoint_every,
+            concurrent=concurrent,
+            screen=screen,
+        )
+    console.print(table_of(facts))
+
+
+@app.command()
 def units(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[UNIT]...", help="Ids, or how they begin.")

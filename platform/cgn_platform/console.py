@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -171,6 +178,92 @@ def fold_table(folds: "Sequence[FoldResult]") -> Table:
         means = [statistics.fmean(getattr(fold, name) for fold in folds) for name in names]
         table.add_row("mean", "", *map(_figure, means), f"{sum(fold.seconds for fold in folds):.1f}")
     return table
+
+
+def table_of(facts: Mapping[str, Any]) -> Table:
+    """`cgn table`: rows as printed, published figures, and what was measured here beside them."""
+    data = facts["data"]
+    title = f"{facts['title']} on {data['name']}: {data['pairs']} pairs, {data['folds']} folds"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in facts["header"]:
+        table.add_column(name)
+    settings = sorted({setting for row in facts["rows"] for setting in row["published"]})
+    for setting in settings:
+        table.add_column(f"({setting})", justify="right", style="dim")
+    for name in ("AUC here", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}")
+    for row in facts["rows"]:
+        published = [_figure(row["published"].get(setting)) for setting in settings]
+        table.add_row(*row["cells"], *published, *_measured(row))
+    told = [f"({', '.join(settings)}): as published, on other data"] if settings else []
+    told.append("AUC: mean over folds and seeds, 95 % interval over patients")
+    if facts["detectable"] is not None:
+        told.append(f"differences below {facts['detectable']:.3f} cannot be seen by this design")
+    table.caption, table.caption_justify = "; ".join(told), "left"
+    return table
+
+
+def _last_is_baseline(facts: Mapping[str, Any]) -> bool:
+    return bool(facts["rows"][-1]["name"] == facts["baseline"])
+
+
+def _measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """AUC, difference and words of a row."""
+    if not row["complete"]:
+        return ("INCOMPLETE", "", str(row["why"]))
+    if "auc" not in row:
+        aucs = [auc for seed in row["fold_auc"] for auc in seed]
+        return (_figure(statistics.fmean(aucs)), "", "")
+    difference = row["difference"]
+    gap = "" if difference is None else f"{difference['estimate']:+.3f} {_range(difference, '+')}"
+    return (f"{row['auc']['estimate']:.3f} {_range(row['auc'])}", gap, row["words"] or "")
+
+
+def _range(interval: Mapping[str, float], sign: str = "") -> str:
+    return f"[{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
+
+
+class TableScreen:
+    """Epochs as a bar on a terminal, a line a finished unit elsewhere; a `cgn_platform.table.Screen`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._units = self._done = 0
+        self._bar = self._bars.add_task("epochs", total=None)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin(self, units: int, epochs: int) -> None:
+        """So many are to be trained."""
+        self._units = units
+        self._bars.update(self._bar, total=epochs)
+        self._console.print(f"{units} units to train, {epochs} epochs", highlight=False)
+
+    def epoch(self) -> None:
+        """One more epoch of some unit."""
+        self._bars.advance(self._bar)
+
+    def ended(self, unit: str, told: str) -> None:
+        """A unit is finished, or why it is not."""
+        self._done += 1
+        line = f"unit {self._done} of {self._units}: {unit} {told or 'finished'}"
+        self._console.print(line, highlight=False, markup=False)
 
 
 def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table:

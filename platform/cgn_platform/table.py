@@ -1,0 +1,370 @@
+"""A table: every row on the same folds and seeds, each fold a unit of its own, told with intervals.
+
+Units that the ledger has cost nothing; the others are trained by as many actors as fit. A row counts
+when all its units are there; one that misses a unit is incomplete and has no mean.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from cgn import statistics
+from cgn.config import Config
+from cgn.data.folds import splits_fingerprint
+from cgn.data.pairs import Pairs, Split
+from cgn.errors import ConfigError
+from cgn.results import FoldResult
+from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.ledger import Ledger, Unit, shown
+from cgn_platform.preflight import preflight
+from cgn_platform.space import Row, Table
+from cgn_platform.tracking import code_version
+from cgn_platform.worker import INFRASTRUCTURE, FoldActor, Runner, Work
+
+RETRIES = 3  # of a unit whose worker was lost
+LEAST_FOLDS = 3  # of a comparison; a division 8:1:1 has one, whose figures are shown as they are
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A unit to train: a fold of a row under one seed, for all rows that are the same configuration."""
+
+    id: str
+    config: Config
+    number: int  # of the split
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a table asks for: unit ids by row, seed and fold, and those of them that are missing."""
+
+    units: tuple[tuple[tuple[str, ...], ...], ...]
+    missing: tuple[Job, ...]
+
+
+def run_table(
+    table: Table,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    *,
+    name: str,
+    seeds: int,
+    store: Path,
+    cluster: Cluster,
+    resources: Resources,
+    ledger: str,
+    checkpoint_every: int = 5,
+    concurrent: int | None = None,
+    runner: Runner | None = None,
+    screen: "Screen",
+) -> dict[str, Any]:
+    """Train what is missing and give the table's facts, which are written to `reports/NAME/facts.json`.
+
+    Raises:
+        ResourcesError, ClusterError: what would fail is refused before anything is trained.
+        ConfigError: another table stands under this name.
+    """
+    if seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1 but got {seeds}")
+    work = Work(pairs, tuple(splits), resources, ledger, checkpoint_every, runner)
+    units = Ledger(ledger)
+    folder = _own_folder(store, name, table, work)
+    begin = time.monotonic()
+    plan = make_plan(table, work, seeds, units)
+    failed: dict[str, str] = {}
+    if plan.missing:
+        slots = min(cluster.slots(resources), concurrent or sys.maxsize, len(plan.missing))
+        preflight(cluster, resources=resources, store=store, ledger=ledger)
+        failed = _train(plan.missing, work, slots, screen)
+    facts = table_facts(table, pairs, splits, plan, units, failed)
+    facts |= {"kind": "table", "name": name, "run": _run_facts(work, seeds, resources, begin)}
+    _write(folder / "facts.json", facts)
+    return facts
+
+
+class Screen(Protocol):
+    """Who is told how training goes."""
+
+    def begin(self, units: int, epochs: int) -> None:
+        """So many are to be trained."""
+
+    def epoch(self) -> None:
+        """One more epoch of some unit."""
+
+    def ended(self, unit: str, told: str) -> None:
+        """A unit is finished, or why it is not."""
+
+
+def make_plan(table: Table, work: Work, seeds: int, ledger: Ledger) -> Plan:
+    """Every unit of the table by its id; equal configurations share theirs."""
+    missing: dict[str, Job] = {}
+    checked: dict[str, bool] = {}
+
+    def unit(row: Row, seed: int, number: int) -> str:
+        config = table.config(row, seed)
+        name = work.identity(config, work.splits[number]).id
+        if name not in checked:
+            checked[name] = ledger.find(name) is not None
+            if not checked[name]:
+                missing[name] = Job(name, config, number)
+        return name
+
+    folds = range(len(work.splits))
+    units = tuple(
+        tuple(tuple(unit(row, seed, number) for number in folds) for seed in range(seeds))
+        for row in table.rows
+    )
+    return Plan(units, tuple(missing.values()))
+
+
+def _train(jobs: Sequence[Job], work: Work, slots: int, screen: Screen) -> dict[str, str]:
+    """Train the jobs on so many actors; those that could not be, with the reason."""
+    queue, failed = deque(jobs), dict[str, str]()
+    shared = ray.put(work)
+    screen.begin(len(jobs), sum(job.config.epochs for job in jobs))
+    running: dict[Any, tuple[Any, Job]] = {}
+
+    def actor() -> Any:
+        resources = work.resources
+        return ray.remote(FoldActor).options(num_cpus=resources.cpus, num_gpus=resources.gpus).remote(shared)
+
+    def give(worker: Any) -> None:
+        """The next job, if there is one; an actor without any is let go."""
+        if not queue:
+            ray.kill(worker)
+            return
+        job = queue.popleft()
+        worker.begin.remote(job.config, job.number)
+        running[worker.advance.remote(job.number)] = (worker, job)
+
+    try:
+        for _ in range(slots):
+            give(actor())
+        while running:
+            ready, _ = ray.wait(list(running), timeout=1)
+            for reference in ready:
+                worker, job = running.pop(reference)
+                try:
+                    told = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    again, worker = _what_failed(error, job, failed, screen, worker)
+                    if again is not None:
+                        queue.append(again)
+                    give(worker or actor())
+                    continue
+                if isinstance(told, FoldResult):
+                    screen.ended(job.id, "")
+                    give(worker)
+                else:
+                    screen.epoch()
+                    running[worker.advance.remote(job.number)] = (worker, job)
+    finally:
+        for worker, _ in running.values():
+            ray.kill(worker)
+    return failed
+
+
+def _what_failed(
+    error: Any, job: Job, failed: dict[str, str], screen: Screen, worker: Any
+) -> tuple[Job | None, Any]:
+    """The job to try again, if a machine is to blame; and its actor, if that still lives."""
+    own = isinstance(error, ray.exceptions.RayTaskError)
+    cause = error.cause if own else error
+    told = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    if isinstance(cause, INFRASTRUCTURE) and job.attempt < RETRIES:
+        return replace(job, attempt=job.attempt + 1), worker if own else None
+    failed[job.id] = told
+    screen.ended(job.id, told)
+    return None, worker if own else None
+
+
+# -------------------------------------------------------------------------------------------- facts
+
+
+def table_facts(
+    table: Table,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    plan: Plan,
+    ledger: Ledger,
+    failed: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """All that is told of a table, as plain JSON: read from the ledger, nothing else.
+
+    Rows without all of their units have `complete` false and no figures.
+    """
+    known: dict[str, Unit | None] = {}
+    for name in {name for row in plan.units for seed in row for name in seed}:
+        known[name] = ledger.find(name)
+    rows = [
+        _row_facts(table, row, units, known, failed or {})
+        for row, units in zip(table.rows, plan.units, strict=True)
+    ]
+    complete = {row["name"]: row for row in rows if row["complete"]}
+    facts: dict[str, Any] = {
+        "title": table.title,
+        "description": table.description,
+        "header": list(table.header),
+        "baseline": table.baseline,
+        "data": data_facts(pairs, splits),
+        "detectable": None,
+        "rows": rows,
+    }
+    if table.baseline in complete and len(splits) >= LEAST_FOLDS:
+        facts["detectable"] = _compare(table, pairs, complete, known)
+    return facts
+
+
+def _row_facts(
+    table: Table,
+    row: Row,
+    units: Sequence[Sequence[str]],
+    known: Mapping[str, Unit | None],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
+    absent = [name for seed in units for name in seed if known[name] is None]
+    facts: dict[str, Any] = {
+        "name": row.name,
+        "cells": list(row.cells),
+        "published": dict(row.published),
+        "complete": not absent,
+        "why": None,
+        "config": table.config(row).model_dump(mode="json"),
+        "units": [list(seed) for seed in units],
+    }
+    if absent:
+        count = sum(len(seed) for seed in units)
+        told = next((failed[name] for name in absent if name in failed), "not trained yet")
+        return facts | {"why": f"{len(absent)} of {count} units are missing: {told}"}
+    results = [[_figures(known[name]) for name in seed] for seed in units]
+    return facts | {
+        "seconds": math.fsum(unit["seconds"] for seed in results for unit in seed),
+        "fold_auc": [[unit["test_auc"] for unit in seed] for seed in results],
+        "val_auc": [[unit["val_auc"] for unit in seed] for seed in results],
+    }
+
+
+def _figures(unit: Unit | None) -> dict[str, Any]:
+    if unit is None:
+        raise TypeError("a row was taken for complete that is not")
+    figures: dict[str, Any] = unit.facts["result"]
+    return figures
+
+
+def _compare(
+    table: Table, pairs: Pairs, rows: dict[str, dict[str, Any]], known: Mapping[str, Unit | None]
+) -> float | None:
+    """Adds to each complete row what it is against the baseline; gives the smallest visible difference."""
+    tables = {
+        name: [out_of_fold([known[unit] for unit in seed], len(pairs)) for seed in row["units"]]
+        for name, row in rows.items()
+    }
+    first = tables[table.baseline][0]
+    tested = first.fold >= 0  # in a division without folds, only some pairs are tested
+    scores = {name: np.stack([seed.score[tested] for seed in seeds]) for name, seeds in tables.items()}
+    found = {name: np.stack([seed.localized[tested] for seed in seeds]) for name, seeds in tables.items()}
+    marked = any(not np.isnan(each).all() for each in found.values())
+    compared = statistics.compare(
+        pairs.label[tested],
+        scores,
+        table.baseline,
+        first.fold[tested],
+        pairs.patient_id[tested],
+        found if marked else None,
+    )
+    for row in compared.rows:
+        auc, place = row.auc_versus, row.localization_versus
+        rows[row.name] |= {
+            "auc": row.auc._asdict(),
+            "pooled_auc": row.pooled_auc._asdict(),
+            "difference": row.difference and row.difference._asdict(),
+            "p_adjusted": auc and auc.p_adjusted,
+            "words": auc and auc.words,
+            "localization_error": row.localization_error and row.localization_error._asdict(),
+            "localization_p_adjusted": place and place.p_adjusted,
+            "localization_words": place and place.words,
+        }
+    return compared.detectable
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Test predictions of all folds, a row a pair: its fold (-1 where never tested), score and localisation."""
+
+    fold: NDArray[np.int64]
+    score: NDArray[np.float64]
+    localized: NDArray[np.float64]  # 1 found, 0 missed, NaN nothing annotated
+
+
+def out_of_fold(units: Sequence[Unit | None], pairs: int) -> OutOfFold:
+    """The units of one configuration and seed, joined by pair."""
+    fold, score, localized = np.full(pairs, -1), np.full(pairs, np.nan), np.full(pairs, np.nan)
+    for unit in units:
+        if unit is None:
+            raise TypeError("scores were asked of a unit that is not there")
+        index = np.array(unit.predictions["index"], np.int64)
+        fold[index] = unit.identity.fold
+        score[index] = unit.predictions["p_malignant"]
+        told = unit.predictions["localized"].to_pylist()
+        localized[index] = [math.nan if found is None else float(found) for found in told]
+    return OutOfFold(fold, score, localized)
+
+
+def data_facts(pairs: Pairs, splits: Sequence[Split]) -> dict[str, Any]:
+    """What a table or sweep ran on."""
+    return {
+        "name": pairs.name,
+        "cache": pairs.fingerprint,
+        "splits": splits_fingerprint(pairs.pair_id, splits),
+        "pairs": len(pairs),
+        "patients": len(set(pairs.patient_id.tolist())),
+        "malignant": int(pairs.label.sum()),
+        "folds": len(splits),
+        "size": pairs.size,
+    }
+
+
+def _run_facts(work: Work, seeds: int, resources: Resources, begin: float) -> dict[str, Any]:
+    return {
+        "command": " ".join(["cgn", *sys.argv[1:]]),
+        "code": work.code,
+        "git_commit": code_version(),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seeds": list(range(seeds)),
+        "resources": asdict(resources),
+        "ledger": shown(work.ledger),
+        "wall_seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def _own_folder(store: Path, name: str, table: Table, work: Work) -> Path:
+    """`reports/NAME`, which belongs to this table on these data."""
+    folder = store / "reports" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    declared = {"table": table.declaration(), "data": data_facts(work.pairs, work.splits)}
+    path = folder / "declaration.json"
+    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(declared)):
+        raise ConfigError(
+            f"under the name {name!r} stands another table or other data: choose another --name"
+        )
+    _write(path, declared)
+    return folder
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)

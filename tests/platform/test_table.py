@@ -1,0 +1,156 @@
+"""Tables on real Ray, with the simulated trainer and with the real one."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cgn import metrics
+from cgn.config import Config
+from cgn.data.pairs import Pairs, Split
+from cgn.errors import ConfigError
+from cgn_platform import cluster
+from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.console import table_of
+from cgn_platform.ledger import Ledger
+from cgn_platform.space import Row, Table
+
+pytestmark = pytest.mark.integration
+
+ROWS = (
+    Row(("weak",), {"alpha": 0.2}, {"a": 0.6}),
+    Row(("same as the best",), {"alpha": 0.9}, {"a": 0.7}),
+    Row(("best",), {"alpha": 0.9}, {"a": 0.8}),
+)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Cluster]:
+    with cluster.connect("local", num_cpus=2) as connected:
+        yield connected
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]) -> Run:
+    def table(declared: Table, **options: Any) -> dict[str, Any]:
+        from cgn_platform.table import run_table
+
+        asked = {"name": "t", "seeds": 1, "store": store, "resources": Resources(), "runner": simulate}
+        asked |= {"ledger": str(store / "units"), "cluster": ray, "screen": Ears()}
+        return run_table(declared, pairs, splits, **{**asked, **options})
+
+    return table
+
+
+def declared(**base: Any) -> Table:
+    return Table("Mine", ("row",), ROWS, Config(epochs=2, beta=1.0).edit(**base))
+
+
+class Ears:
+    """A screen that remembers."""
+
+    def __init__(self) -> None:
+        self.units, self.told = 0, list[str]()
+
+    def begin(self, units: int, epochs: int) -> None:
+        self.units += units
+
+    def epoch(self) -> None:
+        pass
+
+    def ended(self, unit: str, told: str) -> None:
+        self.told.append(told)
+
+
+def test_equal_rows_share_units_and_what_stands_costs_nothing(run: Run, store: Path) -> None:
+    ears = Ears()
+    facts = run(declared(), seeds=2, screen=ears)
+    assert ears.units == 2 * 3 * 2  # two distinct rows, three folds, two seeds
+    assert [row["complete"] for row in facts["rows"]] == [True] * 3
+    assert facts["rows"][1]["units"] == facts["rows"][2]["units"]
+    assert len(Ledger(store / "units").names()) == 12
+    assert json.loads((store / "reports" / "t" / "facts.json").read_text()) == facts
+    again = Ears()
+    more = run(declared(), seeds=3, screen=again)
+    assert again.units == 2 * 3
+    assert more["rows"][0]["fold_auc"][:2] == facts["rows"][0]["fold_auc"]
+
+
+def test_the_figures_are_those_of_the_units_and_the_real_network(
+    run: Run, store: Path, tiny: Config, pairs: Pairs, splits: Sequence[Split]
+) -> None:
+    rows = (
+        Row(("sbf",), {"bilateral": "sbf", "negative_embedding": False, "triplet": "none"}),
+        Row(("cgn",), {}),
+    )
+    facts = run(Table("Mine", ("row",), rows, tiny), runner=None, seeds=2)
+    ledger = Ledger(store / "units")
+    for row in facts["rows"]:
+        means = []
+        for seed, names in enumerate(row["units"]):
+            for fold, name in enumerate(names):
+                unit = ledger.open(name)
+                assert unit.identity.config["seed"] == seed
+                told = unit.predictions
+                assert sorted(told["index"].to_pylist()) == sorted(splits[fold].test.tolist())
+                auc = metrics.auc(told["label"].to_pylist(), told["p_malignant"].to_pylist())
+                assert row["fold_auc"][seed][fold] == pytest.approx(auc)
+                means.append(auc)
+        assert row["auc"]["estimate"] == pytest.approx(np.mean(means))
+        assert row["auc"]["low"] <= row["auc"]["estimate"] <= row["auc"]["high"]
+    sbf, cgn = facts["rows"]
+    assert cgn["difference"] is None
+    assert sbf["difference"]["estimate"] == pytest.approx(sbf["auc"]["estimate"] - cgn["auc"]["estimate"])
+    assert facts["detectable"] >= 0
+
+
+def test_a_row_that_misses_a_unit_has_no_mean_and_says_why(run: Run, store: Path) -> None:
+    """Its other folds stand; what machines failed was tried again first."""
+    rows = (*ROWS, Row(("broken",), {"learning_rate": 0.095}), Row(("lost",), {"learning_rate": 0.055}))
+    facts = run(Table("Mine", ("row",), rows, Config(epochs=2, beta=1.0), baseline="best"))
+    by_name = {row["name"]: row for row in facts["rows"]}
+    assert by_name["broken"]["why"] == (
+        "3 of 3 units are missing: DivergedError: l_cls must stay finite but is nan"
+    )
+    assert "Input/output error" in by_name["lost"]["why"]
+    assert "auc" not in by_name["broken"]
+    assert by_name["weak"]["complete"]
+    assert by_name["weak"]["words"]
+    from io import StringIO
+
+    from rich.console import Console
+
+    out = StringIO()
+    Console(file=out, width=160).print(table_of(facts))
+    assert "INCOMPLETE" in out.getvalue()
+    assert "as published, on other data" in out.getvalue()
+
+
+def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Path, simulate: Any) -> None:
+    def dies_once(config: Any, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+        import os
+        import signal
+
+        died = store / "died"
+        if split.fold == 1 and config.alpha == 0.9 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (yield from simulate(config, pairs, split, device, memory))
+
+    ears = Ears()
+    facts = run(declared(), runner=dies_once, screen=ears)
+    assert (store / "died").exists()
+    assert all(row["complete"] for row in facts["rows"])
+    assert ears.told == [""] * 6
+
+
+def test_another_table_under_the_same_name_is_refused(run: Run) -> None:
+    run(declared())
+    with pytest.raises(ConfigError, match="under the name 't' stands another table"):
+        run(declared(epochs=3))
