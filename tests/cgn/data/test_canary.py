@@ -18,7 +18,7 @@ from cgn.data.datasets import manifest
 sys.path.insert(0, str(Path(__file__).parent))
 import dicoms
 
-CANARY = re.compile(rb"c\W*a\W*n\W*a\W*r\W*y|9173\d{4}|2\.25\.9173", re.IGNORECASE)
+CANARY = re.compile(rb"c\W*a\W*n\W*a\W*r\W*y|(?<![\d.])9173\d{4}(?!\d)|2\.25\.9173", re.IGNORECASE)
 """What is planted: words, dates and UIDs, all with one of these in it."""
 
 NAMES = [
