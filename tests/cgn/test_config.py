@@ -52,7 +52,7 @@ def test_every_field_moves_the_fingerprint():
         "bilateral": "sbf", "negative_embedding": False, "triplet": "none", "variant": "direct",
         "cam_class": "label", "omega_gradient": True, "adversarial": "saturating",
         "counterfactual_gradient": "joint", "generator_level": "image", "loss_weights": {"l_ne": 2.0},
-        "precision": "bf16", "seed": 1,
+        "frozen_backbone": True, "precision": "bf16", "seed": 1,
     }  # fmt: skip
     assert set(edits) == set(Config.model_fields)
     prints = {base.edit(**{field: value}).fingerprint() for field, value in edits.items()}
