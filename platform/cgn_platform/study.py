@@ -349,3 +349,18 @@ def _record(trial: FrozenTrial, *, orphan: bool = False) -> TrialRecord:
 
 def _milliseconds(time: datetime | None) -> int | None:
     return None if time is None else int(time.timestamp() * 1000)
+
+
+@_InWords()
+def importances(name: str, store: Path, url: str | None = None) -> dict[str, float]:
+    """Hutter et al. 2014, functional ANOVA. Share of the variance of the value that each dimension explains.
+
+    Reads only: no lock is taken. Empty where there are too few complete trials, or all have one value.
+    Dimensions that exist in some trials only are left out.
+    """
+    study = optuna.load_study(study_name=name, storage=_storage(url or database.study_url(store)))
+    values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+    if len(values) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
