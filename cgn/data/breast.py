@@ -72,7 +72,7 @@ def find_breast(image: Pixels, bits: int) -> Region:
 
     The mask is opened (3 x 3) first, so that a film's edge or a thin bridge does not join a label to
     the breast. Foreign are the other bright components, unless most of one lies within the breast's
-    convex hull (an island of dense tissue), or it is tiny.
+    convex hull or its skin (an island of dense tissue, joined to it by faint tissue), or it is tiny.
 
     Raises:
         UnreadableImageError: nothing in the image is large and bright enough.
@@ -88,7 +88,8 @@ def find_breast(image: Pixels, bits: int) -> Region:
         raise UnreadableImageError(f"no breast: {rows} x {columns} pixels are a strip", Reason.NO_BREAST)
     # Whole blocks of step x step pixels: several times faster to average than a fraction of one more.
     small = cv2.resize(image[: down * step, : right * step], (right, down), interpolation=cv2.INTER_AREA)
-    _, bright = cv2.threshold(to_uint8(small, bits), 0, 1, cv2.THRESH_OTSU)
+    grey = to_uint8(small, bits)
+    threshold, bright = cv2.threshold(grey, 0, 1, cv2.THRESH_OTSU)
     solid = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
@@ -105,7 +106,9 @@ def find_breast(image: Pixels, bits: int) -> Region:
     x0, y0 = x * step, y * step
     x1 = columns if x + width == right else (x + width) * step
     y1 = rows if y + height == down else (y + height) * step
-    return Region((x0, y0, x1 - x0, y1 - y0), breast, _foreign(labels, breast))
+    return Region(
+        (x0, y0, x1 - x0, y1 - y0), breast, _foreign(labels, breast, _skin(grey, threshold, breast))
+    )
 
 
 def _step(image: Pixels) -> int:
@@ -113,11 +116,23 @@ def _step(image: Pixels) -> int:
     return int(-(-max(image.shape) // DECIMATED))
 
 
-def _foreign(labels: NDArray[np.int32], breast: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    hull = np.zeros(breast.shape, np.uint8)
-    cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(breast.astype(np.uint8))), 1)
-    inside = np.bincount(labels[hull > 0], minlength=labels.max() + 1)
-    outside = np.bincount(labels[hull == 0], minlength=labels.max() + 1)
+def _skin(grey: NDArray[np.uint8], threshold: float, breast: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The breast with its faint tissue: Otsu's threshold once more, on what the first one called dark."""
+    faint_from, _ = cv2.threshold(grey[grey <= threshold][None], 0, 1, cv2.THRESH_OTSU)
+    faint = cv2.morphologyEx((grey > faint_from).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, labels = cv2.connectedComponents(faint, connectivity=8)
+    shared = np.bincount(labels[breast], minlength=count)
+    shared[0] = 0
+    return np.asarray(labels == shared.argmax()) if shared.any() else breast
+
+
+def _foreign(
+    labels: NDArray[np.int32], breast: NDArray[np.bool_], skin: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    own = skin.astype(np.uint8)
+    cv2.fillConvexPoly(own, cv2.convexHull(cv2.findNonZero(breast.astype(np.uint8))), 1)
+    inside = np.bincount(labels[own > 0], minlength=labels.max() + 1)
+    outside = np.bincount(labels[own == 0], minlength=labels.max() + 1)
     paint = (outside > inside) & (outside + inside > SMALLEST_LABEL * labels.size)
     paint[0] = False
     soft_edge = cv2.dilate(paint[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0

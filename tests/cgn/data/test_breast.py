@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cgn.data import breast
 from cgn.data.breast import find_breast, prepare, to_cached, to_source, to_uint8
+from cgn.data.datasets import phantom
 from cgn.errors import Reason, UnreadableImageError
 
 WALLS = st.sampled_from(["left", "right"])
@@ -165,3 +167,15 @@ def test_the_counterfactual_is_cut_as_its_target():
     region = find_breast(target, 8)
     assert find_breast(drawn(), 8).crop != region.crop
     assert prepare(drawn(), 8, "R", 96, region=region).crop == prepare(target, 8, "R", 96).crop
+
+
+def test_no_part_of_a_breast_is_painted_out() -> None:
+    """A nodule in faint tissue, beyond the hull of what is bright, is the breast's own; the tag is not."""
+    for record in phantom.scan(phantom.Options(pairs=60), 96).records:
+        for film in record.load()[:2]:
+            region = breast.find_breast(film.pixels, film.bits)
+            x0, y0, width, height = region.crop
+            step = breast._step(film.pixels)
+            rows, columns = slice(y0 // step, (y0 + height) // step), slice(x0 // step, (x0 + width) // step)
+            assert not region.foreign[rows, columns].any(), record.pair_id
+            assert region.foreign.any()  # the tag
