@@ -302,7 +302,7 @@ def _compare(
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Test predictions of all folds, a row a pair: its fold (-1 where never tested), score and localisation."""
+    """Test predictions of all folds, a row a pair; fold -1 where a pair was never tested."""
 
     fold: NDArray[np.int64]
     score: NDArray[np.float64]

@@ -1,0 +1,138 @@
+"""Many trials: what the driver, Ray, Optuna, ledger and MLflow add to training that takes no processor.
+
+1,000 trials x 5 folds x 20 epochs on 16 logical CPUs (`CGN_BENCH_TRIALS` for another number): about 12
+minutes. Epochs are replayed, with their losses, from a cross-validation recorded at the start.
+"""
+
+import os
+import runpy
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from cgn.config import Config
+from cgn.data.cache import open_cache, open_splits, write_cache
+from cgn.data.datasets import phantom
+from cgn.fit import cross_validate
+from cgn_platform import cluster
+from cgn_platform.ledger import Ledger
+from cgn_platform.space import Float, Prune, Space
+
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("default"),  # third parties warn; what is measured here is time
+]
+
+TRIALS = int(os.environ.get("CGN_BENCH_TRIALS", "1000"))
+SLOTS, EPOCHS, FOLD_EPOCH = 16, 20, 0.1  # seconds of one epoch of one fold: ten a trial
+Server = runpy.run_path(str(Path(__file__).parents[1] / "platform" / "mlflow_server.py"))["Server"]
+
+
+def replaying(recorded: list[Any], results: tuple[Any, ...]) -> Callable[..., Any]:
+    """A trainer that tells the recorded epochs, shifted by alpha, after sleeping."""
+    seconds = FOLD_EPOCH
+
+    def run(config: Any, _pairs: Any, split: Any, _device: str, _memory: Any) -> Iterator[Any]:
+        import time
+        from dataclasses import replace
+
+        shift = 0.02 * (config.alpha - 0.5)
+        for report in recorded:
+            time.sleep(seconds)
+            told = report.folds[split.fold]
+            yield replace(told, val_auc=min(1.0, told.val_auc + shift), seconds=seconds)
+        return replace(results[split.fold], state={})
+
+    return run
+
+
+class Sampler(threading.Thread):
+    """Processor time and memory of this process, whenever another hundred trials are complete."""
+
+    def __init__(self, complete: Callable[[], int]) -> None:
+        super().__init__(daemon=True)
+        self._complete, self.ended = complete, threading.Event()
+        self.rows: dict[int, tuple[float, float, float]] = {}  # trials: seconds, CPU seconds, MB
+
+    def run(self) -> None:
+        process, begin = psutil.Process(), time.perf_counter()
+        first = sum(process.cpu_times()[:2])
+        while not self.ended.wait(0.2):
+            count = self._complete() // 100 * 100
+            if count and count not in self.rows:
+                used = sum(process.cpu_times()[:2]) - first
+                self.rows[count] = (time.perf_counter() - begin, used, process.memory_info().rss / 1e6)
+
+
+class Lines:
+    """A file that counts the trials a console tells of."""
+
+    def __init__(self) -> None:
+        self.complete, self.first = 0, 0.0
+
+    def write(self, text: str) -> int:
+        if " started " in text and not self.first:
+            self.first = time.perf_counter()
+        self.complete += text.count(" complete ")
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_a_thousand_trials(tmp_path: Path, say: Callable[[str], None], monkeypatch: Any) -> None:
+    report = write_cache("phantom", phantom.Options(pairs=40), size=64, store=tmp_path)
+    pairs, splits = open_cache(report.path), open_splits(report.path)
+    config = Config(backbone="tiny", generator_blocks=1, epochs=EPOCHS, learning_rate=1e-3)
+    recorded, run = [], cross_validate(config, pairs, splits)
+    while True:
+        try:
+            recorded.append(next(run))
+        except StopIteration as end:
+            results = end.value.folds
+            break
+
+    server = Server(tmp_path)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    lines = Lines()
+    sampler = Sampler(lambda: lines.complete)
+    try:
+        with cluster.connect("local", num_cpus=SLOTS) as ray:
+            from cgn_platform.sweep import run_sweep
+
+            sampler.start()
+            records = run_sweep(
+                Space(config, {"alpha": Float(0, 1)}, TRIALS, prune=Prune("none")),
+                pairs,
+                splits,
+                name="scale",
+                store=tmp_path,
+                cluster=ray,
+                resources=cluster.Resources(),
+                console=Console(file=lines, width=200),  # type: ignore[arg-type]
+                runner=replaying(recorded, results),
+            )
+            sweep = time.perf_counter() - lines.first
+            sampler.ended.set()
+    finally:
+        server.kill()
+
+    assert sum(record.state == "complete" for record in records) == TRIALS
+    assert len(Ledger(tmp_path / "units").names()) == TRIALS * len(splits)
+    trial = FOLD_EPOCH * EPOCHS * len(splits)
+    minimum = trial * TRIALS / SLOTS
+    say(f"{TRIALS} trials x {len(splits)} folds x {EPOCHS} epochs on {SLOTS} logical CPUs: {sweep:.0f} s")
+    say(f"minimum {minimum:.0f} s, ratio {sweep / minimum:.2f} (goal 1.15)")
+    say(f"overhead a trial {sweep * SLOTS / TRIALS - trial:.2f} s of its slot (goal 0.25), all in")
+    for count in sorted({min(sampler.rows, default=0), TRIALS // 2, TRIALS} & set(sampler.rows)):
+        seconds, used, memory = sampler.rows[count]
+        say(f"driver at {count} trials: {seconds:.0f} s, {used:.0f} CPU seconds, {memory:.0f} MB")
+    assert sweep / minimum <= 1.15
