@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from cgn.data.pairs import Split
 from cgn.errors import ConfigError
@@ -26,8 +25,10 @@ def make_splits(
         patients = len(np.unique(patient_id[label == value]))
         if patients < folds:
             raise ConfigError(f"folds must not exceed the patients of a class: {folds} > {patients} {name}")
+    from sklearn.model_selection import StratifiedGroupKFold  # a second to load; workers only read splits
+
     divider = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    tests = [test for _, test in divider.split(label, label, patient_id)]
+    tests = [test for _, test in divider.split(label, label, _numbers(patient_id))]
     if any(len(np.unique(label[test])) < 2 for test in tests):
         raise ConfigError(f"no {folds} folds with both classes in each: take fewer folds or another seed")
     everything = np.arange(len(label))
@@ -54,7 +55,8 @@ def make_split(
     """
     if min(parts) < 1:
         raise ConfigError(f"splits must be three positive numbers but got {':'.join(map(str, parts))}")
-    patients, owner = np.unique(patient_id, return_inverse=True)
+    owner = _numbers(patient_id)
+    patients = np.unique(owner)
     pairs = np.zeros((len(patients), 2), np.int64)
     np.add.at(pairs, (owner, label), 1)
     wanted = np.outer(parts, pairs.sum(0)) / sum(parts)
@@ -69,6 +71,12 @@ def make_split(
             f"no {':'.join(map(str, parts))} with both classes in each part: take folds, or another seed"
         )
     return (Split(0, _frozen(train), _frozen(val), _frozen(test)),)
+
+
+def _numbers(patient_id: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Patients as numbers in the order of their first pairs: folds do not hang on the key of pseudonyms."""
+    _, first, owner = np.unique(patient_id, return_index=True, return_inverse=True)
+    return np.asarray(first.argsort().argsort()[owner], np.int64)
 
 
 def splits_fingerprint(pair_id: Sequence[str] | NDArray[np.str_], splits: Sequence[Split]) -> str:

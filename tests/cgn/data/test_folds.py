@@ -89,3 +89,16 @@ def test_a_division_is_drawn_by_its_seed():
 def test_divisions_that_cannot_be(parts, message):
     with pytest.raises(ConfigError, match=message):
         make_split(np.arange(20) % 2, np.arange(20).astype(str), parts)
+
+
+def test_folds_do_not_hang_on_how_patients_are_called():
+    """Another key gives other pseudonyms, in another alphabetical order, and the same folds."""
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 2
+    patients = np.repeat(np.arange(30), 2)
+    names = [np.array([f"{rng.integers(10**9)}-{i}" for i in range(30)]) for _ in range(2)]
+    for draw in (lambda of: make_splits(label, of, 5), lambda of: make_split(label, of)):
+        one, two = (draw(name[patients]) for name in names)
+        for a, b in zip(one, two, strict=True):
+            assert a.test.tolist() == b.test.tolist()
+            assert a.val.tolist() == b.val.tolist()
