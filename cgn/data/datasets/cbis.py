@@ -85,7 +85,6 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
         [_with_boxes(film, masks.get(film, ())) for film in films],
         [f"the films of {lost} images that the tables name"] if lost else [],
         tables,
-        "auto",
     )
     pseudonyms = open_pseudonyms()
     files = (RawFile.of(path, pseudonyms) for paths in masks.values() for path in paths)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,6 +73,13 @@ class Row(BaseModel):
         return self
 
 
+class How(NamedTuple):
+    """How images are read: where the chest wall stands, and what DICOM values mean."""
+
+    hanging: Hanging = "auto"
+    values: dicom.DicomOptions = dicom.AS_STORED
+
+
 class Options(DatasetOptions):
     """Your own films: a table with one row an image, CSV (comma or semicolon) or Parquet.
 
@@ -114,6 +121,15 @@ class Options(DatasetOptions):
         description="auto: told from each breast's shape; displayed: on the left of left breasts' images; "
         "mirrored: on the right of them",
     )
+    range: Literal["stored", "voi"] = Field(
+        "stored",
+        description="grey values of DICOM images; stored: linear from the stored range, as the paper; "
+        "voi: by the modality and the first VOI table or window",
+    )
+
+    def how(self) -> How:
+        """How its images are read."""
+        return How(self.chest_wall, dicom.DicomOptions(range=self.range))
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,7 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - images ha
     """
     films, missing = _films(options.file)
     told = [f"row {film.number}: no file" for film in missing]
-    return scan_films(options.name, films, told, [options.file], options.chest_wall)
+    return scan_films(options.name, films, told, [options.file], options.how())
 
 
 def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noqa: ARG001 - as scan
@@ -153,17 +169,17 @@ def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noq
     normal = [film for film in films if film.row.label == "normal" and film.row.patient not in ill]
     paired = contralateral(normal, _group, _apart)
     pairs = [(pair.target, pair.reference) for pair in paired if pair.reference and pair.target.side == "L"]
-    return _records(pairs, options.chest_wall, open_pseudonyms())[0]
+    return _records(pairs, options.how(), open_pseudonyms())[0]
 
 
 def scan_films(
-    name: str, films: Sequence[Film], missing: Sequence[str], tables: Sequence[Path], hanging: Hanging
+    name: str, films: Sequence[Film], missing: Sequence[str], tables: Sequence[Path], how: How | None = None
 ) -> Scan:
     """A scan of films that came from any table: how they are paired, named and counted."""
     pseudonyms = open_pseudonyms()
     targets = [pair for pair in contralateral(films, _group, _apart) if pair.target.abnormal]
     pairs = [(pair.target, pair.reference) for pair in targets if pair.reference]
-    records, files = _records(pairs, hanging, pseudonyms)
+    records, files = _records(pairs, how or How(), pseudonyms)
     references = Counter(reference.row.label for _, reference in pairs)
     labels = Counter(record.label for record in records)
     return Scan(
@@ -213,15 +229,15 @@ def _doubts(pair: Pair[Film]) -> Iterator[str]:
 
 
 def _records(
-    pairs: Sequence[tuple[Film, Film]], hanging: Hanging, pseudonyms: Pseudonyms
+    pairs: Sequence[tuple[Film, Film]], how: How, pseudonyms: Pseudonyms
 ) -> tuple[tuple[PairRecord, ...], tuple[RawFile, ...]]:
     paths = sorted({film.path for pair in pairs for film in pair})
     files = {path: RawFile.of(path, pseudonyms) for path in paths}
-    return tuple(_record(*pair, hanging, files, pseudonyms) for pair in pairs), tuple(files.values())
+    return tuple(_record(*pair, how, files, pseudonyms) for pair in pairs), tuple(files.values())
 
 
 def _record(
-    target: Film, reference: Film, hanging: Hanging, files: Mapping[Path, RawFile], pseudonyms: Pseudonyms
+    target: Film, reference: Film, how: How, files: Mapping[Path, RawFile], pseudonyms: Pseudonyms
 ) -> PairRecord:
     row = target.row
     study = f"{row.patient}\n{row.study}"
@@ -235,7 +251,7 @@ def _record(
         kinds=row.kinds,
         boxes=row.boxes,
         reference_has_lesion=reference.abnormal,
-        load=partial(load_pair, partial(_image, target, hanging), partial(_image, reference, hanging)),
+        load=partial(load_pair, partial(_image, target, how), partial(_image, reference, how)),
         films=(files[target.path].name, files[reference.path].name),
     )
 
@@ -326,7 +342,7 @@ def _plain(error: Any) -> str:
 # --------------------------------------------------------------------------------------------- films
 
 
-def _image(film: Film, hanging: Hanging) -> Image:
+def _image(film: Film, how: How) -> Image:
     row = film.row
     if film.path.name.lower().endswith(raster.SUFFIXES):
         pixels, depth = raster.read(film.path)
@@ -334,9 +350,9 @@ def _image(film: Film, hanging: Hanging) -> Image:
         if bits > depth:
             raise UnreadableImageError(f"the table says {bits} bits but the file has {depth}", Reason.DEPTH)
     else:
-        pixels, bits = dicom.read(film.path, laterality=row.laterality)
+        pixels, bits = dicom.read(film.path, laterality=row.laterality, options=how.values)
     if row.chest_wall:
         return Image(pixels, bits, row.chest_wall)
-    if hanging == "auto":
+    if how.hanging == "auto":
         return Image(pixels, bits, chest_wall_of(find_breast(pixels, bits)))
-    return Image(pixels, bits, "left" if (row.laterality == "L") == (hanging == "displayed") else "right")
+    return Image(pixels, bits, "left" if (row.laterality == "L") == (how.hanging == "displayed") else "right")

@@ -278,6 +278,18 @@ def test_a_dicom_file_that_says_another_side_is_refused(table, tmp_path):
     assert caught.value.role == "reference"
 
 
+def test_dicom_values_are_stored_ones_or_those_of_the_window(table, tmp_path):
+    save = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))["save"]
+    path = table([("l.dcm", "anna", "L", "CC", "benign"), ("r", "anna", "R", "CC", "normal")], images=False)
+    pixels = np.where(np.arange(160) < 90, 900, 5).astype(np.uint16) * np.ones((200, 1), np.uint16)
+    window = {"WindowCenter": 500, "WindowWidth": 400}  # to 700: the breast is white
+    save(tmp_path / "l.dcm", pixels, 12, ImageLaterality="L", **window)
+    save(tmp_path / "r", pixels[:, ::-1], 12, ImageLaterality="R", **window)
+    stored, seen = (scan(path, range=how).records[0].load().target for how in ("stored", "voi"))
+    assert int(stored.pixels.max()) == 900
+    assert int(seen.pixels.max()) == 2**seen.bits - 1
+
+
 def test_of_several_images_the_nearest_row_is_taken_and_told(table):
     rows = [
         ("r1.png", "anna", "R", "CC", "normal"),
