@@ -46,6 +46,8 @@ def forest(marks: Sequence[Mark], axis: str, detectable: float | None, line: flo
         figure.add_vrect(x0=-detectable, x1=detectable, fillcolor=GREY, opacity=0.14, line_width=0)
     if line is not None:
         figure.add_vline(x=line, line=dict(color=GREY, width=1.5))
+    else:
+        figure.update_xaxes(range=[-0.02, 1.02])  # a share
     for clear, colour in ((False, GREY), (True, ORANGE)):
         of = [(i, mark) for i, mark in enumerate(marks) if mark.clear is clear]
         figure.add_scatter(
@@ -68,7 +70,7 @@ def forest(marks: Sequence[Mark], axis: str, detectable: float | None, line: flo
             text=f"{_signed(mark.estimate, line)} [{_signed(mark.low, line)}, {_signed(mark.high, line)}]",
             x=1.01, xref="paper", xanchor="left", y=i, showarrow=False,
         )  # fmt: skip
-    return figure.update_layout(margin_r=175)
+    return figure.update_layout(margin_r=196)
 
 
 def spread(names: Sequence[str], fold_auc: Sequence[Sequence[Sequence[float]]]) -> go.Figure:
@@ -362,15 +364,17 @@ def _figure(height: int, x: str, y: Mapping[str, Any]) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font=dict(family="system-ui, sans-serif", size=13),
         hovermode="closest",
-        xaxis=dict(title=x, zeroline=False, automargin=True),
-        yaxis=dict(zeroline=False, automargin=True, **y),
+        xaxis=dict(title=x, title_font_size=13, zeroline=False, automargin=True),
+        yaxis=dict(title_font_size=13, zeroline=False, automargin=True, **y),
     )
 
 
 def _small(x: str, y: str) -> go.Figure:
     figure = _figure(230, x, dict(title=y))
     figure.update_layout(font_size=12, margin=dict(l=6, r=8, t=6, b=38))
-    return figure.update_xaxes(title_standoff=6).update_yaxes(title_standoff=6)
+    return figure.update_xaxes(title=dict(standoff=6, font_size=12)).update_yaxes(
+        title=dict(standoff=6, font_size=12)
+    )
 
 
 def _names(names: Sequence[str]) -> dict[str, Any]:

@@ -339,6 +339,7 @@ def sweep(
     pairs, splits = _open(data)
     check_names(space.base, space.dimensions)
     console = make_console()
+    name = name or f"{file.stem}-{pairs.name}"
     with cluster.connect(address) as ray_cluster:
         from cgn_platform.sweep import run_sweep  # after Ray's environment was set
 
@@ -346,7 +347,7 @@ def sweep(
             space,
             pairs,
             splits,
-            name=name or f"{file.stem}-{pairs.name}",
+            name=name,
             store=store,
             cluster=ray_cluster,
             resources=resources,
@@ -356,6 +357,9 @@ def sweep(
             checkpoint_every=checkpoint_every,
             fold_workers=fold_workers,
         )
+        from cgn_platform.report import write_sweep
+
+        write_sweep(name, space, records, pairs, splits, store, _ledger(ledger, store), resources)
     _say_results(console, records, store)
 
 
@@ -431,6 +435,26 @@ def table(
             screen=screen,
         )
     console.print(table_of(facts))
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Of a table or sweep that has run in this store.")],
+    store: Store = DEFAULT_STORE,
+    ledger: LedgerAt = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="The cache it ran on: with it, the page has pictures.")
+    ] = None,
+) -> None:
+    """Turn a finished table or sweep into one HTML file that opens from disk; prints where it is.
+
+    cgn report table_3-mias-all --data runs/cache/mias-all-...
+    """
+    from cgn_platform.report import write_report
+
+    store = _store(store)
+    pairs = None if data is None else _open(data)[0]
+    typer.echo(write_report(store, name, _ledger(ledger, store), pairs))
 
 
 @app.command()

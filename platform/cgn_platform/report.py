@@ -11,10 +11,13 @@ import base64
 import gzip
 import io
 import json
+import math
 import os
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,13 +31,15 @@ from plotly.offline import get_plotlyjs
 from cgn import statistics
 from cgn.config import Config
 from cgn.errors import ConfigError
+from cgn.provenance import code_fingerprint
 from cgn_platform import charts
-from cgn_platform.ledger import Ledger, Unit
+from cgn_platform.ledger import Ledger, Unit, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cgn.data.pairs import Pairs, Split
+    from cgn_platform.cluster import Resources
     from cgn_platform.space import Space
     from cgn_platform.study import TrialRecord
 
@@ -248,7 +253,7 @@ def _of_figures(facts: Facts, rows: Sequence[Facts], page: Page) -> None:
         label = "Test AUC of every fold and seed, a row each; the numbers follow."
         page.charts["spread"] = [Chart("spread", charts.spread(names, folds), label)]
         hours = {row["name"]: row["seconds"] / 3600 for row in rows}
-        cost = charts.bars(hours, "hours of training, summed over units", ".2f")
+        cost = charts.bars(hours, "hours of training, summed over units", ".2g")
         page.charts["cost"] = [Chart("cost", cost, "Hours of training of each row.")]
     placed = [row for row in rows if row.get("localization_error")]
     if placed:
@@ -402,6 +407,39 @@ def _png(figure: "Figure") -> str:
 # --------------------------------------------------------------------------------------------- sweeps
 
 
+def write_sweep(
+    name: str,
+    space: "Space",
+    records: Sequence["TrialRecord"],
+    pairs: "Pairs",
+    splits: Sequence["Split"],
+    store: Path,
+    ledger: str,
+    resources: "Resources",
+) -> None:
+    """Write down what a sweep tells of itself, for `write_report`."""
+    from cgn_platform.study import importances
+    from cgn_platform.tracking import code_version
+
+    hours = math.fsum(record.facts.get("seconds") or 0 for record in records) / 3600
+    run = {
+        "command": " ".join(["cgn", *sys.argv[1:]]),
+        "code": code_fingerprint(),
+        "git_commit": code_version(),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "resources": asdict(resources),
+        "cpu_hours": hours * resources.cpus,
+        "gpu_hours": hours * resources.gpus,
+        "ledger": shown(ledger),
+    }
+    found = facts_of_sweep(
+        name, space, records, pairs, splits, Ledger(ledger), importances=importances(name, store), run=run
+    )
+    path = facts_path(store, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(found, indent=1) + "\n")
+
+
 def facts_of_sweep(
     name: str,
     space: "Space",
@@ -505,6 +543,8 @@ def _validation_scores(record: "TrialRecord", ledger: Ledger) -> NDArray[np.floa
 def _compare(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
     """Adds to the rows what their test folds say, as a table does; gives the smallest visible difference."""
     evidence = dict(_evidence(rows, ledger, Page()))
+    if len(rows[0]["fold_auc"][0]) < 3:  # a single division: nothing to compare by (reading 18)
+        return None
     if DEFAULT not in evidence or len(evidence) < len(rows):
         return None
     told = {name: found.out_of_fold() for name, found in evidence.items()}
