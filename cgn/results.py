@@ -151,3 +151,22 @@ def last(run: Generator[object, None, Result]) -> Result:
             next(run)
         except StopIteration as end:
             return cast(Result, end.value)
+
+
+def facts_of(result: CrossResult) -> dict[str, Any]:
+    """A result as plain JSON: None where it is no number."""
+    scores = ("val_auc", "test_auc", "localization_error")
+    of_a_fold = ("fold", "best_epoch", *scores, "localization_error_any_class", "seconds")
+    folds = [{name: _number(getattr(fold, name)) for name in of_a_fold} for fold in result.folds]
+    means = {name: _number(getattr(result, name)) for name in scores}
+    return {**means, "folds": folds}
+
+
+def mean_losses(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over folds of each term; no number where a fold has it not."""
+    names = dict.fromkeys(name for each in losses for name in each)
+    return {name: sum(each.get(name, math.nan) for each in losses) / len(losses) for name in names}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

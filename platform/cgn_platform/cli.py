@@ -16,10 +16,7 @@ from cgn.errors import CGNError, ConfigError, DataError, LedgerError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cgn.config import Config
     from cgn.data.pairs import Pairs, Split
-    from cgn.figures import Snapshots
-    from cgn.fit import Images
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -207,6 +204,9 @@ def train(
             metavar="JSON", help="Measure the counterfactual features of the test pairs (Sec. IV-F)."
         ),
     ] = None,
+    track: Annotated[
+        bool, typer.Option("--track", help="Log the run to MLflow, figures and measurements as artifacts.")
+    ] = False,
 ) -> None:
     """Train one configuration in this process, without Ray; all folds in lockstep.
 
@@ -215,7 +215,7 @@ def train(
 
       cgn train --data runs/cache/phantom-... --set backbone=tiny --set epochs=10 --fold 0
 
-      cgn train --data runs/cache/mias-... --figures figures --measure distances.json
+      cgn train --data runs/cache/mias-... --figures figures --measure distances.json --track
     """
     from cgn.config import Config
     from cgn_platform.space import check_names
@@ -225,74 +225,23 @@ def train(
     check_names(config)
     if fold is not None and not 0 <= fold < len(splits):
         raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
-    if measure:
-        from cgn.measure import check
+    from cgn_platform.console import make_console
+    from cgn_platform.ledger import Ledger
+    from cgn_platform.training import Wanted
+    from cgn_platform.training import train as train_here
 
-        check(config)
-    where = _ledger(ledger, _store(store))
-    _train(config, pairs, splits, fold, device, where, checkpoint_every, figures, measure)
-
-
-def _train(
-    config: "Config",
-    pairs: "Pairs",
-    splits: "tuple[Split, ...]",
-    fold: int | None,
-    device: str,
-    ledger: str,
-    checkpoint_every: int,
-    figures: Path | None,
-    measure: Path | None,
-) -> None:
-    from cgn.data.folds import splits_fingerprint
-    from cgn.fit import Images, fit, lockstep
-    from cgn_platform.console import epoch_line, fold_table, make_console, measure_table
-    from cgn_platform.ledger import Identity, Ledger
-
-    console = make_console()
-    asked = splits if fold is None else (splits[fold],)
-    console.print(
-        f"{pairs.name}: {len(pairs)} pairs, {len(asked)} folds; configuration {config.fingerprint()}"
+    store, console = _store(store), make_console()
+    train_here(
+        config,
+        pairs,
+        splits,
+        fold=fold,
+        device=device,
+        store=store,
+        ledger=Ledger(_ledger(ledger, store), checkpoint_every, say=console.print),
+        wanted=Wanted(figures, measure, track),
+        console=console,
     )
-    units, images = Ledger(ledger, checkpoint_every, say=console.print), Images(pairs, device)
-    named = splits_fingerprint(pairs.pair_id, splits)
-    watched = _watched(config, images, asked[0]) if figures else None
-
-    def run(split: "Split") -> Any:
-        if watched and split is asked[0]:
-            return fit(config, images, split, memory=watched)  # its epochs must be seen, not read
-        identity = Identity.of(config, split.fold, splits=named, cache=pairs.fingerprint)
-        return units.remembered(identity, pairs, lambda memory: fit(config, images, split, memory=memory))
-
-    running = lockstep([run(split) for split in asked], config.epochs)
-    while True:
-        try:
-            report = next(running)
-        except StopIteration as end:
-            folds = end.value.folds
-            break
-        console.print(epoch_line(report, config.epochs), highlight=False, soft_wrap=True)
-    console.print(fold_table(folds))
-    if figures and watched:
-        from cgn.figures import save
-
-        for name, figure in watched.figures(folds[0]).items():
-            save(figure, figures / f"{name}.png")
-        console.print(f"figures in {figures}", highlight=False)
-    if measure:
-        from cgn.measure import PUBLISHED, measure_folds, summary, write_rows
-
-        columns = measure_folds(config, images, folds)
-        write_rows(columns, measure)
-        console.print(measure_table(summary(columns), PUBLISHED))
-
-
-def _watched(config: "Config", images: "Images", split: "Split") -> "Snapshots":
-    """Of up to six test pairs, spread over the fold."""
-    from cgn.figures import Snapshots
-
-    count = min(6, len(split.test))
-    return Snapshots(config, images, split.test[[i * len(split.test) // count for i in range(count)]])
 
 
 @app.command()

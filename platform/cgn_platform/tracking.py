@@ -10,7 +10,6 @@ and the ledger, as the same events: `Projection.settle`. `cgn track` does both w
 import functools
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import cgn
 from cgn.errors import LedgerError, PlatformError, StudyError
+from cgn.results import mean_losses
 from cgn_platform.console import summary
 from cgn_platform.outbox import Event, Outbox
 
@@ -484,6 +484,35 @@ def track(
     return brought
 
 
+def log_run(
+    parent: Parent,
+    record: "TrialRecord",
+    files: Sequence[Path],
+    *,
+    store: Path,
+    uri: str,
+    say: Callable[[str], None] = print,
+) -> None:
+    """One run that is over, with files as its artifacts, without an outbox: who ran it waits for it.
+
+    Raises:
+        PlatformError: MLflow cannot be written.
+    """
+    now = _now()
+    about = {"kind": "artifact", "trial": record.number, "time": now}
+    kept = [{**about, "path": str(file.absolute())} for file in files]
+    try:
+        projection = _projection(uri, parent, store, say)
+        projection.open(running=True)
+        projection.settle([record], None, whole=True)  # where it stands already, nothing is told twice
+        projection.apply(kept)
+        projection.finish([record], "FINISHED", now)
+    except Exception as error:  # whatever a server or its client does
+        raise PlatformError(
+            f"MLflow cannot be written ({_first_line(error)}): start it, or leave out --track"
+        ) from error
+
+
 def outbox_of(store: Path, study_id: str) -> Path:
     """The folder of a study's outbox."""
     return store / "outbox" / study_id
@@ -558,14 +587,10 @@ def history(record: "TrialRecord", ledger: "Ledger | None") -> Sequence[Mapping[
 
 def _mean(reports: "Sequence[EpochReport]") -> dict[str, Any]:
     """One epoch of all folds, as a worker tells it."""
-    terms = dict.fromkeys(term for report in reports for term in report.losses)
     return {
         "epoch": reports[0].epoch,
         "folds": {report.fold: report.val_auc for report in reports},
-        "losses": {
-            term: sum(report.losses.get(term, math.nan) for report in reports) / len(reports)
-            for term in terms
-        },
+        "losses": mean_losses([report.losses for report in reports]),
         "seconds": sum(report.seconds for report in reports),
     }
 

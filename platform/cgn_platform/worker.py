@@ -7,7 +7,7 @@ finishes it writes to the ledger, and what is there already it reads instead of 
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +22,7 @@ from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ClusterError, PlatformError
 from cgn.provenance import code_fingerprint
-from cgn.results import CrossRun, EpochReport, FoldResult, FoldRun, Memory, lockstep
+from cgn.results import CrossRun, EpochReport, FoldResult, FoldRun, Memory, facts_of, lockstep, mean_losses
 from cgn_platform.cluster import Resources
 from cgn_platform.ledger import Identity, Ledger
 
@@ -191,7 +191,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             epoch=report.epoch,
             val_auc=report.val_auc,
             folds={fold.fold: fold.val_auc for fold in report.folds},
-            losses=_mean_losses([fold.losses for fold in report.folds]),
+            losses=mean_losses([fold.losses for fold in report.folds]),
             seconds=time.perf_counter() - begin,
             result=result,
         )
@@ -254,15 +254,6 @@ def _of_actor(actor: Any, number: int) -> FoldRun:
         yield told
 
 
-def facts_of(result: Any) -> dict[str, Any]:
-    """A CrossResult as plain JSON: None where it is no number."""
-    scores = ("val_auc", "test_auc", "localization_error")
-    of_a_fold = ("fold", "best_epoch", *scores, "localization_error_any_class", "seconds")
-    folds = [{name: _number(getattr(fold, name)) for name in of_a_fold} for fold in result.folds]
-    means = {name: _number(getattr(result, name)) for name in scores}
-    return {**means, "folds": folds}
-
-
 def _device(resources: Resources) -> str:
     """Where this worker computes; a fraction of a GPU is made a limit, since to Ray it is bookkeeping."""
     if resources.gpus == 0 and "torch" not in sys.modules:
@@ -275,12 +266,3 @@ def _device(resources: Resources) -> str:
     if resources.gpus < 1:
         torch.cuda.set_per_process_memory_fraction(resources.gpus)
     return "cuda"
-
-
-def _mean_losses(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for each in losses for name in each)
-    return {name: sum(each.get(name, math.nan) for each in losses) / len(losses) for name in names}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

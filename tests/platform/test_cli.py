@@ -16,6 +16,7 @@ from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
 from cgn.errors import CacheError
 from cgn_platform import cli
+from cgn_platform.tracking import Parent, Projection
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "search_spaces" / "smoke.py")
@@ -259,3 +260,22 @@ def test_units_are_listed_shown_and_verified(cgn: Cgn, cache: Path, tmp_path: Pa
     assert "is damaged" in cgn(*command).out
     assert "3 of 3 units are whole" in cgn("units", "--verify", *at).out
     assert "no unit begins with zz" in cgn("units", "zz", *at).err
+
+
+@pytest.mark.integration
+def test_a_run_with_its_pictures_stands_in_mlflow_once(cgn: Cgn, cache: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    edits = [f"--set={edit}" for edit in ("backbone=tiny", "generator_blocks=1", "epochs=2", "batch_size=8")]
+    extras = ("--figures", str(tmp_path / "f"), "--measure", str(tmp_path / "m.json"), "--track")
+    for _ in range(2):
+        told = cgn("train", "--data", str(cache), *edits, "--store", str(tmp_path), *extras)
+        assert told.code == 0, told.err
+    assert "to look at in MLflow" in told.out
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    there = Projection(uri, Parent("phantom", "", ""), artifacts=tmp_path, on_refusal=print)._client
+    runs = there.search_runs([there.get_experiment_by_name("phantom").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED"] * 2
+    (trial,) = (run for run in runs if "test_auc" in run.data.metrics)
+    assert [point.step for point in there.get_metric_history(trial.info.run_id, "fold_1/val_auc")] == [0, 1]
+    kept = {item.path for item in there.list_artifacts(trial.info.run_id)}
+    assert kept == {path.name for path in (tmp_path / "f").iterdir()} | {"m.json"}
