@@ -3,7 +3,7 @@ BIN := .venv/bin
 STORE ?= runs
 export PYTHONPATH :=
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test chaos lint format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: setup  ## phantoms, a small pruned sweep on a local Ray, its leader board
 
 test: setup  ## fast tests and those with real servers
 	$(BIN)/pytest -m 'not chaos and not benchmark'
+
+chaos: setup  ## kill, fill and damage everything at random moments; CGN_CHAOS_SEED repeats a run
+	$(BIN)/pytest tests/chaos -m chaos
 
 bench: setup  ## ratios against the plain way, measured in one run
 	$(BIN)/pytest tests/benchmarks -m benchmark -s -q

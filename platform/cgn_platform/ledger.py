@@ -229,9 +229,14 @@ class Ledger:
     ) -> None:
         """A finished unit; `unit.json` is written last, and its checkpoints are removed after it.
 
+        Two workers may have trained it at once, as where a lost one was not quite gone: the first stands.
+
         Raises:
             LedgerError: the storage takes no more.
         """
+        if self.find(identity.id):
+            self.forget(identity.id)
+            return
         content = {
             "curve.parquet": _parquet(_curve(reports)),
             "predictions.parquet": _parquet(_predictions(result, pairs)),
@@ -261,9 +266,15 @@ class Ledger:
 
     def forget(self, unit_id: str) -> None:
         """Remove the checkpoints of a unit: it is finished, or nobody will go on with it."""
-        for name in self._place.names(unit_id):
-            if _epochs(name):
-                self._place.remove(f"{unit_id}/{name}")
+        try:
+            for name in self._place.names(unit_id):
+                if _epochs(name):
+                    self._place.remove(f"{unit_id}/{name}")
+            self._place.tidy(unit_id)
+        except OSError as error:
+            raise LedgerError(
+                f"checkpoints of unit {unit_id} cannot be removed from {self.where}: {_line(error)}"
+            ) from error
 
     def memory(self, identity: Identity) -> Memory:
         """Where a fold of this identity finds and leaves its checkpoints."""
@@ -275,6 +286,7 @@ class Ledger:
         Raises what training raises, and LedgerError where the result cannot be written.
         """
         if unit := self.find(identity.id):
+            self.forget(identity.id)  # whoever finished it may have been killed before it did
             yield from unit.reports
             return unit.result
         run, reports = train(self.memory(identity)), []
@@ -488,6 +500,9 @@ class _Place(Protocol):
     def remove(self, name: str) -> None:
         """A file, if it is there."""
 
+    def tidy(self, folder: str) -> None:
+        """Remove what a process that was killed had not finished writing there."""
+
     def names(self, folder: str) -> list[str]:
         """Files of a folder; none where it is not there."""
 
@@ -524,6 +539,10 @@ class _Folder:
     def remove(self, name: str) -> None:
         (self._root / name).unlink(missing_ok=True)
 
+    def tidy(self, folder: str) -> None:
+        for path in (self._root / folder).glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     def names(self, folder: str) -> list[str]:
         try:
             return [path.name for path in (self._root / folder).iterdir() if not path.name.startswith(".")]
@@ -558,6 +577,9 @@ class _Bucket:
     def remove(self, name: str) -> None:
         if self._info(name).type == pa.fs.FileType.File:
             self._system.delete_file(f"{self._root}/{name}")
+
+    def tidy(self, folder: str) -> None:
+        """Nothing: an object is there whole, or not at all."""
 
     def names(self, folder: str) -> list[str]:
         return self._list(folder, pa.fs.FileType.File)

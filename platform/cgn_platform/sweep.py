@@ -7,23 +7,29 @@ import contextlib
 import logging
 import math
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 from rich.console import Console
 
+from cgn import errors
+from cgn.config import Config
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import ResourcesError
+from cgn.errors import ClusterError, PlatformError, ResourcesError
 from cgn_platform import tracking
-from cgn_platform.cluster import Cluster, Resources, scratch
+from cgn_platform.cluster import END_SECONDS, Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole
 from cgn_platform.ledger import Ledger
 from cgn_platform.preflight import preflight
@@ -32,6 +38,8 @@ from cgn_platform.study import ENDED, Asked, State, Study, TrialRecord, open_stu
 from cgn_platform.worker import STEP, Runner, Step, Trial, Work
 
 Answer = TypeVar("Answer")
+PULSE_SECONDS = 0.5
+GONE_SECONDS = 10  # that the cluster's control service may be silent
 RETRIES = 3  # of a trial whose worker was lost, before it counts as failed
 
 
@@ -121,8 +129,20 @@ class Listener(Protocol):
 class Desk:
     """Decides on what workers tell, without Ray: decisions can be replayed from recorded curves."""
 
-    def __init__(self, study: Study, listeners: Sequence[Listener] = ()) -> None:
-        self._study, self._listeners = study, listeners
+    def __init__(
+        self,
+        study: Study,
+        listeners: Sequence[Listener] = (),
+        forget: Callable[[Config], None] = lambda _config: None,
+    ) -> None:
+        """Open for trials.
+
+        Args:
+            study: is asked and told.
+            listeners: hear what happens.
+            forget: removes the checkpoints of a configuration with which nobody goes on.
+        """
+        self._study, self._listeners, self._forget = study, listeners, forget
         self._open: dict[int, _Open] = {}
 
     def next(self) -> Asked | None:
@@ -132,7 +152,7 @@ class Desk:
             if isinstance(asked, TrialRecord):
                 self._tell_listeners("ended", asked)
                 continue
-            self._open[asked.number] = _Open()
+            self._open[asked.number] = _Open(asked.config)
             self._tell_listeners("started", asked)
             return asked
         return None
@@ -174,13 +194,18 @@ class Desk:
             self._end(number, "failed", reason=cause, lost=True)
 
     def _end(self, number: int, state: State, value: float | None = None, **facts: Any) -> bool:
-        trial = self._open.pop(number)
+        trial = self._open[number]
+        if state != "complete" and "lost" not in facts:
+            # Before the study knows: a driver that dies in between tries this trial again.
+            self._forget(trial.config)
         facts |= {"epochs": len(trial.steps), "seconds": round(sum(s.seconds for s in trial.steps), 3)}
         if state != "complete":  # what the ledger will not hold, since no unit is finished
             facts["steps"] = [_plain(step) for step in trial.steps]
         if trial.losses:
             facts["lost_workers"] = trial.losses
-        self._tell_listeners("ended", self._study.tell(number, state, value, **facts))
+        record = self._study.tell(number, state, value, **facts)
+        del self._open[number]
+        self._tell_listeners("ended", record)
         return True
 
     def _tell_listeners(self, event: str, *facts: Any) -> None:
@@ -192,6 +217,7 @@ class Desk:
 class _Open:
     """A trial that runs: what it told, and why it was tried again."""
 
+    config: Config
     steps: list[Step] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
 
@@ -207,25 +233,6 @@ def _plain(step: Step) -> dict[str, Any]:
     }
 
 
-class _Broom:
-    """A Listener that removes the checkpoints of trials with which nobody goes on."""
-
-    def __init__(self, work: Work) -> None:
-        self._work, self._ledger = work, Ledger(work.ledger)
-
-    def started(self, trial: Asked) -> None:
-        """Nothing to remove yet."""
-
-    def epoch(self, number: int, step: Step) -> None:
-        """Nothing to remove yet."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """What is complete removed its own; what was lost is asked again and goes on from them."""
-        if record.state in ("pruned", "failed") and record.config and not record.facts.get("lost"):
-            for split in self._work.splits:
-                self._ledger.forget(self._work.identity(record.config, split).id)
-
-
 def run_trials(
     study: Study,
     work: Work,
@@ -234,36 +241,69 @@ def run_trials(
     listeners: Sequence[Listener] = (),
     concurrent: int | None = None,
 ) -> None:
-    """Run the trials that the study still asks for; returns when they ended, at Ctrl-C or at SIGTERM.
+    """Run the trials that the study still asks for.
 
     Raises:
         ResourcesError: no node has room for one trial.
+        ClusterError: the cluster is gone.
+        SystemExit: after SIGTERM or Ctrl-C, once all is in order; with 128 and the signal's number.
     """
     slots = min(trial_slots(cluster, work), concurrent or sys.maxsize)
     if not (remaining := study.remaining()):
         return
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the desk tells it better
-    guard = _Guard(Desk(study, [*listeners, _Broom(work)]))
-    with scratch() as folder, _terminated_as_interrupted():
-        tune.run(
-            # Arrays go to the object store here, once, and are mapped by every actor of a node.
-            tune.with_parameters(Trial, work=work),
-            name=study.name,
-            search_alg=_Asker(guard),
-            scheduler=_Stopper(guard),
-            callbacks=[_Losses(guard)],
-            num_samples=remaining,
+    ledger = Ledger(work.ledger)
+
+    def forget(config: Config) -> None:
+        for split in work.splits:
+            ledger.forget(work.identity(config, split).id)
+
+    guard = _Guard(Desk(study, listeners, forget))
+    with scratch() as folder:
+        options = {
+            "name": study.name,
+            "search_alg": _Asker(guard),
+            "scheduler": _Stopper(guard),
+            "callbacks": [_Losses(guard)],
+            "stop": _End(guard),
+            "num_samples": remaining,
             # Without it a searcher of one's own is asked for one trial at a time.
-            max_concurrent_trials=slots,
-            resources_per_trial=_bundles(work),
-            max_failures=RETRIES,
-            reuse_actors=True,
-            storage_path=str(folder),
-            raise_on_failed_trial=False,
-            verbose=0,
-        )
-    if guard.broken is not None:
-        raise guard.broken
+            "max_concurrent_trials": slots,
+            "resources_per_trial": _bundles(work),
+            "max_failures": RETRIES,
+            "reuse_actors": True,
+            "storage_path": str(folder),
+            "raise_on_failed_trial": False,
+            "verbose": 0,
+        }
+        # Arrays go to the object store here, once, and are mapped by every actor of a node.
+        trainable = tune.with_parameters(Trial, work=work)
+        guard.watch(lambda: tune.run(trainable, **options), _watchman())
+
+
+def _watchman() -> Callable[[], str | None]:
+    """Tells whether the connected Ray has been silent for too long: its control service, or our own node.
+
+    Ray itself waits up to a minute for them, then ends the process without a word of ours.
+    """
+    here = ray.get_runtime_context()
+    node = next(each for each in ray.nodes() if each["NodeID"] == here.get_node_id())
+    host, _, port = here.gcs_address.rpartition(":")
+    doors = [(host, int(port)), (node["NodeManagerAddress"], node["NodeManagerPort"])]
+    heard = time.monotonic()
+
+    def gone() -> str | None:
+        nonlocal heard
+        try:
+            for door in doors:
+                socket.create_connection(door, timeout=PULSE_SECONDS).close()
+        except OSError as error:
+            silent = time.monotonic() - heard
+            return f"the cluster at {host}:{port} is gone ({error})" if silent > GONE_SECONDS else None
+        heard = time.monotonic()
+        return None
+
+    return gone
 
 
 def trial_slots(cluster: Cluster, work: Work) -> int:
@@ -301,27 +341,18 @@ def _bundles(work: Work) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{}, *[bundle] * work.fold_workers] if work.fold_workers else [bundle])
 
 
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM (a spot machine's notice, `ray job stop`) ends a sweep as Ctrl-C does: in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class _Guard:
-    """What goes wrong at the desk ends the sweep: Tune would count it as an error of the trial."""
+    """Ends the sweep where the desk cannot go on, the cluster is gone, or somebody asks for the end.
+
+    Tune runs in a thread of its own, since it waits for ever for a cluster that is gone, and takes what
+    goes wrong at the desk for an error of the trial.
+    """
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.numbers: dict[str, int] = {}  # of Tune's trial ids
         self.causes: dict[str, str] = {}
-        self.broken: Exception | None = None
+        self.broken: BaseException | None = None
 
     def __call__(self, call: Callable[[], Answer], otherwise: Answer) -> Answer:
         if self.broken is None:
@@ -330,6 +361,72 @@ class _Guard:
             except Exception as error:
                 self.broken = error
         return otherwise
+
+    def watch(self, sweep: Callable[[], object], gone: Callable[[], str | None]) -> None:
+        """Run the sweep to its end. Raises what ended it early.
+
+        Args:
+            sweep: ends soon after `broken` is set, unless the cluster is gone.
+            gone: why the cluster is no longer there, as far as one can tell.
+        """
+
+        def work() -> None:
+            try:
+                sweep()
+            except Exception as error:
+                self.broken = self.broken or error
+
+        hands = threading.Thread(target=work, name="tune", daemon=True)
+        with _signals(self._asked_to_end):
+            hands.start()
+            while hands.is_alive() and self.broken is None:
+                hands.join(PULSE_SECONDS)
+                if why := gone():
+                    self.broken = ClusterError(f"{why}: run the same command again; what is finished stands")
+                    raise self.broken  # Tune is not waited for: it would wait for the cluster
+            hands.join(END_SECONDS)
+        if self.broken is not None:
+            raise self.broken
+
+    def _asked_to_end(self, number: int) -> None:
+        self.broken = self.broken or SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _signals(heard: Callable[[int], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM (a spot machine's notice, `ray job stop`) are heard once, then do what they did."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: object) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        heard(number)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _End(Stopper):
+    """Tune's way to learn that all shall stop."""
+
+    def __init__(self, guard: _Guard) -> None:
+        self._guard = guard
+
+    def __call__(self, *_: Any) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._guard.broken is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune writes it down; nobody reads that
 
 
 class _Asker(Searcher):
@@ -350,11 +447,12 @@ class _Asker(Searcher):
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         guard, number = self._guard, self._guard.numbers.pop(trial_id)
-        cause = guard.causes.pop(trial_id, None)
+        cause = guard.causes.pop(trial_id, "its process ended")
         if result is not None and STEP in result and not error:
             guard(lambda: guard.desk.tell(number, result[STEP]), otherwise=True)
         elif error:
-            guard(lambda: guard.desk.crashed(number, cause or "its process ended"), otherwise=None)
+            guard(lambda: guard.desk.crashed(number, cause), otherwise=None)
+            guard.broken = guard.broken or _of_all(cause)
 
     def save_to_dir(self, *_: Any, **__: Any) -> None:
         """Nothing: the study is the memory."""
@@ -399,3 +497,10 @@ def _cause(trial: Any) -> str:
         return "its process ended"
     raised = any(line.startswith("Traceback") or "ray::" in line for line in lines)
     return lines[-1] if raised else " ".join(lines[1:2])
+
+
+def _of_all(cause: str) -> PlatformError | None:
+    """The error where a worker found a fault that every trial will find: a full ledger, other code."""
+    name, _, told = cause.partition(": ")
+    kind = getattr(errors, name.removeprefix("cgn.errors."), None)
+    return kind(told) if isinstance(kind, type) and issubclass(kind, PlatformError) else None

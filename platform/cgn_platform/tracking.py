@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 import cgn
 from cgn.errors import LedgerError, PlatformError, StudyError
 from cgn.results import mean_losses
@@ -127,6 +129,7 @@ class Projection:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._entities, self._refusal = mlflow.entities, mlflow.exceptions.MlflowException
+        _make_database(uri, lambda draft: mlflow.MlflowClient(draft).search_experiments(max_results=1))
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._artifacts = None if uri.startswith("http") else str(artifacts.absolute())
         self._about, self._on_refusal = parent, on_refusal
@@ -606,6 +609,20 @@ def _orphaned(record: "TrialRecord") -> "TrialRecord":
 
 def _projection(uri: str, parent: Parent, store: Path, say: Callable[[str], None]) -> Projection:
     return Projection(uri, parent, artifacts=store / "mlartifacts", on_refusal=say)
+
+
+def _make_database(uri: str, fill: Callable[[str], object]) -> None:
+    """MLflow makes its tables one by one: who is killed meanwhile leaves a file that it never opens again."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            draft.unlink(missing_ok=True)
+            fill(f"sqlite:///{draft}")
+            draft.replace(path)
 
 
 def _written(run: Any) -> tuple[int, int, int]:

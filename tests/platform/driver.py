@@ -1,38 +1,66 @@
 """A driver in a process of its own, to be killed: ten simulated trials in the store that it is given.
 
+    driver.py STORE ['{"trials": 6, ...}']     what else it is told is JSON: see `main`
+
 Prints what `cgn sweep` prints and, last, the study as one line of JSON.
 """
 
 import json
 import runpy
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from cgn.config import Config
+from cgn.data.cache import open_cache, open_splits
 from cgn.data.folds import make_splits
 from cgn.errors import CGNError
 from cgn_platform import cluster
 from cgn_platform.space import Float, Prune, Space
 
 HERE = Path(__file__).parent
-SPACE = Space(
-    base=Config(epochs=6, beta=70.0),
-    dimensions={"alpha": Float(0, 1)},
-    trials=10,
-    prune=Prune("median", startup_trials=2, warmup_epochs=2),
-)
 
 
-def main(store: Path) -> None:
-    pairs = runpy.run_path(str(HERE.parent / "conftest.py"))["make_pairs"]()
-    splits = make_splits(pairs.label, pairs.patient_id, folds=3)
-    with cluster.connect("local", num_cpus=2) as ray:
+def space_of(
+    base: Mapping[str, Any] | None = None,
+    trials: int = 10,
+    first: Sequence[Mapping[str, Any]] = (),
+    rule: str = "median",
+) -> Space:
+    """What is searched: alpha, which is the score of the simulated trainer, and all that `first` names."""
+    free = {name for params in first for name in params} - {"alpha"}
+    return Space(
+        base=Config(**{"epochs": 6, "beta": 70.0, **(base or {})}),
+        dimensions={"alpha": Float(0, 1)} | {name: Float(1e-5, 1e-1, log=True) for name in sorted(free)},
+        trials=trials,
+        first=first,
+        prune=Prune(rule, startup_trials=2, warmup_epochs=2),
+    )
+
+
+def main(
+    store: Path,
+    *,
+    space: Mapping[str, Any] | None = None,
+    address: str = "local",
+    cache: str | None = None,
+    simulated: bool = True,
+    **options: Any,
+) -> None:
+    """Options are those of `run_sweep`."""
+    if cache is None:
+        pairs = runpy.run_path(str(HERE.parent / "conftest.py"))["make_pairs"]()
+        splits: Any = make_splits(pairs.label, pairs.patient_id, folds=3)
+    else:
+        pairs, splits = open_cache(cache), open_splits(cache)
+    with cluster.connect(address, num_cpus=2 if address == "local" else None) as ray:
         from cgn_platform.sweep import run_sweep
 
         records = run_sweep(
-            SPACE,
+            space_of(**(space or {})),
             pairs,
             splits,
             name="s",
@@ -40,7 +68,8 @@ def main(store: Path) -> None:
             cluster=ray,
             resources=cluster.Resources(),
             console=Console(width=200),
-            runner=runpy.run_path(str(HERE / "simulated.py"))["make"](),
+            runner=runpy.run_path(str(HERE / "simulated.py"))["make"]() if simulated else None,
+            **options,
         )
     told = [
         {
@@ -56,6 +85,7 @@ def main(store: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), **json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}"))
     except CGNError as error:
         print(error)
+        sys.exit(2)

@@ -1,6 +1,10 @@
 """What the driver decides on what workers tell, without Ray."""
 
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from cgn.errors import ClusterError, LedgerError
 from cgn_platform.space import Prune, Space
 from cgn_platform.study import Asked, Study, TrialRecord, open_study
-from cgn_platform.sweep import Desk
+from cgn_platform.sweep import Desk, _Guard, _of_all
 from cgn_platform.worker import Step
 
 FINAL = {"val_auc": 0.7, "test_auc": 0.6, "localization_error": None, "folds": []}
@@ -111,3 +116,78 @@ def test_what_comes_after_the_end_changes_nothing(study: Study) -> None:
     assert desk.tell(asked.number, Step(0, 0.99))
     desk.crashed(asked.number, "again")
     assert study.trials()[0].facts["reason"] == "its process ended"
+
+
+def test_checkpoints_are_removed_before_the_study_knows(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that dies in between tries the trial again; after it, nobody would look for them."""
+    order: list[str] = []
+    tell = Study.tell
+    monkeypatch.setattr(Study, "tell", lambda *a, **k: (order.append("told"), tell(*a, **k))[1])
+    desk = Desk(study, forget=lambda config: order.append(f"forgot {config.alpha}"))
+    for end in (
+        lambda number: desk.tell(number, Step(failure="ZeroDivisionError: a bug")),
+        lambda number: desk.crashed(number, "its process ended"),  # asked again, and goes on from them
+        lambda number: desk.tell(number, Step(5, 0.7, result=FINAL)),
+    ):
+        asked = desk.next()
+        assert asked is not None
+        order.append(f"asked {asked.config.alpha}")
+        end(asked.number)
+    alphas = [record.params["alpha"] for record in study.trials()]
+    assert order == [
+        *(f"asked {alphas[0]}", f"forgot {alphas[0]}", "told"),
+        *(f"asked {alphas[1]}", "told"),
+        *(f"asked {alphas[2]}", "told"),
+    ]
+
+
+class TestGuard:
+    """Who ends a sweep early. Tune's part is played by a loop that ends when it is told to."""
+
+    @pytest.fixture
+    def guard(self, study: Study) -> _Guard:
+        return _Guard(Desk(study))
+
+    @staticmethod
+    def tune(guard: _Guard) -> None:
+        while guard.broken is None:
+            time.sleep(0.01)
+
+    def test_a_sweep_that_ends_is_no_error(self, guard: _Guard) -> None:
+        guard.watch(lambda: None, lambda: None)
+
+    def test_an_error_in_tune_or_at_the_desk_ends_it(self, guard: _Guard) -> None:
+        with pytest.raises(ZeroDivisionError):
+            guard.watch(lambda: 1 / 0, lambda: None)
+
+    def test_a_cluster_that_is_gone_is_not_waited_for(self, guard: _Guard) -> None:
+        release = threading.Event()
+        with pytest.raises(ClusterError, match=r"it left: run the same command again; what is finished"):
+            guard.watch(release.wait, lambda: "it left")
+        release.set()
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_ends_it_in_order(self, guard: _Guard, number: signal.Signals) -> None:
+        before = signal.getsignal(number)
+        ended = []
+
+        def sweep() -> None:
+            os.kill(os.getpid(), number)
+            self.tune(guard)
+            ended.append(True)
+
+        with pytest.raises(SystemExit) as told:
+            guard.watch(sweep, lambda: None)
+        assert told.value.code == 128 + number
+        assert ended
+        assert signal.getsignal(number) is before
+
+
+def test_a_fault_that_all_workers_will_find_is_told_from_one_that_is_a_trials_own() -> None:
+    full = _of_all("cgn.errors.LedgerError: unit 5eed cannot be written to units: [Errno 28] No space left")
+    assert isinstance(full, LedgerError)
+    assert str(full) == "unit 5eed cannot be written to units: [Errno 28] No space left"
+    for cause in ("its process ended", "OSError: [Errno 5] Input/output error", "cgn.errors.DataError: one"):
+        assert _of_all(cause) is None

@@ -186,6 +186,33 @@ def test_storage_that_takes_no_more_is_said_and_leaves_nothing_half_written(
     assert not [path for path in Path(ledger.where).rglob("*") if path.is_file()]
 
 
+def test_the_first_of_two_equal_units_stands(
+    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
+) -> None:
+    """A worker that was given up may still finish, after the one that took its place."""
+    slow = ledger.remembered(identity, pairs, trainer)
+    next(slow)
+    run(ledger.remembered(identity, pairs, trainer))
+    folder = Path(ledger.where) / identity.id
+    stood = {path: path.read_bytes() for path in folder.iterdir()}
+    run(slow)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == stood
+
+
+def test_what_a_killed_worker_left_goes_with_the_end_of_its_unit(
+    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
+) -> None:
+    """Half of a file; and a checkpoint, where it was killed right after its result was written."""
+    folder = Path(ledger.where) / identity.id
+    folder.mkdir(parents=True)
+    (folder / ".at-00002-5eed.1234abcd.tmp").write_bytes(b"half")
+    told = run(ledger.remembered(identity, pairs, trainer))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    (folder / f"at-00004-{'5eed' * 16}.safetensors").write_bytes(b"")
+    assert plain(run(ledger.remembered(identity, pairs, trainer))) == plain(told)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+
 def test_a_unit_that_is_not_there_is_one_line(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match=r"no unit abc in .*'cgn units' lists"):
         ledger.open("abc")

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
 from cgn.config import Config

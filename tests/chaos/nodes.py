@@ -1,0 +1,33 @@
+"""A Ray of several nodes on this machine, in processes of its own, until its standard input is closed.
+
+    nodes.py FOLDER CPUS...        one node for each number of CPUs, the first one the head
+
+Prints the address, then a line for each node that it adds: one more CPU count on standard input adds one.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from cgn_platform.cluster import prepare_local
+
+
+def main(folder: str, *cpus: str) -> None:
+    os.environ["RAY_TMPDIR"] = folder  # where Ray notes the address, instead of /tmp/ray
+    Path(folder, "ray").mkdir()
+    prepare_local()
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": int(cpus[0]), "temp_dir": folder, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for count in cpus[1:]:
+        cluster.add_node(num_cpus=int(count))
+    print("address", cluster.address, flush=True)
+    for line in sys.stdin:
+        cluster.add_node(num_cpus=int(line))
+        print("added", flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,213 @@
+"""kill -9 at random moments: of drivers, workers, nodes, whole clusters. The same command finishes."""
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.timeout(240)
+
+SPACE = {"trials": 8, "base": {"epochs": 6, "beta": 60}}
+
+
+def test_drivers(
+    nodes: Any,
+    drive: Any,
+    store: Path,
+    moments: random.Random,
+    killed: Counter[str],
+    assert_whole: Callable[..., Any],
+    finished_files: Callable[[Path], dict[Path, bytes]],
+) -> None:
+    """Some before they opened anything, most in the middle of trials."""
+    stood: dict[Path, bytes] = {}
+    for wait in ("", "started", "started", "started", "complete", "complete"):
+        driver = drive(nodes.address, space=SPACE, checkpoint_every=1)
+        if wait:
+            driver.hear(wait)
+        time.sleep(moments.uniform(0, 1.5))
+        if not driver.runs:
+            break
+        driver.kill()
+        killed["driver"] += 1
+        driver.wait()
+        stood = finished_files(store / "units") | stood
+    last = drive(nodes.address, space=SPACE, checkpoint_every=1)
+    assert last.wait() == 0, last.told
+    assert stood
+    assert_whole(store, 8, stood=stood)
+
+
+def test_workers(
+    nodes: Any,
+    drive: Any,
+    store: Path,
+    moments: random.Random,
+    killed: Counter[str],
+    assert_whole: Callable[..., Any],
+    finished_files: Callable[[Path], dict[Path, bytes]],
+) -> None:
+    """A trial may lose so many that it fails; the same command asks for it again."""
+    driver = drive(nodes.address, space=SPACE, checkpoint_every=1)
+    driver.hear("started")
+    left = 8
+    while left and driver.runs:
+        time.sleep(moments.uniform(0.1, 1.0))
+        if workers := nodes.named("ray::Trial"):
+            moments.choice(workers).kill()
+            killed["worker"] += 1
+            left -= 1
+    assert driver.wait() == 0, driver.told
+    stood = finished_files(store / "units")
+    last = drive(nodes.address, space=SPACE, checkpoint_every=1)
+    assert last.wait() == 0, last.told
+    assert_whole(store, 8, stood=stood)
+
+
+def test_nodes(
+    new_nodes: Any,
+    drive: Any,
+    store: Path,
+    moments: random.Random,
+    killed: Counter[str],
+    assert_whole: Callable[..., Any],
+) -> None:
+    """Of three nodes one is lost, twice, and another one comes; its trials are tried again elsewhere."""
+    nodes = new_nodes(1, 1, 1)
+    driver = drive(nodes.address, space={**SPACE, "trials": 10}, checkpoint_every=1)
+    driver.hear("started", 3)
+    for times in (1, 2):
+        time.sleep(moments.uniform(0, 1.5))
+        raylets = nodes.named("raylet")[1:]  # the first one's is the driver's own
+        moments.choice(raylets).kill()
+        killed["node"] += 1
+        nodes.ask("1")
+        nodes.hear("added", times)
+    assert driver.wait() == 0, driver.told
+    again = drive(nodes.address, space={**SPACE, "trials": 10}, checkpoint_every=1)
+    assert again.wait() == 0, again.told
+    assert_whole(store, 10)
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [("cluster", ("",)), ("control service", ("gcs_server",)), ("driver's node", ("raylet",))],
+)
+def test_a_cluster_that_is_gone_ends_the_driver_in_words(
+    what: str,
+    names: tuple[str, ...],
+    nodes: Any,
+    new_nodes: Any,
+    drive: Any,
+    store: Path,
+    moments: random.Random,
+    killed: Counter[str],
+    assert_whole: Callable[..., Any],
+    finished_files: Callable[[Path], dict[Path, bytes]],
+) -> None:
+    """Ray itself waits for a minute, then ends the driver without saying why in words of ours."""
+    lost = new_nodes(2)
+    driver = drive(lost.address, space=SPACE, checkpoint_every=1)
+    driver.hear("started", 2)
+    time.sleep(moments.uniform(0, 2))
+    for process in lost.named(*names):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    killed[what] += 1
+    assert driver.wait(60) == 2, driver.told
+    assert "is gone" in driver.told
+    stood = finished_files(store / "units")
+    again = drive(nodes.address, space=SPACE, checkpoint_every=1)
+    assert again.wait() == 0, again.told
+    assert_whole(store, 8, stood=stood)
+
+
+class Server:
+    """An MLflow server on one port, started again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._process = folder, None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}", "--workers", "1"]
+        with (self._folder / "server.log").open("ab") as log:
+            self._process: Any = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            return True
+        return False
+
+    def kill(self) -> None:
+        if self._process is not None:
+            for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+                process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(store: Path, wait_until: Callable[..., Any]) -> Iterator[Server]:
+    made = Server(store)
+    made.start()
+    wait_until(made.answers)
+    yield made
+    made.kill()
+
+
+def test_the_tracking_server(
+    server: Server,
+    nodes: Any,
+    drive: Any,
+    store: Path,
+    moments: random.Random,
+    killed: Counter[str],
+    assert_whole: Callable[..., Any],
+    wait_until: Callable[..., Any],
+) -> None:
+    """Twice, and then the driver, too: what the server missed is sent later."""
+    space = {**SPACE, "trials": 12}
+    variables = {"MLFLOW_TRACKING_URI": server.uri}
+    for _ in range(2):
+        driver = drive(nodes.address, variables, space=space, checkpoint_every=1)
+        driver.hear("started")
+        time.sleep(moments.uniform(0, 2))
+        server.kill()
+        killed["tracking server"] += 1
+        time.sleep(moments.uniform(0, 1))
+        driver.kill()
+        killed["driver"] += 1
+        driver.wait()
+        server.start()
+        wait_until(server.answers)
+    last = drive(nodes.address, variables, space=space, checkpoint_every=1)
+    assert last.wait() == 0, last.told
+    assert "MLflow lacks" not in last.told
+    assert_whole(store, 12, uri=server.uri)
+
+
+def test_enough_was_killed(killed: Counter[str]) -> None:
+    """A run of this file kills at least twenty times; parts of it are for looking closer."""
+    assert sum(killed.values()) >= 20, dict(killed)
