@@ -8,6 +8,9 @@ import torch
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
+from cgn_platform.cluster import prepare_local
+
+prepare_local()  # test modules import Ray while they are collected, in whatever order
 
 torch.set_num_threads(1)  # small networks gain nothing from more, and threads that wait spin
 

@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 
 from cgn.config import Config
-from cgn_platform.cluster import prepare_local
 from cgn_platform.space import Float, Prune, Space
-
-prepare_local()  # test modules import Ray while they are collected
 
 # What third parties warn of while they are imported or end, and what we cannot mend.
 THIRD_PARTIES = (
