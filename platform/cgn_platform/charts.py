@@ -1,6 +1,6 @@
 """The report's charts: functions of plain numbers that give Plotly figures. Nothing is read or written here.
 
-Colours are chosen to stand out on white and on near black alike (Okabe & Ito 2008, purple darkened); text,
+Colours are chosen to stand out on white and on near black alike (after Okabe & Ito 2008, blue lightened); text,
 axes and grid take theirs from the page's style sheet, so that a chart follows light, dark and print.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#808690"
+BLUE, ORANGE, GREEN, GREY = "#2384C6", "#D55E00", "#009E73", "#808690"
 CHANCE = 0.5  # of an AUC: every axis of one shows it
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")  # of seeds
 GRID = 200  # steps of a ROC curve's axis
@@ -90,7 +90,7 @@ def spread(names: Sequence[str], fold_auc: Sequence[Sequence[Sequence[float]]]) 
             y=[point[1] for point in points],
             mode="markers",
             name=f"seed {seed}",
-            marker=dict(color=BLUE, size=7, opacity=0.65, symbol=SYMBOLS[seed % len(SYMBOLS)]),
+            marker=dict(color=BLUE, size=7, opacity=0.8, symbol=SYMBOLS[seed % len(SYMBOLS)]),
             customdata=[point[2:] for point in points],
             hovertemplate="%{customdata[0]}, fold %{customdata[1]}: %{x:.3f}<extra></extra>",
         )
@@ -365,7 +365,7 @@ def _figure(height: int, x: str, y: Mapping[str, Any]) -> go.Figure:
         font=dict(family="system-ui, sans-serif", size=13),
         hovermode="closest",
         xaxis=dict(title=x, title_font_size=13, zeroline=False, automargin=True),
-        yaxis=dict(title_font_size=13, zeroline=False, automargin=True, **y),
+        yaxis=dict(**y, title_font_size=13, zeroline=False, automargin=True),
     )
 
 

@@ -180,7 +180,6 @@ def render(facts: Facts, ledger: Ledger, data: "Pairs | None" = None) -> str:
         lstrip_blocks=True,
     )
     told = {**facts, "derived": derived(facts)}
-    environment.filters["brief"] = charts.short
     environment.filters["place"] = lambda at: _at(told, at)
     return environment.get_template("report.html.j2").render(
         facts=told,
@@ -192,6 +191,7 @@ def render(facts: Facts, ledger: Ledger, data: "Pairs | None" = None) -> str:
         settings=list(dict.fromkeys(name for row in facts["rows"] for name in row.get("published") or {})),
         css=Markup((folder / "report.css").read_text()),  # noqa: S704 - ours
         number=lambda at, form=".3f": number(told, at, form),
+        setting=lambda at: setting(told, at),
         plotly=base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
     )
 
@@ -204,6 +204,14 @@ def number(facts: Facts, at: str, form: str = ".3f") -> Markup:
     return Markup('<data value="{}" data-at="{}" data-form="{}">{}</data>').format(
         repr(value), at, form, format(value, form).replace("-", "−")
     )
+
+
+def setting(facts: Facts, at: str) -> Markup:
+    """A field of a configuration: a number as `number` writes it, or a word."""
+    value = _at(facts, at)
+    if value is None or isinstance(value, str | bool):
+        return Markup("{}").format("–" if value is None else value)
+    return number(facts, at, ".3g" if isinstance(value, float) else "d")
 
 
 def _at(facts: Facts, at: str) -> Any:
