@@ -76,12 +76,13 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     moments: random.Random,
     killed: Counter[str],
     assert_whole: Callable[..., Any],
+    wait_until: Callable[..., Any],
 ) -> None:
     """The real training of a small network; two workers and a driver are killed."""
     options = {
         "space": {
             "trials": 3,
-            "base": {"backbone": "tiny", "generator_blocks": 1, "epochs": 4, "batch_size": 4, "beta": 1.0},
+            "base": {"backbone": "tiny", "generator_blocks": 1, "epochs": 6, "batch_size": 4, "beta": 1.0},
             "first": [{"alpha": 0.2}, {"alpha": 0.9}],
             "rule": "none",
         },
@@ -92,12 +93,13 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     undisturbed = drive(nodes.address, at=str(store / "undisturbed"), **options)
     assert undisturbed.wait() == 0, undisturbed.told
     driver = drive(nodes.address, **options)
-    driver.hear("started")
     for _ in range(2):
-        time.sleep(moments.uniform(0.5, 2))
+        wait_until(lambda: list((store / "units").glob("*/at-*")))
+        time.sleep(moments.uniform(0, 1))
         if workers := nodes.named("ray::Trial"):
             moments.choice(workers).kill()
             killed["worker"] += 1
+    time.sleep(moments.uniform(0, 1))
     driver.kill()
     killed["driver"] += 1
     driver.wait()

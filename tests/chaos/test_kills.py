@@ -29,7 +29,8 @@ def test_drivers(
     assert_whole: Callable[..., Any],
     finished_files: Callable[[Path], dict[Path, bytes]],
 ) -> None:
-    """Some before they opened anything, most in the middle of trials."""
+    """Some before they opened anything, most in the middle of trials; the store is empty at first."""
+    (store / "mlflow.db").unlink()
     stood: dict[Path, bytes] = {}
     for wait in ("", "started", "started", "started", "complete", "complete"):
         driver = drive(nodes.address, space=SPACE, checkpoint_every=1)
@@ -144,7 +145,7 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}", "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}", "--workers", "1"]
         with (self._folder / "server.log").open("ab") as log:
             self._process: Any = subprocess.Popen(
                 command,
