@@ -64,6 +64,9 @@ def run_sweep(
     Raises:
         ResourcesError: no node has room for a trial; nothing was written then.
         StudyError: another driver holds the study, or under this name stands another search.
+        ClusterError: the cluster is gone, or runs other code.
+        LedgerError: its storage takes no more.
+        SystemExit: after SIGTERM or Ctrl-C, once all is in order.
     """
     work = Work(
         pairs,
@@ -100,6 +103,9 @@ def run_sweep(
             with SweepConsole(console, space.trials, before) as screen:
                 run_trials(study, work, cluster=cluster, listeners=[screen, tracker], concurrent=concurrent)
             status = "FINISHED" if study.remaining() == 0 else "KILLED"
+        except SystemExit:
+            console.print("asked to end: the same command goes on from here")
+            raise
         finally:
             records = study.trials()
             tracker.close(status, records)

@@ -35,6 +35,7 @@ def test_a_driver_that_is_asked_to_end_leaves_everything_in_order(
     time.sleep(moments.uniform(0, 1))
     driver.kill(number)
     assert driver.wait(30) == 128 + number, driver.told
+    assert "the same command goes on from here" in driver.told
     assert "Traceback" not in driver.told
     client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("squares").experiment_id])
