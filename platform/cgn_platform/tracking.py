@@ -158,7 +158,9 @@ class Projection:
         for trial, run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'", "cgn.trial").items():
             number = int(trial.rpartition("/")[2])
             self._runs[number] = run.info.run_id
-            self._states[number] = run.data.tags.get("cgn.state", "")
+            # The state is written before the status: who was killed in between has not ended this run.
+            ended = run.info.status != "RUNNING"
+            self._states[number] = run.data.tags.get("cgn.state", "") if ended else ""
         return there
 
     def apply(self, events: Iterable[Event]) -> None:
@@ -614,9 +616,8 @@ def _projection(uri: str, parent: Parent, store: Path, say: Callable[[str], None
 def _make_database(uri: str, fill: Callable[[str], object]) -> None:
     """MLflow makes its tables one by one: who is killed meanwhile leaves a file that it never opens again."""
     path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
     with FileLock(f"{path}.lock"):
         if not path.exists():

@@ -359,6 +359,34 @@ def driver(store: Path, uri: str, *more: str) -> subprocess.Popen[str]:
     )
 
 
+def test_a_run_whose_end_was_cut_short_is_ended_by_the_next_driver(folder: Path, runs: Any) -> None:
+    """Its state is written first, then its status."""
+    log = tracker(folder)
+    tell(log, 0, 0.5, 0.6)
+    log.ended(record(0, "complete", 0.6))
+    log.close("KILLED", [record(0, "complete", 0.6)])
+    client = projection(default_uri(folder), folder)._client
+    (run,) = client.search_runs(["1"], "attributes.run_name = 'trial 0'")
+    client.update_run(run.info.run_id, status="RUNNING")
+    tracker(folder, [record(0, "complete", 0.6)]).close("FINISHED", [record(0, "complete", 0.6)])
+    assert runs()["trial 0"]["status"] == "FINISHED"
+
+
+def test_who_is_killed_while_mlflow_makes_its_tables_leaves_no_half_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+
+    def killed(draft: str) -> None:
+        Path(draft.removeprefix("sqlite:///")).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tracking._make_database(f"sqlite:///{path}", killed)
+    assert not path.exists()
+    tracking._make_database(f"sqlite:///{path}", lambda draft: Path(draft[10:]).touch(exist_ok=False))
+    assert path.exists()
+    tracking._make_database(f"sqlite:///{path}", killed)  # it is there: nothing is made
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("then", ["the next driver", "cgn track"])
 def test_a_driver_that_was_killed_while_mlflow_was_away(folder: Path, another: str, then: str) -> None:
