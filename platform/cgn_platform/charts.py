@@ -1,7 +1,7 @@
 """The report's charts: functions of plain numbers that give Plotly figures. Nothing is read or written here.
 
-Colours are chosen to stand out on white and on near black alike (after Okabe & Ito 2008, blue lightened); text,
-axes and grid take theirs from the page's style sheet, so that a chart follows light, dark and print.
+Colours (after Okabe & Ito 2008, blue lightened) stand out on white and on near black alike; text, axes and
+grid take theirs from the page's style sheet, so that a chart follows light, dark and print.
 """
 
 import math
@@ -299,7 +299,7 @@ def parallel(
         params = {**trial["params"], "validation AUC": trial["value"]}
         good, chosen = trial["value"] >= quarter, trial["number"] == best
         places = [axis.place(params.get(axis.name)) for axis in axes]
-        told = ", ".join(f"{name} {short(value)}" for name, value in params.items())
+        told = ", ".join(f"{name} {_short(value)}" for name, value in params.items())
         figure.add_scatter(
             x=list(range(len(axes))), y=places, mode="lines+markers", connectgaps=True,
             line=dict(color=ORANGE if chosen else BLUE if good else GREY, width=3.5 if chosen else 1.6),
@@ -330,11 +330,11 @@ class _Axis(NamedTuple):
         if "values" in declared:
             values = declared["values"]
             steps = max(len(values) - 1, 1)
-            return cls(name, [(i / steps, short(v)) for i, v in enumerate(values)], values=values)
+            return cls(name, [(i / steps, _short(v)) for i, v in enumerate(values)], values=values)
         low, high = declared["low"], declared["high"]
         log = bool(declared["log"])
         middle = math.sqrt(low * high) if log else (low + high) / 2
-        ticks = [(0.0, short(low)), (0.5, short(middle)), (1.0, short(high))]
+        ticks = [(0.0, _short(low)), (0.5, _short(middle)), (1.0, _short(high))]
         return cls(name, ticks, (low, high), log)
 
     def place(self, value: Any) -> float | None:
@@ -423,6 +423,5 @@ def _signed(value: float, line: float | None) -> str:
     return format(value, "+.3f" if line == 0 else ".3f").replace("-", "−")
 
 
-def short(value: Any) -> str:
-    """A value of a configuration, in few digits."""
+def _short(value: Any) -> str:
     return format(value, ".3g") if isinstance(value, float) else str(value)

@@ -235,7 +235,6 @@ def derived(facts: Facts) -> dict[str, Any]:
         "incomplete": sum(not row["complete"] for row in rows),
         "guessing": interval is not None and interval["low"] <= charts.CHANCE <= interval["high"],
         "hours": sum(seconds.values()) / 3600,
-        "units": len({unit for row in rows for seed in row["units"] for unit in seed}),
     }
     if facts["kind"] == "sweep":
         states = Counter(trial["state"] for trial in facts["trials"])

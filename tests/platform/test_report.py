@@ -210,6 +210,19 @@ def test_a_row_without_its_units_has_no_figures(table: dict[str, Any], ledger: L
     assert "<img" not in page
 
 
+def test_without_the_baseline_nothing_is_compared(
+    table: dict[str, Any], ledger: Ledger, pairs: Pairs
+) -> None:
+    bare = ("name", "cells", "published", "config", "units", "seconds", "fold_auc", "val_auc")
+    rows = [{name: row.get(name) for name in bare} for row in table["rows"]]
+    rows = [{**row, "complete": i == 0, "why": "lost"} for i, row in enumerate(rows)]
+    page = report.render({**table, "rows": rows, "detectable": None}, ledger, pairs)
+    assert "The baseline, AdaIN-GAN / ✓, has no figures yet, so nothing is compared." in page
+    assert "trained; there is no baseline to compare with" in page
+    assert 'id="forest"' not in page
+    assert 'id="roc-0"' in page
+
+
 def test_a_unit_that_was_lost_since_is_told(table: dict[str, Any], ledger: Ledger, tmp_path: Path) -> None:
     shutil.copytree(ledger.where, tmp_path / "units")
     (tmp_path / "units" / table["rows"][0]["units"][0][0] / "curve.parquet").unlink()
