@@ -1,11 +1,8 @@
 """kill -9 at random moments: of drivers, workers, nodes, whole clusters. The same command finishes."""
 
 import contextlib
-import os
 import random
-import socket
-import subprocess
-import sys
+import runpy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -133,60 +130,23 @@ def test_a_cluster_that_is_gone_ends_the_driver_in_words(
     assert_whole(store, 8, stood=stood)
 
 
-class Server:
-    """An MLflow server on one port, started again and again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._process = folder, None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}", "--workers", "1"]
-        with (self._folder / "server.log").open("ab") as log:
-            self._process: Any = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            )
-
-    def answers(self) -> bool:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            return True
-        return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
-                process.kill()
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
-def server(store: Path, wait_until: Callable[..., Any]) -> Iterator[Server]:
-    made = Server(store)
+def server(store: Path) -> Iterator[Any]:
+    server = Path(__file__).parents[1] / "platform" / "mlflow_server.py"
+    made = runpy.run_path(str(server))["Server"](store)
     made.start()
-    wait_until(made.answers)
     yield made
     made.kill()
 
 
 def test_the_tracking_server(
-    server: Server,
+    server: Any,
     nodes: Any,
     drive: Any,
     store: Path,
     moments: random.Random,
     killed: Counter[str],
     assert_whole: Callable[..., Any],
-    wait_until: Callable[..., Any],
 ) -> None:
     """Twice, and then the driver, too: what the server missed is sent later."""
     space = {**SPACE, "trials": 12}
@@ -202,7 +162,6 @@ def test_the_tracking_server(
         killed["driver"] += 1
         driver.wait()
         server.start()
-        wait_until(server.answers)
     last = drive(nodes.address, variables, space=space, checkpoint_every=1)
     assert last.wait() == 0, last.told
     assert "MLflow lacks" not in last.told
