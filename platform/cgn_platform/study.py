@@ -114,6 +114,7 @@ class Study:
         _disconnect(self._study._storage)
         self._hold.release()
 
+    @_InWords()
     def remaining(self) -> int:
         """Trials still to be asked for: the total less those ended or running."""
         trials = self._study.get_trials(deepcopy=False)
@@ -145,6 +146,7 @@ class Study:
         """The mean validation AUC over all folds at this epoch."""
         self._live[number].report(value, epoch)
 
+    @_InWords()
     def should_prune(self, number: int) -> bool:
         """Whether the pruner would stop it, after what was reported.
 

@@ -1,8 +1,10 @@
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from cgn.ablation import Triplet
@@ -229,3 +231,26 @@ def test_values_that_cannot_be_together_fail_their_trial_only(
         assert not isinstance(record, Asked)
         assert (record.state, record.facts["reason"][:5]) == ("failed", "alpha")
         assert isinstance(study.ask(), Asked)
+
+
+def test_a_database_that_fails_is_told_in_a_line_whatever_is_asked(
+    space: Space, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(space, store) as study:
+        first, second = ask(study), ask(study)
+        study.tell(first.number, "complete", 0.5)
+        study.report(second.number, 0, 0.5)
+
+        def fails(*_: Any, **__: Any) -> None:
+            raise optuna.exceptions.StorageInternalError from sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(study._study._storage, "get_all_trials", fails)
+        calls: list[Callable[[], Any]] = [
+            study.remaining,
+            study.trials,
+            study.ask,
+            lambda: study.should_prune(second.number),
+        ]
+        for call in calls:
+            with pytest.raises(StudyError, match=r"cannot be used \(disk I/O error\): free its disk"):
+                call()
