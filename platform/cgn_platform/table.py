@@ -90,7 +90,7 @@ def run_table(
         preflight(cluster, resources=resources, store=store, ledger=ledger)
         failed = _train(plan.missing, work, slots, screen)
     facts = table_facts(table, pairs, splits, plan, units, failed)
-    facts |= {"kind": "table", "name": name, "run": _run_facts(work, seeds, resources, begin)}
+    facts |= {"kind": "table", "name": name, "run": _run_facts(work, seeds, facts["rows"], begin)}
     _write(folder / "facts.json", facts)
     return facts
 
@@ -337,14 +337,18 @@ def data_facts(pairs: Pairs, splits: Sequence[Split]) -> dict[str, Any]:
     }
 
 
-def _run_facts(work: Work, seeds: int, resources: Resources, begin: float) -> dict[str, Any]:
+def _run_facts(work: Work, seeds: int, rows: Sequence[Mapping[str, Any]], begin: float) -> dict[str, Any]:
+    hours = sum(row.get("seconds", 0) for row in rows) / 3600
     return {
         "command": " ".join(["cgn", *sys.argv[1:]]),
+        "mode": "frozen",  # one configuration for all rows, none of them tuned
+        "cpu_hours": hours * work.resources.cpus,
+        "gpu_hours": hours * work.resources.gpus,
         "code": work.code,
         "git_commit": code_version(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seeds": list(range(seeds)),
-        "resources": asdict(resources),
+        "resources": asdict(work.resources),
         "ledger": shown(work.ledger),
         "wall_seconds": round(time.monotonic() - begin, 1),
     }
