@@ -56,20 +56,21 @@ def test_workers(
     finished_files: Callable[[Path], dict[Path, bytes]],
 ) -> None:
     """A trial may lose so many that it fails; the same command asks for it again."""
-    driver = drive(nodes.address, space=SPACE, checkpoint_every=1)
+    space = {**SPACE, "trials": 16}
+    driver = drive(nodes.address, space=space, checkpoint_every=1)
     driver.hear("started")
     left = 8
     while left and driver.runs:
-        time.sleep(moments.uniform(0.1, 1.0))
+        time.sleep(moments.uniform(0, 0.8))
         if workers := nodes.named("ray::Trial"):
             moments.choice(workers).kill()
             killed["worker"] += 1
             left -= 1
     assert driver.wait() == 0, driver.told
     stood = finished_files(store / "units")
-    last = drive(nodes.address, space=SPACE, checkpoint_every=1)
+    last = drive(nodes.address, space=space, checkpoint_every=1)
     assert last.wait() == 0, last.told
-    assert_whole(store, 8, stood=stood)
+    assert_whole(store, 16, stood=stood)
 
 
 def test_nodes(
