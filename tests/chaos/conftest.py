@@ -62,9 +62,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if KILLED:
-        told = ", ".join(f"{count} x {what}" for what, count in KILLED.items())
-        terminalreporter.write_line(f"chaos: seed {SEED}, killed at random moments: {told}")
+    told = ", ".join(f"{count} x {what}" for what, count in KILLED.items()) or "nothing"
+    terminalreporter.write_line(f"chaos: CGN_CHAOS_SEED={SEED}, killed at random moments: {told}")
 
 
 @pytest.fixture
