@@ -250,7 +250,7 @@ class Ledger:
             "state": "finished",
             "result": figures,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # of the process
-            "environment": _environment(),
+            "environment": _environment(result.state),
             "files": {name: _sha256(data) for name, data in content.items()},
         }
         try:
@@ -451,10 +451,19 @@ def _tensors(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return load(content), facts
 
 
-def _environment() -> dict[str, str]:
+def _environment(state: Mapping[str, Any]) -> dict[str, Any]:
     """What else may change bits: named, so that a difference can be explained."""
     versions = {name: metadata.version(name) for name in ("torch", "numpy")}
-    return {**versions, "python": platform.python_version(), "machine": platform.machine()}
+    device = next((str(tensor.device) for tensor in state.values()), "none")
+    on_gpu = device.startswith("cuda")  # as `cgn.fit` sets it there
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device,
+        "channels_last": on_gpu,
+        "fused_adam": on_gpu,
+    }
 
 
 def _number(value: float) -> float | None:
