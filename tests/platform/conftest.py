@@ -1,6 +1,7 @@
 """A simulated trainer, a study in a folder, and a Ray of the tests' own."""
 
 import runpy
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -75,6 +76,6 @@ def database(postgres: str) -> Iterator[str]:
 
 @pytest.fixture
 def tracking_database(postgres: str) -> Iterator[str]:
-    """The address of another one, for MLflow."""
-    with POSTGRES["database"](postgres, "mlflow") as address:
+    """The address of another one, for MLflow, which remembers by address where it has made its tables."""
+    with POSTGRES["database"](postgres, f"mlflow_{secrets.token_hex(4)}") as address:
         yield address
