@@ -261,7 +261,7 @@ def test_four_gpus_by_name_hold_as_many_trials_as_slots_says(servers: Servers, t
         check=False,
     )
     assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout.splitlines()[-1]) == [[4, 4], [16, 16]]  # above it Ray wonders at so many
+    assert "[[4, 4], [16, 16]]" in told.stdout.splitlines()  # Ray wonders at so many, before or after it
 
 
 def test_down_ends_all_of_it_and_nothing_else(servers: Servers) -> None:
