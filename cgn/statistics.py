@@ -9,7 +9,7 @@ trainings; several seeds average the noise of training out, they do not enter it
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -351,6 +351,20 @@ class RowFacts:
     auc_versus: Versus | None
     localization_error: Interval | None  # None where nothing was localised
     localization_versus: Versus | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it, by the names that tables and reports have."""
+        auc, place, error = self.auc_versus, self.localization_versus, self.localization_error
+        return {
+            "auc": self.auc._asdict(),
+            "pooled_auc": self.pooled_auc._asdict(),
+            "difference": self.difference and self.difference._asdict(),
+            "p_adjusted": auc and auc.p_adjusted,
+            "words": auc and auc.words,
+            "localization_error": error and error._asdict(),
+            "localization_p_adjusted": place and place.p_adjusted,
+            "localization_words": place and place.words,
+        }
 
 
 @dataclass(frozen=True)

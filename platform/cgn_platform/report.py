@@ -566,17 +566,7 @@ def _compare(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
         None if all(np.isnan(each).all() for each in found.values()) else found,
     )
     for row, facts in zip(rows, compared.rows, strict=True):
-        auc, place = facts.auc_versus, facts.localization_versus
-        row |= {
-            "auc": facts.auc._asdict(),
-            "pooled_auc": facts.pooled_auc._asdict(),
-            "difference": facts.difference and facts.difference._asdict(),
-            "p_adjusted": auc and auc.p_adjusted,
-            "words": auc and auc.words,
-            "localization_error": facts.localization_error and facts.localization_error._asdict(),
-            "localization_p_adjusted": place and place.p_adjusted,
-            "localization_words": place and place.words,
-        }
+        row |= facts.plain()
     return compared.detectable
 
 

@@ -286,17 +286,7 @@ def _compare(
         found if marked else None,
     )
     for row in compared.rows:
-        auc, place = row.auc_versus, row.localization_versus
-        rows[row.name] |= {
-            "auc": row.auc._asdict(),
-            "pooled_auc": row.pooled_auc._asdict(),
-            "difference": row.difference and row.difference._asdict(),
-            "p_adjusted": auc and auc.p_adjusted,
-            "words": auc and auc.words,
-            "localization_error": row.localization_error and row.localization_error._asdict(),
-            "localization_p_adjusted": place and place.p_adjusted,
-            "localization_words": place and place.words,
-        }
+        rows[row.name] |= row.plain()
     return compared.detectable
 
 
