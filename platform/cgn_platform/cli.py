@@ -69,6 +69,9 @@ CheckpointEvery = Annotated[
     int,
     typer.Option(min=1, help="Epochs between two checkpoints of a fold: what a lost worker costs at most."),
 ]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray cluster, host:port; RAY_ADDRESS, or a local Ray of its own.")
+]
 DEFAULT_STORE = Path("runs")
 
 
@@ -261,9 +264,7 @@ def sweep(
         typer.Option(min=0, help="Share a trial's folds among so many workers, each with --cpus and --gpus."),
     ] = 0,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; all that fit.")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster, host:port; RAY_ADDRESS, or a local Ray of its own.")
-    ] = None,
+    address: Address = None,
     ledger: LedgerAt = None,
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
@@ -340,9 +341,7 @@ def table(
     cpus: Annotated[float, typer.Option(help="CPUs a fold.")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs a fold, or a fraction of one.")] = 0,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Folds at once; all that fit.")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster, host:port; RAY_ADDRESS, or a local Ray of its own.")
-    ] = None,
+    address: Address = None,
     ledger: LedgerAt = None,
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:

@@ -22,7 +22,6 @@ import platform
 import re
 import resource
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -615,13 +614,3 @@ def _local(where: str) -> Path:
 def shown(where: str) -> str:
     """An address as it may be printed: without a key or a secret that it may carry."""
     return re.sub(r"//[^/@]*@", "//", where.partition("?")[0])
-
-
-def free_bytes(where: str) -> int | None:
-    """Room at a local ledger; None where nobody can tell."""
-    if "://" in where and not where.startswith("file://"):
-        return None
-    there = _local(where)
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
