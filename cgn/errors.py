@@ -12,7 +12,8 @@ CGNError
     ├── ResourcesError       asked for what no node can give
     ├── StudyError           another driver holds the study, or it is another study
     ├── LedgerError          no such unit, a damaged one, or storage that takes no more
-    └── ClusterError         nothing answers at the address
+    ├── ClusterError         nothing answers at the address
+    └── RegistryError        no such version, or a registry that does not answer
 
 Messages say what, what must hold, what came and what to do, in one line.
 The command line prints that line and exits with 2.
@@ -109,3 +110,7 @@ class LedgerError(PlatformError):
 
 class ClusterError(PlatformError):
     """Nothing answers at the address."""
+
+
+class RegistryError(PlatformError):
+    """No such version, or a registry that does not answer."""

@@ -135,17 +135,22 @@ def write_report(store: Path, name: str, ledger: str, data: "Pairs | None" = Non
     Raises:
         ConfigError: nothing of this name has run, or the cache is another one.
     """
-    path = facts_path(store, name)
+    facts = read_facts(store, name)
+    page = facts_path(store, name).with_name("report.html")
+    _write(page, render(facts, Ledger(ledger), data))
+    return page
+
+
+def read_facts(store: Path, name: str) -> dict[str, Any]:
+    """What a table or sweep wrote down of itself. Raises ConfigError where nothing of this name has run."""
     try:
-        facts = json.loads(path.read_text())
+        facts: dict[str, Any] = json.loads(facts_path(store, name).read_text())
     except FileNotFoundError:
         there = sorted(each.parent.name for each in store.glob("reports/*/facts.json"))
         raise ConfigError(
             f"no table or sweep {name!r} has ended in {store}: there are {', '.join(there) or 'none'}"
         ) from None
-    page = path.with_name("report.html")
-    _write(page, render(facts, Ledger(ledger), data))
-    return page
+    return facts
 
 
 def facts_path(store: Path, name: str) -> Path:

@@ -73,6 +73,19 @@ def how_to_look(uri: str) -> str:
     return f"{mlflow} ui --backend-store-uri {uri}\nand open http://127.0.0.1:5000/{PAGE}"
 
 
+def connect(uri: str) -> tuple[Any, Any]:
+    """MLflow, imported quietly, and a client of this server or database, whose tables are made."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    _make_database(uri, lambda draft: mlflow.MlflowClient(draft).search_experiments(max_results=1))
+    return mlflow, mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
 def code_version() -> str:
     """The git commit of `cgn`, "-dirty" where files differ from it; "unknown" in an uploaded copy."""
     folder = Path(cgn.__file__).parent
@@ -121,16 +134,8 @@ class Projection:
             artifacts: where files go that are logged without a server.
             on_refusal: told of what this server will never take.
         """
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import mlflow
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        mlflow, self._client = connect(uri)
         self._entities, self._refusal = mlflow.entities, mlflow.exceptions.MlflowException
-        _make_database(uri, lambda draft: mlflow.MlflowClient(draft).search_experiments(max_results=1))
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._artifacts = None if uri.startswith("http") else str(artifacts.absolute())
         self._about, self._on_refusal = parent, on_refusal
         self._runs: dict[int, str] = {}  # of trials by number

@@ -343,6 +343,21 @@ def test_mcnemar_exchanges_patients_not_their_films():
     assert statistics.mcnemar(a, a, patient) == 1.0
 
 
+def test_paired_rates_tell_the_difference_on_shared_draws():
+    rng = np.random.default_rng(0)
+    b = rng.integers(0, 2, 200).astype(float)
+    a = np.where(rng.random(200) < 0.2, 1.0, b)
+    a[:20] = b[:20] = np.nan  # nothing was annotated there
+    told = statistics.paired_rates(a, b)
+    assert told.estimate == pytest.approx(np.nanmean(a) - np.nanmean(b))
+    half = 1.96 * np.nanstd(a - b) / np.sqrt(180)
+    assert (told.low, told.high) == pytest.approx((told.estimate - half, told.estimate + half), abs=0.01)
+    assert statistics.paired_rates(np.stack([a, a]), b) == told
+    assert statistics.paired_rates(a, a)[:3] == (0, 0, 0)
+    with pytest.raises(ValueError, match="same cases"):
+        statistics.paired_rates(a, np.nan_to_num(b))
+
+
 def test_a_proportion_of_single_cases_is_wilsons():
     wilson = stats.binomtest(12, 40).proportion_ci(method="wilson")
     result = statistics.proportion(np.arange(40) < 12)
