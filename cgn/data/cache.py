@@ -213,6 +213,7 @@ def open_cache(where: str | Path, verify: bool = True) -> Pairs:
         counterfactual=None if counterfactual.null_count else _images(counterfactual, side),
         target_crop=_frozen(np.array(column["target_crop"], np.int64)),
         reference_crop=_frozen(np.array(column["reference_crop"], np.int64)),
+        recipe=manifest["recipe"],
     )
 
 

@@ -1,9 +1,10 @@
 """What training sees: pairs of prepared images in memory, and the folds over them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Pairs:
         target, reference: `(n, size, size)` uint8, chest wall on the left.
         counterfactual: the same without the lesion; None but for phantoms.
         target_crop, reference_crop: `(n, 4)` int64 `x0, y0, width, height` in the source image.
+        recipe: how the images were prepared, as the cache's manifest tells; empty where they come from none.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Pairs:
     counterfactual: NDArray[np.uint8] | None
     target_crop: NDArray[np.int64]
     reference_crop: NDArray[np.int64]
+    recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)

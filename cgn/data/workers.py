@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 
@@ -28,6 +29,16 @@ MEMORY = 6 * 2**30
 
 SECONDS = 120.0
 """That a pair may take there; the slowest decoder needs 2 s."""
+
+
+class Named(Protocol):
+    """What is known of a pair before its films are opened."""
+
+    @property
+    def pair_id(self) -> str: ...  # noqa: D102
+
+    @property
+    def films(self) -> tuple[str, str]: ...  # noqa: D102
 
 
 class PreparedPair(NamedTuple):
@@ -64,12 +75,14 @@ def prepare_pairs(
         size, background: see `cgn.data.breast.prepare`.
         contained: in processes with limits, one a core; else in threads, which start at once.
     """
+    prepare = partial(prepare_pair, size=size, background=background)
     if contained:
-        yield from _by_processes(records, size, background)
+        with closing(Pool(prepare)) as processes:
+            yield from processes.run(records)
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            yield from enumerate(pool.map(lambda record: prepare_pair(record, size, background), records))
+            yield from enumerate(pool.map(prepare, records))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -85,14 +98,15 @@ def prepare_pair(record: PairRecord, size: int, background: Background) -> Outco
         with blaming("reference"):
             reference = breast.prepare(*films.reference, size, background=background)
     except UnreadableImageError as error:
-        return _rejection(record, error.reason, str(error), error.role)
+        return rejection(record, error.reason, str(error), error.role)
     without = films.counterfactual and breast.prepare(
         *films.counterfactual, size, region=region, background=background
     )
     return PreparedPair(target, reference, without)
 
 
-def _rejection(record: PairRecord, reason: Reason, message: str, role: str = "") -> Rejection:
+def rejection(record: Named, reason: Reason, message: str, role: str = "") -> Rejection:
+    """This pair cannot be used, by the fault of one of its films where `role` names it."""
     film = dict(zip(("target", "reference"), record.films, strict=True)).get(role, "")
     return Rejection(record.pair_id, role, film, reason.value, message)
 
@@ -100,13 +114,69 @@ def _rejection(record: PairRecord, reason: Reason, message: str, role: str = "")
 # --------------------------------------------------------------------------------------- processes
 
 
-class _Worker:
-    """A process that prepares one pair at a time.
+class Pool:
+    """Processes with limits, that stay until it is closed: a start costs a second.
 
-    Not one of `multiprocessing`'s, which runs the caller's script once more in each of its processes.
+    Not `multiprocessing`'s, which run the caller's script once more in each of them.
+
+    Args:
+        job: what is done there with a record; can be pickled, and its result too.
+        processes: at most so many; one a core where not given.
     """
 
-    def __init__(self, size: int, background: Background) -> None:
+    def __init__(self, job: Callable[[Any], Any], processes: int | None = None) -> None:
+        self._job, self._most = job, processes or os.cpu_count() or 1
+        self._idle: list[_Worker] = []
+
+    def run(self, records: Sequence[Named]) -> Iterator[tuple[int, Any]]:
+        """Each record's number and what the job made of it, or a `Rejection`, in the order of their ends."""
+        left = list(enumerate(records))[::-1]
+        workers = []
+        try:
+            for _ in range(min(self._most, len(records))):
+                workers.append(self._ready() or _Worker(self._job))
+                if workers[-1].started:
+                    workers[-1].give(*left.pop())
+            while workers:
+                nearest = min(worker.until for worker in workers)
+                limit = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
+                ready = wait([worker.pipe for worker in workers], limit)
+                for worker in list(workers):
+                    if worker.pipe not in ready and time.monotonic() < worker.until:
+                        continue
+                    number, outcome = worker.number, worker.outcome(records, worker.pipe in ready)
+                    if worker.gone or not left:
+                        workers.remove(worker)
+                        (_Worker.end if worker.gone else self._idle.append)(worker)
+                    if worker.gone and left:
+                        workers.append(_Worker(self._job))
+                    elif left:
+                        worker.give(*left.pop())
+                    if outcome is not None:
+                        yield number, outcome
+        finally:
+            for worker in workers:
+                worker.end()
+
+    def close(self) -> None:
+        """End its processes; a later run starts others."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def _ready(self) -> "_Worker | None":
+        """One that waits for work, and lives."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            worker.end()
+        return None
+
+
+class _Worker:
+    """A process that does one record at a time."""
+
+    def __init__(self, job: Callable[[Any], Any]) -> None:
         self.pipe, theirs = Pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import _serve; _serve({theirs.fileno()})"],
@@ -115,18 +185,18 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()  # so that its end is seen here
-        self.pipe.send((size, background))
-        self.number = -1  # it is starting; its first word is that it has
+        self.pipe.send(job)
+        self.number = -1
         self.until = float("inf")
-        self.gone = False
+        self.started = self.gone = False  # its first word is that it has started
 
-    def give(self, number: int, record: PairRecord) -> None:
+    def give(self, number: int, record: Named) -> None:
         self.number, self.until = number, time.monotonic() + SECONDS
         with suppress(BrokenPipeError):  # where it has just died, its answer is the end of the pipe
             self.pipe.send(record)
 
-    def outcome(self, records: Sequence[PairRecord], answered: bool) -> Outcome | None:
-        """What became of its pair, None where it has just started; `gone` where it did not survive."""
+    def outcome(self, records: Sequence[Named], answered: bool) -> Any:
+        """What became of its record, None where it has just started; `gone` where it did not survive."""
         if answered:
             try:
                 outcome = self.pipe.recv()
@@ -135,17 +205,18 @@ class _Worker:
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome is not self:
-                return cast(Outcome | None, outcome)
+                self.started, self.until = True, float("inf")
+                return outcome
         self.gone = True
         self.process.kill()
         code = self.process.wait()
-        if self.number < 0:
+        if not self.started:
             raise RuntimeError(f"a process to prepare pairs in does not start (exit code {code})")
         if answered:
-            return _rejection(
+            return rejection(
                 records[self.number], Reason.DECODER_CRASHED, "ended the process that decoded it"
             )
-        return _rejection(records[self.number], Reason.DECODER_TIMEOUT, f"took more than {SECONDS:g} s")
+        return rejection(records[self.number], Reason.DECODER_TIMEOUT, f"took more than {SECONDS:g} s")
 
     def end(self) -> None:
         self.process.kill()
@@ -153,41 +224,11 @@ class _Worker:
         self.pipe.close()
 
 
-def _by_processes(
-    records: Sequence[PairRecord], size: int, background: Background
-) -> Iterator[tuple[int, Outcome]]:
-    left = list(enumerate(records))[::-1]
-    workers = []
-    try:
-        for _ in range(min(os.cpu_count() or 1, len(records))):
-            workers.append(_Worker(size, background))
-        while workers:
-            nearest = min(worker.until for worker in workers)
-            limit = None if nearest == float("inf") else max(0.0, nearest - time.monotonic())
-            ready = wait([worker.pipe for worker in workers], limit)
-            for worker in list(workers):
-                if worker.pipe not in ready and time.monotonic() < worker.until:
-                    continue
-                number, outcome = worker.number, worker.outcome(records, worker.pipe in ready)
-                if worker.gone or not left:
-                    worker.end()
-                    workers.remove(worker)
-                if worker.gone and left:
-                    workers.append(_Worker(size, background))
-                elif left:
-                    worker.give(*left.pop())
-                if outcome is not None:
-                    yield number, outcome
-    finally:
-        for worker in workers:
-            worker.end()
-
-
 def _serve(descriptor: int) -> None:
     """A worker's life: a record in, an outcome out, until nobody asks any more."""
     pipe: Connection[Any, Any] = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks is interrupted, and ends this
-    size, background = pipe.recv()
+    job = pipe.recv()
     cv2.setNumThreads(1)
     _confine()
     pipe.send(None)
@@ -196,14 +237,14 @@ def _serve(descriptor: int) -> None:
             record = pipe.recv()
         except EOFError:
             return
-        pipe.send(_guarded(record, size, background))
+        pipe.send(_guarded(job, record))
 
 
-def _guarded(record: PairRecord, size: int, background: Background) -> Any:
+def _guarded(job: Callable[[Any], Any], record: Named) -> Any:
     try:
-        return prepare_pair(record, size, background)
+        return job(record)
     except MemoryError:
-        return _rejection(record, Reason.TOO_LARGE, "asks for more memory than a film may need")
+        return rejection(record, Reason.TOO_LARGE, "asks for more memory than a film may need")
     except Exception as error:
         error.add_note(traceback.format_exc())
         return error
