@@ -5,7 +5,8 @@ CGNError
 ├── DataError            the folder or the file is not what it was taken for
 │   ├── NotADatasetError     a folder without what the dataset needs
 │   ├── UnreadableImageError one image; the rest of the batch goes on
-│   └── CacheError           no cache there, or a damaged one
+│   ├── CacheError           no cache there, or a damaged one
+│   └── ModelError           no model to predict with there, or a damaged one
 ├── WeightsError         pre-trained weights that cannot be had
 ├── DivergedError        a loss or a score that is no number
 └── PlatformError        the cluster, the study, the ledger or the tracking server
@@ -82,6 +83,10 @@ class UnreadableImageError(DataError):
 
 class CacheError(DataError):
     """No cache at this place, or a damaged one."""
+
+
+class ModelError(DataError):
+    """No model to predict with at this place, or a damaged one."""
 
 
 class WeightsError(CGNError):

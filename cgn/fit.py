@@ -102,12 +102,9 @@ class Images:
             other_target=self._float(self.target[views]), other_reference=self._float(self.reference[views])
         )
 
-    def through(self, trunk: nn.Module) -> "Images":
-        """The same pairs as a frozen trunk sees them, computed once for each trunk."""
-        digest = hashlib.sha256()
-        for tensor in trunk.state_dict().values():
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        name = digest.hexdigest()
+    def through(self, trunk: nn.Module, name: str = "") -> "Images":
+        """The same pairs as a frozen trunk sees them, computed once for each trunk, or each name of one."""
+        name = name or name_of(trunk)
         if name not in self._frozen:
             self._frozen[name] = _Features(self, trunk.eval())
         return self._frozen[name]
@@ -140,6 +137,14 @@ class _Features(Images):
 
     def _float(self, features: Tensor) -> Tensor:
         return features
+
+
+def name_of(trunk: nn.Module) -> str:
+    """Equal weights have equal names."""
+    digest = hashlib.sha256()
+    for tensor in trunk.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -332,6 +337,7 @@ __all__ = [
     "fit",
     "last",
     "lockstep",
+    "name_of",
     "network_of",
     "predict",
 ]

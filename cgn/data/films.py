@@ -59,15 +59,17 @@ class FilmPair:
 
     def on_disk(self, folder: Path) -> "FilmPair":
         """The same with files in place of bytes."""
-        named = {"target": self.target, "reference": self.reference}
-        held = {role: (film, film.content) for role, film in named.items()}
-        written = {}
-        for role, (film, content) in held.items():
-            if isinstance(content, bytes):
-                path = folder / role
-                path.write_bytes(content)
-                written[role] = replace(film, content=path)
-        return replace(self, **written)
+
+        def written(film: Film, path: Path) -> Film:
+            if isinstance(film.content, Path):
+                return film
+            path.write_bytes(film.content)
+            return replace(film, content=path)
+
+        target, reference = folder / "target", folder / "reference"
+        return replace(
+            self, target=written(self.target, target), reference=written(self.reference, reference)
+        )
 
 
 class Seen(NamedTuple):
