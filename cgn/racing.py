@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from cgn.errors import ConfigError
+from cgn.metrics import auc
 from cgn.statistics import fold_delong
 
 Floats = NDArray[np.float64]
@@ -57,6 +58,12 @@ def loses(
 ) -> bool:
     """Whether the trial's mean AUC over folds lies below the incumbent's with this confidence."""
     return chance_of_lag(y, folds, groups, trial, incumbent) < 1 - confidence
+
+
+def fold_aucs(y: ArrayLike, folds: ArrayLike, scores: ArrayLike) -> Floats:
+    """The AUC of each fold, in the order in which the folds come."""
+    labels, member, values = np.asarray(y), np.asarray(folds), np.asarray(scores)
+    return np.array([auc(labels[member == fold], values[member == fold]) for fold in dict.fromkeys(member)])
 
 
 def budget(
@@ -146,6 +153,11 @@ def replay(curves: Sequence[Curve], rule: Rule) -> Replay:
         stopped.append(stop)
         if stop is None:
             complete.append(curve)
+    return account(curves, stopped)
+
+
+def account(curves: Sequence[Curve], stopped: Sequence[int | None]) -> Replay:
+    """What it saves and costs to stop these trials after these epochs; at least one runs to its end."""
     used = sum(len(c.scores) if stop is None else stop for c, stop in zip(curves, stopped, strict=True))
     best = max(range(len(curves)), key=lambda i: curves[i].value)
     left = max((i for i, stop in enumerate(stopped) if stop is None), key=lambda i: curves[i].value)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar, get_args
 
 from cgn import plugins
 from cgn.config import Config
@@ -29,8 +29,10 @@ from cgn.errors import CGNError, ConfigError
 
 Scalar = str | int | float | bool | None
 When = Mapping[str, Sequence[Scalar]]
-PruneRule = Literal["none", "median", "percentile", "successive_halving", "hyperband"]
-PRUNE_RULES: tuple[PruneRule, ...] = ("none", "median", "percentile", "successive_halving", "hyperband")
+PruneRule = Literal[
+    "none", "median", "percentile", "successive_halving", "hyperband", "racing", "forgiving", "wilcoxon"
+]
+PRUNE_RULES: tuple[PruneRule, ...] = get_args(PruneRule)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ Dimension = Float | Integer | Choice
 
 @dataclass(frozen=True)
 class Prune:
-    """When a trial is stopped early, by the mean validation AUC over all folds at an epoch.
+    """When a trial is stopped early: by the mean validation AUC over all folds at an epoch or, where the
+    rule is paired (racing, forgiving, wilcoxon), against the best complete trial on the same cases then.
 
     Attributes:
         rule: one of PRUNE_RULES.
@@ -110,6 +113,9 @@ class Prune:
         warmup_epochs: epochs that every trial gets.
         percentile: a trial goes on while it is among the best so many per cent (percentile).
         reduction_factor: one of so many goes on at each rung (successive_halving, hyperband).
+        confidence: with which a trial must be behind: over all looks at it (racing), at each (wilcoxon).
+        every: epochs from one look to the next (racing).
+        power: how late the looks may err, 1 in step with the epochs (racing; `cgn.racing.budget`).
     """
 
     rule: PruneRule = "median"
@@ -117,6 +123,9 @@ class Prune:
     warmup_epochs: int = 5
     percentile: float = 50.0
     reduction_factor: int = 3
+    confidence: float = 0.95
+    every: int = 1
+    power: float = 3.0
 
     def __post_init__(self) -> None:
         _must(self.rule in PRUNE_RULES, "prune.rule", f"be one of {', '.join(PRUNE_RULES)}", self.rule)
@@ -124,6 +133,9 @@ class Prune:
         _must(self.warmup_epochs >= 0, "prune.warmup_epochs", "be at least 0", self.warmup_epochs)
         _must(0 < self.percentile < 100, "prune.percentile", "lie between 0 and 100", self.percentile)
         _must(self.reduction_factor >= 2, "prune.reduction_factor", "be at least 2", self.reduction_factor)
+        _must(0 < self.confidence < 1, "prune.confidence", "lie between 0 and 1", self.confidence)
+        _must(self.every >= 1, "prune.every", "be at least 1", self.every)
+        _must(self.power > 0, "prune.power", "be above 0", self.power)
 
 
 @dataclass(frozen=True)

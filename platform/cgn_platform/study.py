@@ -1,4 +1,4 @@
-"""The search's memory, and the only door to Optuna: what was tried, what to try, what to stop.
+"""The search's memory and, with `pruning`, the one door to Optuna: what was tried, to try, to stop.
 
 A study is one SQL database row set; everything in it is plain JSON. One driver at a time works on it
 (a lock that ends with its process, see `database`). Running the same command again is the resume: finished
@@ -22,8 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
+from cgn.racing import Floats
 from cgn_platform import database
-from cgn_platform.space import Choice, Dimension, Float, Integer, Prune, Scalar, Space, difference
+from cgn_platform.pruning import Scores, make_pruner
+from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference
 
 State = Literal["complete", "pruned", "failed", "orphan", "running", "waiting"]
 ENDED: tuple[State, ...] = ("complete", "pruned", "failed")  # these count towards the total
@@ -96,9 +98,11 @@ class Asked:
 class Study:
     """An open study. Use `open_study`; a context manager, so that the lock is given back."""
 
-    def __init__(self, name: str, space: Space, study: optuna.Study, hold: database.Hold) -> None:
+    def __init__(
+        self, name: str, space: Space, study: optuna.Study, hold: database.Hold, scores: Scores | None
+    ) -> None:
         self.name, self.space = name, space
-        self._study, self._hold = study, hold
+        self._study, self._hold, self._scores = study, hold, scores
         self._live: dict[int, optuna.Trial] = {}
         self.orphans = 0  # that were found and queued again when it was opened
         self.id: str = study.user_attrs["id"]  # told apart from another study of this name elsewhere
@@ -142,9 +146,11 @@ class Study:
         return Asked(trial.number, config, params)
 
     @_InWords()
-    def report(self, number: int, epoch: int, value: float) -> None:
-        """The mean validation AUC over all folds at this epoch."""
+    def report(self, number: int, epoch: int, value: float, scores: Floats | None = None) -> None:
+        """The mean validation AUC over all folds at this epoch, and the score of each validated case."""
         self._live[number].report(value, epoch)
+        if self._scores is not None and scores is not None:
+            self._scores.tell(number, scores)
 
     @_InWords()
     def should_prune(self, number: int) -> bool:
@@ -159,6 +165,8 @@ class Study:
     def tell(self, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
         """The end of a trial. Only a complete one has a value; a failed one is no score."""
         trial = self._live.pop(number)
+        if self._scores is not None:
+            self._scores.forget(number)
         for name, fact in facts.items():
             trial.set_user_attr(name, fact)
         told = self._study.tell(trial, value, state=TOLD[state], skip_if_finished=True)
@@ -192,7 +200,13 @@ class Study:
 
 @_InWords()
 def open_study(
-    name: str, space: Space, *, store: Path, identity: Mapping[str, str], url: str | None = None
+    name: str,
+    space: Space,
+    *,
+    store: Path,
+    identity: Mapping[str, str],
+    url: str | None = None,
+    scores: Scores | None = None,
 ) -> Study:
     """Create the study, or go on with it.
 
@@ -202,8 +216,10 @@ def open_study(
         store: holds `studies.db` and the lock.
         identity: what else makes it this study: cache and splits.
         url: of another database; `CGN_STUDY_URL` where None, `studies.db` where that is not set.
+        scores: for rules that compare trials case by case.
 
     Raises:
+        ConfigError: such a rule, and no scores.
         StudyError: another driver holds it, or under this name stands another search.
     """
     url = url or database.study_url(store)
@@ -212,7 +228,7 @@ def open_study(
         storage = _storage(url)
         declaration = {**identity, **space.declaration()}
         known = {summary.study_name for summary in optuna.get_all_study_summaries(storage=storage)}
-        pruner = _pruner(space.prune, space.base.epochs)
+        pruner = make_pruner(space.prune, space.base.epochs, scores)
         if name in known:
             study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
             _same(name, study.user_attrs.get("declaration"), declaration)
@@ -225,7 +241,7 @@ def open_study(
                 study.enqueue_trial(params)
             study.set_user_attr("id", secrets.token_hex(8))
             study.set_user_attr("declaration", declaration)
-        opened = Study(name, space, study, hold)
+        opened = Study(name, space, study, hold, scores)
         opened.orphans = opened.adopt()
     except BaseException:
         hold.release()
@@ -292,28 +308,6 @@ def _sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
         group=True,  # dimensions that exist only with others are modelled apart
         seed=int.from_bytes(digest[:4], "big"),
     )
-
-
-def _pruner(prune: Prune, epochs: int) -> optuna.pruners.BasePruner:
-    # Epochs count from 0: after the last one of the warm-up, its number is one less.
-    warmup, startup = max(0, prune.warmup_epochs - 1), prune.startup_trials
-    match prune.rule:
-        case "none":
-            return optuna.pruners.NopPruner()
-        case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
-        case "percentile":
-            return optuna.pruners.PercentilePruner(
-                prune.percentile, n_startup_trials=startup, n_warmup_steps=warmup
-            )
-        case "successive_halving":
-            return optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=max(1, warmup), reduction_factor=prune.reduction_factor
-            )
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(
-                min_resource=max(1, warmup), max_resource=epochs, reduction_factor=prune.reduction_factor
-            )
 
 
 def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Scalar:

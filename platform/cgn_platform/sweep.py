@@ -33,6 +33,7 @@ from cgn_platform.cluster import END_SECONDS, Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole
 from cgn_platform.ledger import Ledger
 from cgn_platform.preflight import preflight
+from cgn_platform.pruning import Scores, audited
 from cgn_platform.space import Space
 from cgn_platform.study import ENDED, Asked, State, Study, TrialRecord, open_study
 from cgn_platform.worker import STEP, Runner, Step, Trial, Work
@@ -58,6 +59,7 @@ def run_sweep(
     ledger: str | None = None,
     checkpoint_every: int = 5,
     fold_workers: int = 0,
+    audit: float = 0.0,
 ) -> list[TrialRecord]:
     """Open the study, run what it still asks for, show and record it; all its trials.
 
@@ -80,7 +82,8 @@ def run_sweep(
     room = room_for(space, work, trial_slots(cluster, work))
     preflight(cluster, resources=resources, store=store, ledger=work.ledger, needs_bytes=room)
     identity = {"cache": pairs.fingerprint, "splits": splits_fingerprint(pairs.pair_id, splits)}
-    with open_study(name, space, store=store, identity=identity) as study:
+    scores = Scores.of(pairs, splits, Ledger(work.ledger))
+    with open_study(name, space, store=store, identity=identity, scores=scores) as study:
         before = study.trials()
         _say_what_stands(console, study)
         about = tracking.Parent(
@@ -101,7 +104,14 @@ def run_sweep(
         status = "KILLED"
         try:
             with SweepConsole(console, space.trials, before) as screen:
-                run_trials(study, work, cluster=cluster, listeners=[screen, tracker], concurrent=concurrent)
+                run_trials(
+                    study,
+                    work,
+                    cluster=cluster,
+                    listeners=[screen, tracker],
+                    concurrent=concurrent,
+                    audit=audit,
+                )
             status = "FINISHED" if study.remaining() == 0 else "KILLED"
         except SystemExit:
             console.print("asked to end: the same command goes on from here")
@@ -140,6 +150,7 @@ class Desk:
         study: Study,
         listeners: Sequence[Listener] = (),
         forget: Callable[[Config], None] = lambda _config: None,
+        audit: float = 0.0,
     ) -> None:
         """Open for trials.
 
@@ -147,8 +158,10 @@ class Desk:
             study: is asked and told.
             listeners: hear what happens.
             forget: removes the checkpoints of a configuration with which nobody goes on.
+            audit: share of the trials to finish although the pruner would stop them; they tell
+                `would_prune_at`, after how many epochs.
         """
-        self._study, self._listeners, self._forget = study, listeners, forget
+        self._study, self._listeners, self._forget, self._audit = study, listeners, forget, audit
         self._open: dict[int, _Open] = {}
 
     def next(self) -> Asked | None:
@@ -175,7 +188,7 @@ class Desk:
         if not math.isfinite(step.val_auc):
             return self._end(number, "failed", reason=f"the score of epoch {step.epoch} is no number")
         trial.steps.append(step)
-        self._study.report(number, step.epoch, step.val_auc)
+        self._study.report(number, step.epoch, step.val_auc, step.scores)
         self._tell_listeners("epoch", number, step)
         if step.result is not None:
             facts = dict(step.result)
@@ -183,10 +196,12 @@ class Desk:
             if value is None:
                 return self._end(number, "failed", reason="the final score is no number")
             return self._end(number, "complete", value, **facts)
-        if self._study.should_prune(number):
-            rule = self._study.space.prune.rule
-            reason = f"{rule} pruner after {step.epoch + 1} epochs at mean validation AUC {step.val_auc:.3f}"
-            return self._end(number, "pruned", reason=reason)
+        if trial.would_prune_at is None and self._study.should_prune(number):
+            epochs, space = step.epoch + 1, self._study.space
+            if not audited(space.seed, number, self._audit):
+                reason = f"{space.prune.rule} pruner after {epochs} epochs at mean validation AUC"
+                return self._end(number, "pruned", reason=f"{reason} {step.val_auc:.3f}")
+            trial.would_prune_at = epochs
         return False
 
     def lost(self, number: int, cause: str) -> None:
@@ -207,6 +222,8 @@ class Desk:
         facts |= {"epochs": len(trial.steps), "seconds": round(sum(s.seconds for s in trial.steps), 3)}
         if state != "complete":  # what the ledger will not hold, since no unit is finished
             facts["steps"] = [_plain(step) for step in trial.steps]
+        if trial.would_prune_at is not None:
+            facts["would_prune_at"] = trial.would_prune_at
         if trial.losses:
             facts["lost_workers"] = trial.losses
         record = self._study.tell(number, state, value, **facts)
@@ -221,11 +238,12 @@ class Desk:
 
 @dataclass
 class _Open:
-    """A trial that runs: what it told, and why it was tried again."""
+    """A trial that runs: what it told, why it was tried again, when it would have been stopped."""
 
     config: Config
     steps: list[Step] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
+    would_prune_at: int | None = None
 
 
 def _plain(step: Step) -> dict[str, Any]:
@@ -246,6 +264,7 @@ def run_trials(
     cluster: Cluster,
     listeners: Sequence[Listener] = (),
     concurrent: int | None = None,
+    audit: float = 0.0,
 ) -> None:
     """Run the trials that the study still asks for.
 
@@ -264,7 +283,7 @@ def run_trials(
         for split in work.splits:
             ledger.forget(work.identity(config, split).id)
 
-    guard = _Guard(Desk(study, listeners, forget))
+    guard = _Guard(Desk(study, listeners, forget, audit))
     with scratch() as folder:
         options = {
             "name": study.name,

@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray import tune
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -44,6 +46,7 @@ class Step:
         folds: validation AUC of each fold.
         losses: mean over folds, by term.
         seconds: of this epoch, all folds.
+        scores: of each validated case, fold after fold.
         result: facts of the finished cross-validation, with its last epoch.
         failure: why the trial cannot go on; no other field counts then.
     """
@@ -53,6 +56,7 @@ class Step:
     folds: Mapping[int, float] | None = None
     losses: Mapping[str, float] | None = None
     seconds: float = 0.0
+    scores: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
     result: Mapping[str, Any] | None = None
     failure: str | None = None
 
@@ -193,6 +197,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             folds={fold.fold: fold.val_auc for fold in report.folds},
             losses=mean_losses([fold.losses for fold in report.folds]),
             seconds=time.perf_counter() - begin,
+            scores=np.concatenate([fold.val_scores for fold in report.folds]),
             result=result,
         )
 
