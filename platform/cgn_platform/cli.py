@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgn.errors import CGNError, ConfigError, DataError, LedgerError
+from cgn.errors import CGNError, ConfigError, DataError, LedgerError, PlatformError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -310,10 +310,10 @@ def sweep(
         from cgn_platform.report import write_sweep
 
         write_sweep(name, space, records, pairs, splits, store, _ledger(ledger, store), resources)
-    _say_results(console, records, store)
+    _say_results(console, records, store, name)
 
 
-def _say_results(console: "Console", records: Any, store: Path) -> None:
+def _say_results(console: "Console", records: Any, store: Path, name: str) -> None:
     from cgn_platform import tracking
     from cgn_platform.console import leader_board, summary
 
@@ -326,7 +326,7 @@ def _say_results(console: "Console", records: Any, store: Path) -> None:
         f"pruning saved {figures['epochs_saved']:.0%} of the epochs",
         highlight=False,
     )
-    look = tracking.how_to_look(tracking.default_uri(store))
+    look = tracking.how_to_look(tracking.default_uri(store), tracking.page_of(store, name))
     console.print(f"to compare in MLflow: {look}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -354,7 +354,7 @@ def table(
 
       cgn table search_spaces/table_3.py --data CACHE --set frozen_backbone=true --set epochs=30
     """
-    from cgn_platform import cluster
+    from cgn_platform import cluster, tracking
     from cgn_platform.console import TableScreen, make_console, table_of
     from cgn_platform.space import check_names, load_table
 
@@ -383,6 +383,10 @@ def table(
             screen=screen,
         )
     console.print(table_of(facts))
+    uri = tracking.default_uri(store)
+    tracking.track_table(facts, store=store, uri=uri, say=lambda told: console.print(told, style="yellow"))
+    look = tracking.how_to_look(uri, tracking.page_of(store, facts["name"]))
+    console.print(f"to compare in MLflow: {look}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
@@ -396,13 +400,143 @@ def report(
 ) -> None:
     """Turn a finished table or sweep into one HTML file that opens from disk; prints where it is.
 
-    cgn report table_3-mias-all --data runs/cache/mias-all-...
+    The page goes to MLflow, too, as an artifact of the table's or sweep's run.
+
+      cgn report table_3-mias-all --data runs/cache/mias-all-...
     """
+    from cgn_platform import tracking
+    from cgn_platform.ledger import Ledger
     from cgn_platform.report import write_report
 
-    store = _store(store)
+    store, told = _store(store), lambda text: typer.echo(text, err=True)
     pairs = None if data is None else _open(data)[0]
-    typer.echo(write_report(store, name, _ledger(ledger, store), pairs))
+    where = _ledger(ledger, store)
+    typer.echo(write_report(store, name, where, pairs))
+    if tracking.is_tracked(store, name):
+        try:
+            tracking.track(store, tracking.default_uri(store), name=name, ledger=Ledger(where), say=told)
+        except PlatformError as error:
+            told(f"the page is not in MLflow yet, 'cgn track' sends it: {error}")
+
+
+ModelName = Annotated[str, typer.Option(help="Of the registered model.")]
+Tracking = Annotated[
+    str | None, typer.Option("--url", help="Of MLflow; MLFLOW_TRACKING_URI, or a database in the store.")
+]
+By = Annotated[str | None, typer.Option(help="Who decides; your account's name where not given.")]
+Because = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the decision.")]
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="Of a table or sweep that has run in this store.")],
+    row: Annotated[
+        str | None,
+        typer.Option(help="By name, or number from 1; the winner of a sweep where not given."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Whose networks are served; figures are over all seeds.")] = 0,
+    alias: Annotated[
+        str, typer.Option("--as", help="champion, or challenger, which leaves the champion in.")
+    ] = "champion",
+    min_auc: Annotated[float, typer.Option(help="The estimate must lie above it.")] = 0.5,
+    margin: Annotated[
+        float, typer.Option(help="By which the champion may be missed, in AUC and in localisation error.")
+    ] = 0.05,
+    accept_unpaired: Annotated[
+        bool,
+        typer.Option(
+            "--accept-unpaired", help="Pass what cannot be compared with the champion case by case; recorded."
+        ),
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", help="The cache it ran on; sought in the store where not given.")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    ledger: LedgerAt = None,
+    url: Tracking = None,
+    model_name: ModelName = "cgn",
+    by: By = None,
+    because: Because = "",
+) -> None:
+    """Register a sweep's winner or a table's row in MLflow, if it passes the gate.
+
+    Its units must be whole, its estimate (for a sweep corrected for the choice, BBC-CV) above --min-auc, its
+    AUC and localisation not worse than the champion's by --margin on the same cases (95 % intervals), and the
+    model must predict the same to the bit when it is loaded again. Then it is champion, and the old one
+    previous. Exit code 3: refused, and every reason is told; the refusal is recorded, too.
+
+      cgn promote smoke-phantom --because "first one"
+
+      cgn promote table_3-mias-all --row 10 --min-auc 0.6 --as challenger
+    """
+    from cgn_platform import registry
+    from cgn_platform.gate import Demands
+    from cgn_platform.ledger import Ledger
+    from cgn_platform.report import read_facts
+
+    demands, store = Demands(min_auc, margin, accept_unpaired), _store(store)
+    facts = read_facts(store, name)
+    pairs, _ = _open(data or registry.cache_of(store, facts))
+    outcome = registry.promote(
+        facts,
+        pairs,
+        registry.Asked(row, seed, alias, by or registry.whoami(), because),
+        store=store,
+        registry=_registry(url, model_name, store),
+        ledger=Ledger(_ledger(ledger, store)),
+        demands=demands,
+    )
+    _say_outcome(outcome, model_name)
+
+
+@app.command()
+def rollback(
+    store: Store = DEFAULT_STORE,
+    url: Tracking = None,
+    model_name: ModelName = "cgn",
+    by: By = None,
+    because: Because = "",
+) -> None:
+    """Make the previous champion the champion again, if it still loads and predicts the same to the bit.
+
+    cgn rollback --because "worse on the new films"
+    """
+    from cgn_platform import registry
+
+    store = _store(store)
+    there = _registry(url, model_name, store)
+    outcome = registry.rollback(store=store, registry=there, by=by or registry.whoami(), because=because)
+    _say_outcome(outcome, model_name)
+
+
+@app.command()
+def models(store: Store = DEFAULT_STORE, url: Tracking = None, model_name: ModelName = "cgn") -> None:
+    """List the registered versions: aliases, where they come from, AUC, who promoted them and when."""
+    from cgn_platform.console import make_console, models_table
+
+    make_console().print(models_table(_registry(url, model_name, _store(store)).versions()))
+
+
+def _registry(url: str | None, model_name: str, store: Path) -> Any:
+    from cgn_platform import tracking
+    from cgn_platform.registry import Registry
+
+    return Registry(url or tracking.default_uri(store), model_name, store / "mlartifacts")
+
+
+def _say_outcome(outcome: Any, model_name: str) -> None:
+    for check in outcome.checks:
+        typer.echo(f"{'passed' if check.passed else 'refused'}  {check.words}", err=not check.passed)
+    version = f"version {outcome.version} of {model_name}"
+    match outcome.action:
+        case "promoted" | "rolled back":
+            before = f"; before it was version {outcome.before}" if outcome.before else ""
+            typer.echo(f"{outcome.action}: {version} is {outcome.alias}{before}")
+        case "refused":
+            typer.echo("refused: nothing was changed", err=True)
+            raise typer.Exit(3)
+        case _:
+            typer.echo(f"nothing to do: {version} is {outcome.alias} already")
 
 
 @app.command()
@@ -496,7 +630,9 @@ def up(
 @app.command()
 def track(
     store: Store = DEFAULT_STORE,
-    name: Annotated[str | None, typer.Option(help="Of one study; all that no driver holds.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of a single sweep or table; all that no driver holds.")
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="Of MLflow; MLFLOW_TRACKING_URI, or a database in the store.")
     ] = None,
@@ -505,7 +641,7 @@ def track(
     ] = False,
     ledger: Annotated[str | None, typer.Option(help="Where units are; the store's.")] = None,
 ) -> None:
-    """Send MLflow what it does not have yet: after it was away, or after a driver was killed.
+    """Send MLflow what it does not have yet of sweeps and tables: after it was away, or a driver was killed.
 
     Runs of dead drivers are ended. May be repeated: nothing is there twice.
 

@@ -92,6 +92,7 @@ def run_sweep(
             study_id=study.id,
             tags={**identity, "code": work.code, "git_commit": tracking.code_version()},
             params={"sampler_seed": str(space.seed), **{k: str(d) for k, d in space.dimensions.items()}},
+            folds=len(splits),
         )
         tracker = tracking.Tracker(
             store,

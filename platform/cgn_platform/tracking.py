@@ -5,11 +5,16 @@ training waits for nothing else. A thread hands them to `Projection`, which turn
 Runs are found again by their tags, and a point that comes twice is one point, so everything may be told
 again. What no event tells (a driver that was killed, a full disk, an empty server) is told from the study
 and the ledger, as the same events: `Projection.settle`. `cgn track` does both without a sweep.
+
+A table is told from its `facts.json`, which is written before: its outbox holds no events, but notes that
+there is such a table. Its runs say what its facts say now, however often it was run.
 """
 
 import functools
+import hashlib
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -17,16 +22,19 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
 import cgn
+from cgn import statistics
 from cgn.errors import LedgerError, PlatformError, StudyError
 from cgn.results import mean_losses
+from cgn_platform import notes
 from cgn_platform.console import summary
 from cgn_platform.outbox import Event, Outbox
 
@@ -41,6 +49,7 @@ LIMIT = 1000  # metrics, parameters and tags a call
 PAGE_RUNS = 500  # runs a call
 Progress = Callable[[int], None]
 
+CHILD = {"sweep": "trial", "table": "row"}  # what the runs below a parent are
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
 
 PULSE_SECONDS = 0.5  # events of so long go into the same calls
@@ -57,7 +66,12 @@ ENVIRONMENT = {
 }
 
 # Without this the UI opens as one about language models, on a page without runs.
-PAGE = "#/experiments?workflowType=machine_learning"
+WORKFLOW = "workflowType=machine_learning"
+PAGE = f"#/experiments?{WORKFLOW}"
+KIND = ("mlflow.experimentKind", "custom_model_development")
+# What MLflow's UI keeps of a page that somebody shares; its address names the last part of the tag.
+VIEW = "mlflow.sharedViewState."
+SHARE = "viewStateShareKey"
 
 
 def default_uri(store: Path) -> str:
@@ -65,12 +79,28 @@ def default_uri(store: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve() / 'mlflow.db'}"
 
 
-def how_to_look(uri: str) -> str:
+def how_to_look(uri: str, page: str = PAGE) -> str:
     """What a person types or opens to see the runs."""
     if uri.startswith("http"):
-        return f"{uri}/{PAGE}"
+        return f"{uri}/{page}"
     mlflow = os.path.relpath(Path(sys.executable).with_name("mlflow"))
-    return f"{mlflow} ui --backend-store-uri {uri}\nand open http://127.0.0.1:5000/{PAGE}"
+    return f"{mlflow} ui --backend-store-uri {uri}\nand open http://127.0.0.1:5000/{page}"
+
+
+def page_of(store: Path, name: str) -> str:
+    """Where the runs of this sweep or table stand side by side; all experiments where MLflow was away."""
+    told = (Outbox(folder).notes for folder in (store / "outbox").glob("*"))
+    pages = [(each["parent"]["time"], each["page"]) for each in told if _named(each, name) and "page" in each]
+    return str(max(pages)[1]) if pages else PAGE
+
+
+def is_tracked(store: Path, name: str) -> bool:
+    """Whether a sweep or table of this name was told to MLflow, or is to be."""
+    return any(_named(Outbox(folder).notes, name) for folder in (store / "outbox").glob("*"))
+
+
+def _named(told: Mapping[str, Any], name: str) -> bool:
+    return "parent" in told and told["parent"]["study"] == name
 
 
 def connect(uri: str) -> tuple[Any, Any]:
@@ -103,13 +133,17 @@ def code_version() -> str:
 
 @dataclass(frozen=True)
 class Parent:
-    """What the run of a whole sweep says, and where it is found.
+    """What the run of a whole sweep or table says, and where it is found.
 
     Attributes:
         experiment: its name.
+        study: name of the sweep or table.
+        study_id: of this very one.
         tags: of every run: cache, splits, code.
         params: what is searched.
         time: of its start, in ms.
+        kind: what it is.
+        folds: how many a trial or row has.
     """
 
     experiment: str
@@ -118,13 +152,21 @@ class Parent:
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     time: int = field(default_factory=lambda: _now())
+    kind: Literal["sweep", "table"] = "sweep"
+    folds: int = 0
 
 
 class Projection:
-    """Events into MLflow: one parent run a study, one child run a trial, found again by their tags."""
+    """Events into MLflow: a parent run a sweep or table, a child run a trial or row, found by their tags."""
 
     def __init__(
-        self, uri: str, parent: Parent, *, artifacts: Path, on_refusal: Callable[[str], None]
+        self,
+        uri: str,
+        parent: Parent,
+        *,
+        artifacts: Path,
+        on_refusal: Callable[[str], None],
+        ledger: "Ledger | None" = None,
     ) -> None:
         """Connect; nothing is written.
 
@@ -133,11 +175,13 @@ class Projection:
             parent: whose runs these are.
             artifacts: where files go that are logged without a server.
             on_refusal: told of what this server will never take.
+            ledger: where the test scores of finished folds are, for intervals.
         """
         mlflow, self._client = connect(uri)
         self._entities, self._refusal = mlflow.entities, mlflow.exceptions.MlflowException
         self._artifacts = None if uri.startswith("http") else str(artifacts.absolute())
-        self._about, self._on_refusal = parent, on_refusal
+        self._about, self._on_refusal, self._ledger = parent, on_refusal, ledger
+        self._tag = f"cgn.{CHILD[parent.kind]}"
         self._runs: dict[int, str] = {}  # of trials by number
         self._states: dict[int, str] = {}  # of trials that ended, as their run tells it
         self._experiment = self._parent = ""
@@ -160,7 +204,8 @@ class Projection:
         else:
             self._parent = self._create(about.study, about.time, {"cgn.study_id": about.study_id})
         self._write(self._parent, [{"params": about.params, "tags": about.tags, "time": about.time}])
-        for trial, run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'", "cgn.trial").items():
+        self._set_view(found)
+        for trial, run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'", self._tag).items():
             number = int(trial.rpartition("/")[2])
             self._runs[number] = run.info.run_id
             # The state is written before the status: who was killed in between has not ended this run.
@@ -175,7 +220,7 @@ class Projection:
             by_trial.setdefault(event["trial"], []).append(event)
         for number, told in by_trial.items():
             run = self._parent if number is None else self._run(number, told[0]["time"])
-            self._write(run, told)
+            self._write(run, [self._with_interval(event) for event in told])
             for event in told:
                 match event["kind"]:
                     case "ended":
@@ -192,7 +237,27 @@ class Projection:
             if record.state in STATUS and (whole or self._states.get(record.number) != record.state):
                 self._bring_up(record.number, list(retell(record, self._about.tags, ledger)))
 
-    def finish(self, records: "Sequence[TrialRecord]", status: str, now: int) -> None:
+    def tell_table(self, facts: Mapping[str, Any], page: Path) -> None:
+        """The rows of a table as its facts have them, and what the parent shows. What stands stays."""
+        now = _when(facts)
+        for number, row in enumerate(facts["rows"]):
+            told = row_event(number, row, self._about.tags, now)
+            name, run = told["name"], self._runs.get(number)
+            there = self._client.get_run(run).data if run else None
+            if there and not _can_say(there, told):
+                self._client.delete_run(run)  # a run forgets neither a parameter nor a mean
+                del self._runs[number]
+                there = None
+            run = self._run(number, self._about.time, name)
+            self._write(run, [{**told, "metrics": _news(told["metrics"], there.metrics if there else {})}])
+            self._client.set_terminated(run, told["status"], now)
+        self._describe(notes.of_table, facts, page)
+        whole = all(row["complete"] for row in facts["rows"])
+        self._client.set_terminated(self._parent, "FINISHED" if whole else "FAILED", now)
+
+    def finish(
+        self, records: "Sequence[TrialRecord]", status: str, now: int, page: Path | None = None
+    ) -> None:
         """The end of the sweep, with what a parent shows: a point for each number of trials."""
         for number in self._runs:
             if not self._states.get(number):  # its study was removed, or replaced
@@ -202,9 +267,59 @@ class Projection:
         asked = sum(record.state in STATUS for record in records)
         shown = self._client.get_run(self._parent).data.metrics  # a resume with nothing new adds no points
         figures = _numbers(summary(records)).items()
-        news = {name: value for name, value in figures if shown.get(name) != value}
-        self._write(self._parent, [{"metrics": news, "epoch": asked, "time": now}])
+        self._write(self._parent, [{"metrics": _news(dict(figures), shown), "epoch": asked, "time": now}])
+        self._describe(functools.partial(notes.of_sweep, interval=self._interval), records, page)
         self._client.set_terminated(self._parent, status, now)
+
+    @property
+    def page(self) -> str:
+        """The path, in MLflow's UI, of a page that shows the child runs side by side."""
+        return f"#/experiments/{self._experiment}/runs?{SHARE}={self._about.study_id}&{WORKFLOW}"
+
+    def _set_view(self, experiment: Any) -> None:
+        """The columns that people compare by, as a shared view; the experiment's kind, for its pages."""
+        view = json.dumps(view_of(self._about, self._parent), separators=(",", ":"))
+        there = experiment.tags if experiment else {}
+        wanted = dict([KIND]) | {f"{VIEW}{self._about.study_id}": view}
+        for name, value in wanted.items():
+            if there.get(name) != value and not (name in there and name == KIND[0]):  # or what people chose
+                self._client.set_experiment_tag(self._experiment, name, value)
+
+    def _describe(self, note: Callable[..., str], told: Any, page: Path | None) -> None:
+        """The parent's description, and the report's page where there is one."""
+        found = page.read_bytes() if page is not None and page.is_file() else None
+        tags = {
+            "mlflow.note.content": note(told, about=self._about, page=self.page, report=found is not None)
+        }
+        if page is not None and found is not None:
+            tags["cgn.report"] = hashlib.sha256(found).hexdigest()[:16]
+        there = self._client.get_run(self._parent).data.tags
+        if page is not None and "cgn.report" in tags and there.get("cgn.report") != tags["cgn.report"]:
+            self._client.log_artifact(self._parent, str(page))
+        self._write(self._parent, [{"tags": _news(tags, there), "time": 0}])
+
+    def _with_interval(self, event: Event) -> Event:
+        """The end of a complete trial, with the interval of its test AUC."""
+        if not (interval := self._interval(event.get("units"))):
+            return event
+        ends = {"test_auc_low": interval.low, "test_auc_high": interval.high}
+        return {**event, "metrics": {**event["metrics"], **ends}}
+
+    def _interval(self, units: Sequence[str] | None) -> statistics.Interval | None:
+        """Reading 21, from the ledger; None where a unit is not there, or tests a single class."""
+        if self._ledger is None or not units:
+            return None
+        rows: list[dict[str, Any]] = []
+        for name in units:
+            with suppress(LedgerError):
+                rows += self._ledger.open(name).predictions.to_pylist()
+        rows.sort(key=lambda row: row["index"])  # as the report has them: its draws, its interval
+        names = ("label", "p_malignant", "patient_id", "fold")
+        label, score, patient, fold = ([row[name] for row in rows] for name in names)
+        try:
+            return statistics.bootstrap_auc(label, score, patient, fold)
+        except ValueError:
+            return None
 
     def _bring_up(self, number: int, events: list[Event]) -> None:
         """Tell what this run does not have yet, whatever times its points have."""
@@ -221,10 +336,10 @@ class Projection:
 
         self.apply({**event, "metrics": missing(event)} for event in events)
 
-    def _run(self, number: int, when: int) -> str:
+    def _run(self, number: int, when: int, name: str = "") -> str:
         if number not in self._runs:
-            tags = {"cgn.trial": f"{self._about.study}/{number}", "mlflow.parentRunId": self._parent}
-            self._runs[number] = self._create(f"trial {number}", when, tags)
+            tags = {self._tag: f"{self._about.study}/{number}", "mlflow.parentRunId": self._parent}
+            self._runs[number] = self._create(name or f"trial {number}", when, tags)
         return self._runs[number]
 
     def _search(self, where: str, tag: str) -> dict[str, Any]:
@@ -299,6 +414,7 @@ def deliver(
     records: "Sequence[TrialRecord]",
     ledger: "Ledger | None",
     *,
+    page: Path,
     whole: bool = False,
     on_progress: Progress = _quietly,
 ) -> None:
@@ -311,6 +427,7 @@ def deliver(
         outbox: nobody writes it any more.
         records: all trials of the study; one that is running has lost its driver.
         ledger: where the folds' curves are.
+        page: the report, where there is one.
         whole: compare every run with the study, point by point; else only runs that did not end as it says.
         on_progress: told how many events or trials were done since it was last told.
     """
@@ -320,9 +437,10 @@ def deliver(
         projection.settle([record], ledger, whole=whole or outbox.gap)
         on_progress(1)
     closed = outbox.notes.get("closed") or {"status": "KILLED", "time": _now()}
-    projection.finish(records, closed["status"], closed["time"])
+    projection.finish(records, closed["status"], closed["time"], page)
     with suppress(OSError):
         outbox.mended()
+        outbox.note(page=projection.page)
 
 
 class Tracker:
@@ -415,7 +533,7 @@ class Tracker:
 
     def _send(self) -> None:
         """Connect and send until the end of the sweep, or until the server fails."""
-        projection = _projection(self._uri, self._parent, self._store, self._on_problem)
+        projection = _projection(self._uri, self._parent, self._store, self._on_problem, self._ledger)
         if not projection.open(running=True) and self._outbox.acknowledged:
             self._outbox.gap = True  # the server lost what it had
         drain(projection, self._outbox, self._proceed)
@@ -426,7 +544,8 @@ class Tracker:
             self._on_problem("MLflow is back, and has what it missed")
         while not self._closing.wait(PULSE_SECONDS):
             drain(projection, self._outbox, self._proceed)
-        deliver(projection, self._outbox, self._records, self._ledger, on_progress=self._proceed)
+        page = report_of(self._store, self._parent.study)
+        deliver(projection, self._outbox, self._records, self._ledger, page=page, on_progress=self._proceed)
         self._done = True
 
     def _proceed(self, _done: int) -> None:
@@ -444,19 +563,19 @@ def track(
     say: Callable[[str], None] = print,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[str]:
-    """Bring MLflow up to all studies of a store that no driver holds, or to one; returns their names.
+    """Bring MLflow up to all tables and all sweeps of a store that no driver holds; returns their names.
 
     Args:
         store: with the outboxes and the studies.
         uri: of MLflow.
-        name: of one study.
+        name: of a single sweep or table.
         rebuild: compare every run with study and ledger, point by point; an empty server is filled.
         ledger: where the folds' curves are.
         say: told of what is left out.
-        on_progress: told a study's name, how many events and trials it has, how many more are done.
+        on_progress: told a name, how many events and trials there are, how many more are done.
 
     Raises:
-        StudyError: no sweep of this name was tracked, or the studies' database does not answer.
+        StudyError: nothing of this name was tracked, or the studies' database does not answer.
         PlatformError: MLflow cannot be written.
     """
     from cgn_platform import database, study  # not needed by those who only ask for addresses
@@ -466,32 +585,107 @@ def track(
     parents = {folder: Parent(**notes["parent"]) for folder, notes in noted if "parent" in notes}
     if name is not None and name not in {parent.study for parent in parents.values()}:
         there = ", ".join(sorted(parent.study for parent in parents.values())) or "none"
-        raise StudyError(f"no sweep {name!r} was tracked in {store}: there are {there}")
+        raise StudyError(f"no sweep or table {name!r} was tracked in {store}: there are {there}")
     brought = []
     for folder, parent in parents.items():
         if name not in (None, parent.study):
             continue
-        try:
-            hold = database.Hold(parent.study, store, url)
-        except StudyError as error:
-            say(f"left to its driver: {error}")
-            continue
-        try:
-            outbox, records = Outbox(folder), study.read_trials(parent.study, parent.study_id, url)
+        outbox, facts, records = Outbox(folder), {}, []
+        with ExitStack() as ending:
+            if parent.kind == "table":
+                if not (facts := _facts_of(parent, store)):
+                    say(f"left out: {parent.study} has no facts any more, or stands for another table now")
+                    continue
+            else:
+                try:
+                    hold = database.Hold(parent.study, store, url)
+                except StudyError as error:
+                    say(f"left to its driver: {error}")
+                    continue
+                ending.callback(hold.release)
+                records = study.read_trials(parent.study, parent.study_id, url)
             tell = functools.partial(on_progress, parent.study, outbox.left + len(records))
+            page = report_of(store, parent.study)
             try:
-                projection = _projection(uri, parent, store, say)
+                projection = _projection(uri, parent, store, say, ledger)
                 lost = not projection.open(running=False)
-                deliver(projection, outbox, records, ledger, whole=rebuild or lost, on_progress=tell)
+                if parent.kind == "table":
+                    _deliver_table(projection, outbox, facts, page)
+                else:
+                    whole = rebuild or lost
+                    deliver(projection, outbox, records, ledger, page=page, whole=whole, on_progress=tell)
             except Exception as error:  # whatever a server or its client does
                 raise PlatformError(
                     f"MLflow cannot be written at {database.hidden(uri)} ({_first_line(error)}): "
                     "start it, or give --url"
                 ) from error
-        finally:
-            hold.release()
         brought.append(parent.study)
     return brought
+
+
+def track_table(
+    facts: Mapping[str, Any],
+    *,
+    store: Path,
+    uri: str,
+    say: Callable[[str], None] = print,
+) -> None:
+    """A table that has run, from its facts. A server that is away gets it from `track`, which is said."""
+    parent = _table_parent(facts, store)
+    outbox = Outbox(outbox_of(store, parent.study_id))
+    if known := outbox.notes.get("parent"):
+        parent = replace(parent, time=known["time"])  # it began when it was first run
+    try:
+        outbox.note(parent=asdict(parent))
+        projection = _projection(uri, parent, store, say)
+        projection.open(running=True)
+        _deliver_table(projection, outbox, facts, report_of(store, parent.study))
+    except Exception as error:  # whatever a disk, a server or its client does, the table stands
+        say(
+            f"MLflow cannot be written ({_first_line(error)}): 'cgn track --store {os.path.relpath(store)}' "
+            "sends the table when it is back"
+        )
+
+
+def _deliver_table(projection: Projection, outbox: Outbox, facts: Mapping[str, Any], page: Path) -> None:
+    projection.tell_table(facts, page)
+    with suppress(OSError):
+        outbox.note(page=projection.page)
+
+
+def _table_parent(facts: Mapping[str, Any], store: Path) -> Parent:
+    data, run = facts["data"], facts["run"]
+    names = ("code", "git_commit", "mode")
+    return Parent(
+        experiment=data["name"],
+        study=facts["name"],
+        study_id=_table_id(store, facts["name"]),
+        tags={
+            **{name: data[name] for name in ("cache", "splits")},
+            **{name: run[name] for name in names},
+            "seeds": str(len(run["seeds"])),
+        },
+        time=_when(facts) - int(1000 * run["wall_seconds"]),
+        kind="table",
+        folds=data["folds"],
+    )
+
+
+def _table_id(store: Path, name: str) -> str:
+    """Of what is declared under this name: the same table again is the same run."""
+    declared = (report_of(store, name).with_name("declaration.json")).read_bytes()
+    return hashlib.sha256(name.encode() + b"\0" + declared).hexdigest()[:16]
+
+
+def _facts_of(parent: Parent, store: Path) -> dict[str, Any]:
+    """Those of this table; empty where they are gone, or another one has taken its name."""
+    try:
+        if _table_id(store, parent.study) != parent.study_id:
+            return {}
+        facts: dict[str, Any] = json.loads(report_of(store, parent.study).with_name("facts.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts
 
 
 def log_run(
@@ -526,6 +720,11 @@ def log_run(
 def outbox_of(store: Path, study_id: str) -> Path:
     """The folder of a study's outbox."""
     return store / "outbox" / study_id
+
+
+def report_of(store: Path, name: str) -> Path:
+    """Where the page of a sweep or table stands, its facts beside it."""
+    return store / "reports" / name / "report.html"
 
 
 def started(trial: int, config: "Config", tags: Mapping[str, str], now: int) -> Event:
@@ -563,6 +762,63 @@ def ended(record: "TrialRecord", now: int) -> Event:
         "status": STATUS[record.state],
         "metrics": _numbers(metrics),
         "tags": {name: str(value) for name, value in told.items() if value is not None},
+        "units": facts.get("units"),
+    }
+
+
+def row_event(number: int, row: Mapping[str, Any], tags: Mapping[str, str], now: int) -> Event:
+    """A row of a table, from its facts: figures by the names that trials have, means over seeds by fold.
+
+    An INCOMPLETE row has no figures, which its name, its tags and its description say.
+    """
+    from cgn.config import Config
+
+    complete, published = row["complete"], row["published"]
+    told = {
+        "cgn.state": "complete" if complete else "INCOMPLETE",
+        "cgn.reason": row["why"] or "",
+        "cgn.words": row.get("words") or "",
+        "mlflow.note.content": "" if complete else f"INCOMPLETE: {row['why']}",
+        **{f"published.{setting}": f"{value:g}" for setting, value in published.items()},
+    }
+    begun = started(number, Config.of(row["config"]), {**tags, **told}, now)
+    metrics = _row_metrics(row) if complete else {}
+    return {**begun, "name": row["name"], "metrics": metrics, "status": "FINISHED" if complete else "FAILED"}
+
+
+def _row_metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    folds = [_mean_of(of_seeds) for of_seeds in zip(*row["fold_auc"], strict=True)]
+    metrics: dict[str, float | None] = {
+        "best_val_auc": _mean_of([auc for seed in row["val_auc"] for auc in seed]),
+        "test_auc": _mean_of(folds),
+        **{f"fold_{fold}/test_auc": auc for fold, auc in enumerate(folds)},
+        "seconds": row["seconds"],
+        "p_adjusted": row.get("p_adjusted"),
+    }
+    for name, shown in {"test_auc": "auc", **{of: of for of in ("localization_error", "difference")}}.items():
+        if interval := row.get(shown):
+            ends = {f"{name}_{end}": interval[end] for end in ("low", "high")}
+            metrics |= {name: interval["estimate"], **ends}
+    return _numbers(metrics)
+
+
+def view_of(about: Parent, run: str) -> dict[str, Any]:
+    """The runs below a parent, the best first, with the columns that people compare by: MLflow's own words
+    for what its UI keeps of a page.
+    """
+    figures = ["best_val_auc", "test_auc", "test_auc_low", "test_auc_high"]
+    figures += ["difference", "difference_low", "difference_high"] if about.kind == "table" else []
+    figures += ["localization_error", "seconds", *(f"fold_{fold}/test_auc" for fold in range(about.folds))]
+    columns = [f"metrics.`{name}`" for name in figures]
+    columns += [f"params.`{name}`" for name in about.params if name != "sampler_seed"]
+    columns += ["tags.`cgn.words`"] if about.kind == "table" else []
+    best = "test_auc" if about.kind == "table" else "best_val_auc"
+    return {
+        "searchFilter": f'tags.`mlflow.parentRunId` = "{run}"',
+        "orderByKey": f"metrics.`{best}`",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
     }
 
 
@@ -614,8 +870,10 @@ def _orphaned(record: "TrialRecord") -> "TrialRecord":
     return replace(record, state="orphan", facts={**record.facts, "reason": ORPHAN})
 
 
-def _projection(uri: str, parent: Parent, store: Path, say: Callable[[str], None]) -> Projection:
-    return Projection(uri, parent, artifacts=store / "mlartifacts", on_refusal=say)
+def _projection(
+    uri: str, parent: Parent, store: Path, say: Callable[[str], None], ledger: "Ledger | None" = None
+) -> Projection:
+    return Projection(uri, parent, artifacts=store / "mlartifacts", on_refusal=say, ledger=ledger)
 
 
 def _make_database(uri: str, fill: Callable[[str], object]) -> None:
@@ -638,6 +896,28 @@ def _written(run: Any) -> tuple[int, int, int]:
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    """None where one of them is no number: nothing incomplete is averaged."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _news(told: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run does not show yet."""
+    return {name: value for name, value in told.items() if there.get(name) != value}
+
+
+def _can_say(there: Any, told: Event) -> bool:
+    """Whether this run's data can become what is told: parameters stand for ever, and figures stay."""
+    same = all(there.params.get(name, value) == value for name, value in told["params"].items())
+    return same and set(there.metrics) <= set(told["metrics"])
+
+
+def _when(facts: Mapping[str, Any]) -> int:
+    """When a table ended, in ms."""
+    return int(1000 * datetime.strptime(facts["run"]["when"], "%Y-%m-%dT%H:%M:%S%z").timestamp())
 
 
 def _now() -> int:

@@ -1,3 +1,4 @@
+import json
 import os
 import runpy
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from cgn.config import Config
@@ -493,7 +495,7 @@ def test_a_server_that_is_away_from_start_to_end(folder: Path, server: Any) -> N
     assert len(there["trial 0"]["history"]["fold_1/val_auc"]) == 100
     with pytest.raises(PlatformError, match=r"MLflow cannot be written at http.*: start it, or give --url"):
         track(folder, server.uri)
-    with pytest.raises(StudyError, match=r"no sweep 'other' was tracked in .*: there are smoke"):
+    with pytest.raises(StudyError, match=r"no sweep or table 'other' was tracked in .*: there are smoke"):
         track(folder, server.uri, name="other")
 
 
@@ -550,7 +552,17 @@ class Units:
             )
             for epoch, value in enumerate((0.5, 0.6))
         ]
-        return SimpleNamespace(reports=tuple(reports))
+        scored = [
+            {
+                "index": 10 * fold + i,
+                "patient_id": f"p{i}",
+                "fold": fold,
+                "label": i % 2,
+                "p_malignant": i / 9,
+            }
+            for i in range(10)
+        ]
+        return SimpleNamespace(reports=tuple(reports), predictions=pa.Table.from_pylist(scored))
 
 
 def test_a_run_is_told_again_from_the_ledger_the_steps_or_the_curve() -> None:
@@ -570,7 +582,7 @@ def test_a_rebuild_is_what_was_seen_live(folder: Path, another: str, runs: Any) 
     ledger: Any = Units()
     with open_study("smoke", space, store=folder, identity={}) as study:
         parent = replace(PARENT, study_id=study.id)
-        log = tracker(folder, parent=parent)
+        log = tracker(folder, parent=parent, ledger=ledger)
         ends: list[tuple[State, float | None, dict[str, Any]]] = [
             ("complete", 0.6, {**FACTS, "units": ["0", "1"]}),
             ("pruned", None, {"reason": "median", "steps": steps(0.5, 0.6)}),
@@ -588,6 +600,9 @@ def test_a_rebuild_is_what_was_seen_live(folder: Path, another: str, runs: Any) 
         times = [each.began for each in study.trials()]
     live = runs()
     assert set(live) == {"smoke", "trial 0", "trial 1", "trial 2"}
+    figures = live["trial 0"]["metrics"]
+    assert 0 < figures["test_auc_low"] < 0.6 < figures["test_auc_high"] <= 1
+    assert "test_auc_low" not in live["trial 1"]["metrics"]
     for _ in range(2):
         assert track(folder, another, rebuild=True, ledger=ledger) == ["smoke"]
         assert read(another, folder) == live
@@ -635,3 +650,190 @@ def test_the_address_is_the_environments_or_a_file_in_the_store(monkeypatch: pyt
 def test_code_without_a_repository_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("cgn.__file__", str(tmp_path / "__init__.py"))
     assert code_version() == "unknown"
+
+
+# -------------------------------------------------------------------------------------------- tables
+
+
+def written(store: Path, rows: list[dict[str, Any]], seeds: int = 2, when: int = 10) -> dict[str, Any]:
+    """A table that has run: the files that `run_table` leaves."""
+    facts = {
+        "kind": "table",
+        "name": "t",
+        "title": "III",
+        "baseline": "none",
+        "data": {"name": "phantom", "cache": "c0ffee", "splits": "5", "folds": 2, "pairs": 9, "patients": 8},
+        "detectable": 0.1,
+        "rows": rows,
+        "run": {
+            "code": "c0de",
+            "git_commit": "unknown",
+            "mode": "frozen",
+            "seeds": list(range(seeds)),
+            "when": f"2030-01-01T00:00:{when}+0000",
+            "wall_seconds": 5.0,
+        },
+    }
+    folder = store / "reports" / "t"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "declaration.json").write_text("{}")
+    (folder / "facts.json").write_text(json.dumps(facts))
+    return facts
+
+
+def row(name: str, why: str | None = None, seeds: int = 2, **more: Any) -> dict[str, Any]:
+    config = CONFIG.edit(alpha=0.25).model_dump(mode="json")
+    told = {"name": name, "published": {"a": 0.885}, "complete": why is None, "why": why, "config": config}
+    if why is None:
+        aucs = [[0.5, 0.7], [0.6, 0.9]][:seeds]
+        interval = {"estimate": 0.675, "low": 0.55, "high": 0.8}
+        told |= {"seconds": 8.0, "fold_auc": aucs, "val_auc": aucs, "auc": interval, "difference": None}
+    return told | more
+
+
+BASE = row("none")
+GAP = {"estimate": 0.1, "low": -0.02, "high": 0.2, "p_value": 0.1}
+BEST = row("adain | gan", difference=GAP, p_adjusted=0.2, words="not distinguishable")
+
+
+def told_of(store: Path, rows: list[dict[str, Any]], uri: str | None = None, **more: Any) -> list[str]:
+    said: list[str] = []
+    facts = written(store, rows, **more)
+    tracking.track_table(facts, store=store, uri=uri or default_uri(store), say=said.append)
+    return said
+
+
+def test_a_table_is_a_parent_and_each_row_a_child(folder: Path, runs: Any) -> None:
+    assert told_of(folder, [BASE, BEST, row("crashed", "1 of 4 units are missing: a bug")]) == []
+    there = runs()
+    assert {name: run["status"] for name, run in there.items()} == {
+        "t": "FAILED",
+        "none": "FINISHED",
+        "adain | gan": "FINISHED",
+        "crashed": "FAILED",
+    }
+    best = there["adain | gan"]
+    assert best["params"]["alpha"] == "0.25"
+    assert best["metrics"] == {
+        "best_val_auc": 0.675,
+        "test_auc": 0.675,
+        "test_auc_low": 0.55,
+        "test_auc_high": 0.8,
+        "fold_0/test_auc": 0.55,
+        "fold_1/test_auc": pytest.approx(0.8),
+        "seconds": 8.0,
+        "difference": 0.1,
+        "difference_low": -0.02,
+        "difference_high": 0.2,
+        "p_adjusted": 0.2,
+    }
+    assert best["tags"]["published.a"] == "0.885"
+    assert best["tags"]["cgn.words"] == "not distinguishable"
+    assert best["tags"]["cgn.row"] == "t/1"
+    assert best["tags"]["fingerprint"] == CONFIG.edit(alpha=0.25).fingerprint()
+    assert (best["tags"]["cache"], best["tags"]["code"], best["tags"]["seeds"]) == ("c0ffee", "c0de", "2")
+    crashed = there["crashed"]
+    assert crashed["metrics"] == {}
+    assert crashed["tags"]["cgn.state"] == "INCOMPLETE"
+    assert crashed["tags"]["mlflow.note.content"] == "INCOMPLETE: 1 of 4 units are missing: a bug"
+    note = there["t"]["tags"]["mlflow.note.content"]
+    assert "| adain / gan | 0.675 [0.550, 0.800] | +0.100 [-0.020, +0.200] | not distinguishable |" in note
+    assert "| crashed | INCOMPLETE |  | 1 of 4 units are missing: a bug |" in note
+    assert "| none | 0.675 [0.550, 0.800] |  | the baseline |" in note
+    assert "cgn report t" in note
+
+
+def test_the_same_table_again_changes_nothing_and_new_figures_are_new_points(folder: Path, runs: Any) -> None:
+    told_of(folder, [BASE, BEST], seeds=1)
+    before, ids = runs(), run_ids(folder)
+    told_of(folder, [BASE, BEST], seeds=1, when=30)
+    assert runs() == before
+    better = {**BEST, "fold_auc": [[0.7, 0.7]], "auc": {"estimate": 0.7, "low": 0.6, "high": 0.8}}
+    told_of(folder, [BASE, better], when=40)
+    assert run_ids(folder) == ids
+    client = projection(default_uri(folder), folder)._client
+    points = client.get_metric_history(ids["adain | gan"], "test_auc")
+    assert [point.value for point in points] == [0.675, 0.7]
+    assert client.get_run(ids["adain | gan"]).data.metrics["test_auc"] == 0.7  # the last that was told
+    assert client.get_run(ids["none"]).data.tags["seeds"] == "2"
+
+
+def run_ids(store: Path) -> dict[str, str]:
+    client = projection(default_uri(store), store)._client
+    return {run.info.run_name: run.info.run_id for run in client.search_runs(["1"])}
+
+
+def test_a_row_that_misses_a_unit_now_shows_no_mean_of_before(folder: Path, runs: Any) -> None:
+    told_of(folder, [BASE, BEST])
+    ids = run_ids(folder)
+    told_of(folder, [BASE, row("adain | gan", "2 of 6 units are missing: not trained yet")], seeds=3, when=20)
+    assert runs()["adain | gan"]["metrics"] == {}
+    assert run_ids(folder)["none"] == ids["none"]
+    told_of(folder, [BASE, BEST], when=30)
+    there = runs()["adain | gan"]
+    assert (there["status"], there["tags"]["cgn.reason"]) == ("FINISHED", "")
+    assert there["metrics"]["test_auc"] == 0.675
+
+
+def test_a_server_that_was_away_gets_tables_and_an_empty_one_too(
+    folder: Path, another: str, runs: Any
+) -> None:
+    (away,) = told_of(folder, [BASE, BEST], uri="http://127.0.0.1:9")
+    assert away.startswith("MLflow cannot be written (")
+    assert "'cgn track --store" in away
+    for _ in range(2):
+        assert track(folder, default_uri(folder)) == ["t"]
+        assert track(folder, another, rebuild=True, name="t") == ["t"]
+    assert read(another, folder) == runs()
+    assert set(runs()) == {"t", "none", "adain | gan"}
+    (folder / "reports" / "t" / "declaration.json").write_text("another one")
+    said: list[str] = []
+    assert track(folder, another, say=said.append) == []
+    assert said == ["left out: t has no facts any more, or stands for another table now"]
+
+
+def test_the_report_is_an_artifact_of_the_parent_once(folder: Path, runs: Any) -> None:
+    told_of(folder, [BASE, BEST])
+    page = folder / "reports" / "t" / "report.html"
+    page.write_text("first")
+    kept = lambda: [path.read_text() for path in (folder / "mlartifacts").rglob("report.html")]  # noqa: E731
+    for text in ("first", "first", "second"):
+        page.write_text(text)
+        assert track(folder, default_uri(folder), name="t") == ["t"]
+        assert kept() == [text]
+    assert "`report.html` among the artifacts" in runs()["t"]["tags"]["mlflow.note.content"]
+
+
+def test_a_sweep_says_its_best_trials_and_shows_the_columns_people_compare_by(
+    folder: Path, runs: Any
+) -> None:
+    known = [
+        replace(record(n, "complete", 0.6 + n / 100, **FACTS), params={"alpha": n / 10}) for n in range(7)
+    ]
+    log = tracker(folder, records=known, parent=replace(PARENT, folds=2))
+    log.close("FINISHED", known)
+    note = runs()["smoke"]["tags"]["mlflow.note.content"]
+    lines = [line for line in note.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 6", "| 5", "| 4", "| 3", "| 2"]
+    assert lines[2] == "| 6 | 0.660 | 0.650 | - | alpha 0.6 |"
+    assert "7 complete, 0 pruned, 0 failed" in note
+    client = projection(default_uri(folder), folder)._client
+    tags = client.get_experiment("1").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(tags["mlflow.sharedViewState.5eed"])
+    assert view["orderByKey"] == "metrics.`best_val_auc`"
+    assert {"metrics.`fold_1/test_auc`", "metrics.`test_auc_low`", "params.`alpha`"} <= set(
+        view["selectedColumns"]
+    )
+    page = tracking.page_of(folder, "smoke")
+    assert page == "#/experiments/1/runs?viewStateShareKey=5eed&workflowType=machine_learning"
+    assert page in note
+    assert tracking.page_of(folder, "never tracked") == tracking.PAGE
+
+
+def test_people_who_chose_another_kind_of_experiment_keep_it(folder: Path) -> None:
+    tracker(folder).close("FINISHED", [])
+    client = projection(default_uri(folder), folder)._client
+    client.set_experiment_tag("1", "mlflow.experimentKind", "finetuning")
+    tracker(folder).close("FINISHED", [])
+    assert client.get_experiment("1").tags["mlflow.experimentKind"] == "finetuning"
