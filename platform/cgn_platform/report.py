@@ -176,7 +176,7 @@ def render(facts: Facts, ledger: Ledger, data: "Pairs | None" = None) -> str:
         page.notes.append("No cache was given (--data), so there are no pictures of films.")
     else:
         _pictures(facts, evidence, data, page)
-    folder = _dashboards()
+    folder = dashboards()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
@@ -592,7 +592,7 @@ def _device(resources: Facts) -> str:
     return " and ".join(f"{amount:g} {name}{'s' if amount > 1 else ''}" for amount, name in amounts if amount)
 
 
-def _dashboards() -> Path:
+def dashboards() -> Path:
     """Beside this module where it is installed; in a checkout at its root."""
     installed = Path(__file__).with_name("dashboards")
     return installed if installed.is_dir() else Path(__file__).parents[2] / "dashboards"
