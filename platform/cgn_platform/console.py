@@ -18,11 +18,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from cgn.fit import CrossReport, FoldResult
     from cgn.measure import BilateralTest
     from cgn_platform.ledger import Unit
+    from cgn_platform.registry import Version
+    from cgn_platform.replay import Outcome
     from cgn_platform.space import Scalar
     from cgn_platform.study import Asked, TrialRecord
     from cgn_platform.worker import Step
@@ -151,7 +154,58 @@ def summary(records: "Sequence[TrialRecord]") -> dict[str, float]:
         figures |= {"best_val_auc": _value(best), "best_trial": best.number}
         if best.facts.get("test_auc") is not None:
             figures["test_auc_of_best"] = best.facts["test_auc"]
-    return figures
+    return figures | wrong_prunes(records)
+
+
+def wrong_prunes(records: "Sequence[TrialRecord]") -> dict[str, float]:
+    """Of the audited trials, how many would have won had they not been stopped; empty without an audit.
+
+    With an exact 95 % interval (Clopper & Pearson 1934). The winner is that of the trials left: the complete
+    ones that the pruner let through.
+    """
+    complete = [record for record in records if record.value is not None]
+    audited = [_value(record) for record in complete if "would_prune_at" in record.facts]
+    if not audited:
+        return {}
+    from scipy.stats import binomtest
+
+    left = [_value(record) for record in complete if "would_prune_at" not in record.facts]
+    wrong = sum(value > max(left, default=-math.inf) for value in audited)
+    interval = binomtest(wrong, len(audited)).proportion_ci(0.95, method="exact")
+    return {
+        "audited": len(audited),
+        "wrong_prunes": wrong,
+        "wrong_prune_rate": wrong / len(audited),
+        "wrong_prune_rate_low": float(interval.low),
+        "wrong_prune_rate_high": float(interval.high),
+    }
+
+
+def replay_table(outcomes: "Sequence[Outcome]") -> Table:
+    """`cgn replay`: what each rule saves and costs, means over orders."""
+    table = Table(title="Rules replayed over complete trials", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("study")
+    table.add_column("rule", no_wrap=True)
+    for name in ("epochs", "times fewer", "regret", "worst", "test regret ± sd", "wrong", "stopped"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in outcomes:
+        table.add_row(
+            each.study,
+            each.rule,
+            f"{each.epochs:.0f}",
+            f"{each.times_fewer:.2f}",
+            f"{each.regret:.4f}",
+            f"{each.regret_worst:.4f}",
+            f"{each.test_regret:+.4f} ± {each.test_regret_sd:.4f}",
+            f"{each.wrong:.2f}",
+            f"{each.stopped:.1f} of {each.trials}",
+        )
+    table.caption = (
+        f"means over {outcomes[0].orders} orders, the recorded one first; regret: validation AUC of the best "
+        "trial less that of the winner left; wrong: stopped trials that would have won"
+    )
+    table.caption_justify = "left"
+    return table
 
 
 def epoch_line(report: "CrossReport", epochs: int) -> str:
@@ -280,6 +334,20 @@ def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table
     for name, epochs in unfinished.items():
         table.add_row(name, "", "", "", "", f"{epochs} so far", "", "", "", style="dim")
     table.caption = f"{len(units)} finished, {len(unfinished)} cut short"
+    table.caption_justify = "left"
+    return table
+
+
+def models_table(versions: "Sequence[Version]") -> Table:
+    """`cgn models`: registered versions, the newest first."""
+    table = Table("version", "aliases", "of", "row", "AUC", "when", "by", box=SIMPLE_HEAD)
+    for version in versions:
+        shown = (version.tags.get(f"cgn.{name}", "-") for name in ("name", "row", "auc", "when", "by"))
+        cells = (Text(cell) for cell in (version.number, ", ".join(sorted(version.aliases)), *shown))
+        table.add_row(
+            *cells, style="dim" if "cgn.withdrawn" in version.tags and not version.aliases else None
+        )
+    table.caption = f"{len(versions)} versions"
     table.caption_justify = "left"
     return table
 
