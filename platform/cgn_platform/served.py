@@ -1,0 +1,47 @@
+"""What MLflow runs to serve a model: this file is copied beside it, and no pickle is read.
+
+A row is a pair: `target` and `reference` are the bytes of DICOM, PNG, PGM or TIFF files (base64 in JSON).
+Paths are not taken here: whoever may ask over HTTP must not name files of the server.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from cgn.data.films import FilmPair
+from cgn.predict import Ensemble, Prediction
+
+COLUMNS = ("p_malignant", "spread", "x0", "y0", "x1", "y1", "warnings")
+
+
+class Served(mlflow.pyfunc.PythonModel):
+    """The ensemble behind MLflow's `predict`."""
+
+    def load_context(self, context: Any) -> None:
+        """Every file is compared with its sha256. Raises ModelError."""
+        self._ensemble = Ensemble.load(Path(context.artifacts["ensemble"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
+        """A row a pair, in their order; empty numbers and a warning where its films cannot be used."""
+        pairs = [
+            FilmPair.of(row["target"], row["reference"], row.get("laterality"), row.get("view"))
+            for row in model_input.to_dict("records")
+        ]
+        told = [row_of(prediction) for prediction in self._ensemble.predict(pairs)]
+        return pd.DataFrame(told, columns=list(COLUMNS))
+
+
+def row_of(said: Prediction) -> dict[str, Any]:
+    """A prediction as plain values; the box in pixels of the target's source image."""
+    box = dict(zip(("x0", "y0", "x1", "y1"), said.box, strict=True))
+    return (
+        {"p_malignant": said.p_malignant, "spread": said.spread}
+        | box
+        | {"warnings": json.dumps(said.warnings)}
+    )
+
+
+mlflow.models.set_model(Served())
