@@ -264,6 +264,12 @@ def sweep(
         typer.Option(min=0, help="Share a trial's folds among so many workers, each with --cpus and --gpus."),
     ] = 0,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; all that fit.")] = None,
+    audit_pruning: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Finish this share of what would be stopped: how often was that wrong?"
+        ),
+    ] = 0.0,
     address: Address = None,
     ledger: LedgerAt = None,
     checkpoint_every: CheckpointEvery = 5,
@@ -306,6 +312,7 @@ def sweep(
             ledger=_ledger(ledger, store),
             checkpoint_every=checkpoint_every,
             fold_workers=fold_workers,
+            audit=audit_pruning,
         )
         from cgn_platform.report import write_sweep
 
@@ -326,8 +333,55 @@ def _say_results(console: "Console", records: Any, store: Path, name: str) -> No
         f"pruning saved {figures['epochs_saved']:.0%} of the epochs",
         highlight=False,
     )
+    if "audited" in figures:
+        console.print(
+            f"{figures['audited']:g} trials that would have been stopped ran to their end: "
+            f"{figures['wrong_prunes']:g} of them would have won, wrong-prune rate "
+            f"{figures['wrong_prune_rate']:.2f} [{figures['wrong_prune_rate_low']:.2f}, "
+            f"{figures['wrong_prune_rate_high']:.2f}]",
+            highlight=False,
+            markup=False,
+        )
     look = tracking.how_to_look(tracking.default_uri(store), tracking.page_of(store, name))
     console.print(f"to compare in MLflow: {look}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def replay(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies, run with no pruning.")],
+    data: Data,
+    store: Store = DEFAULT_STORE,
+    edits: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Edit a setting of Prune; may be repeated."),
+    ] = None,
+    orders: Annotated[int, typer.Option(min=1, help="The recorded order and shuffled ones, in all.")] = 20,
+    ledger: LedgerAt = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Replay every rule of pruning over the complete trials of studies: what each saves, and what it costs.
+
+    Record them with prune=Prune("none"); several orders of the same trials tell how far chance goes.
+
+      cgn replay recorded --data runs/cache/phantom-...
+
+      cgn replay recorded --data CACHE --set warmup_epochs=8 --set confidence=0.8
+    """
+    from cgn_platform import replay as player
+    from cgn_platform.console import make_console, replay_table
+    from cgn_platform.ledger import Ledger
+    from cgn_platform.space import Prune
+    from cgn_platform.study import recorded
+
+    prune = Prune().edit(**_edits(edits))
+    store, (pairs, splits) = _store(store), _open(data)
+    units = Ledger(_ledger(ledger, store))
+    recordings = [player.recording(name, *recorded(name, store), pairs, splits, units) for name in names]
+    found = [outcome for each in recordings for outcome in player.outcomes(each, prune, orders)]
+    if as_json:
+        typer.echo(json.dumps(player.as_json(found, prune), indent=1))
+    else:
+        make_console().print(replay_table(found))
 
 
 @app.command()

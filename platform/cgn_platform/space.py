@@ -137,6 +137,12 @@ class Prune:
         _must(self.every >= 1, "prune.every", "be at least 1", self.every)
         _must(self.power > 0, "prune.power", "be above 0", self.power)
 
+    def edit(self, **changes: Any) -> "Prune":
+        """The same but for these settings. Raises ConfigError; also where there is no such setting."""
+        if unknown := sorted(set(changes) - set(vars(self))):
+            raise ConfigError(f"prune has no setting {unknown[0]!r}: it has {', '.join(vars(self))}")
+        return replace(self, **changes)
+
 
 @dataclass(frozen=True)
 class Space:

@@ -268,6 +268,24 @@ def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
         _disconnect(storage)
 
 
+@_InWords()
+def recorded(name: str, store: Path, url: str | None = None) -> tuple[Mapping[str, Any], list[TrialRecord]]:
+    """What a study was declared to be, and all its trials by number, to look at; no lock is taken.
+
+    Raises:
+        StudyError: there is none of this name.
+    """
+    storage = _storage(url or database.study_url(store))
+    try:
+        known = sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage=storage))
+        if name not in known:
+            raise StudyError(f"no study {name!r} in {store}: there are {', '.join(known) or 'none'}")
+        study = optuna.load_study(study_name=name, storage=storage)
+        return study.user_attrs.get("declaration", {}), _records(study)
+    finally:
+        _disconnect(storage)
+
+
 def _records(study: optuna.Study) -> list[TrialRecord]:
     trials = study.get_trials(deepcopy=False)
     again = _asked_again(trials)
