@@ -391,6 +391,15 @@ def table(
     store: Store = DEFAULT_STORE,
     name: Annotated[str | None, typer.Option(help="The file's and the data's name where not given.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repeat every row with so many seeds.")] = 1,
+    retune: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="TRIALS",
+            help="Search learning_rate, alpha and beta for each row first, with so many trials each; "
+            "without it all rows share the settings of the table's base.",
+        ),
+    ] = None,
     edits: Edits = None,
     cpus: Annotated[float, typer.Option(help="CPUs a fold.")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs a fold, or a fraction of one.")] = 0,
@@ -407,6 +416,8 @@ def table(
       cgn table search_spaces/table_3.py --data runs/cache/mias-all-... --seeds 3
 
       cgn table search_spaces/table_3.py --data CACHE --set frozen_backbone=true --set epochs=30
+
+      cgn table search_spaces/table_3.py --data CACHE --retune 8
     """
     from cgn_platform import cluster, tracking
     from cgn_platform.console import TableScreen, make_console, table_of
@@ -419,23 +430,29 @@ def table(
     for row in declared.rows:
         check_names(declared.config(row))
     console = make_console()
-    with cluster.connect(address) as ray_cluster, TableScreen(console) as screen:
-        from cgn_platform.table import run_table  # after Ray's environment was set
+    name = name or f"{file.stem}-{pairs.name}{'-retuned' if retune else ''}"
+    with cluster.connect(address) as ray_cluster:
+        from cgn_platform.retune import retune as retuned
+        from cgn_platform.sweep import run_sweep  # after Ray's environment was set
+        from cgn_platform.table import run_table
 
-        facts = run_table(
-            declared,
-            pairs,
-            splits,
-            name=name or f"{file.stem}-{pairs.name}",
-            seeds=seeds,
-            store=store,
-            cluster=ray_cluster,
-            resources=resources,
-            ledger=_ledger(ledger, store),
-            checkpoint_every=checkpoint_every,
-            concurrent=concurrent,
-            screen=screen,
-        )
+        how: dict[str, Any] = {
+            "store": store,
+            "cluster": ray_cluster,
+            "resources": resources,
+            "ledger": _ledger(ledger, store),
+            "checkpoint_every": checkpoint_every,
+            "concurrent": concurrent,
+        }
+        if retune:
+            declared = retuned(
+                declared,
+                name,
+                retune,
+                lambda study, space: run_sweep(space, pairs, splits, name=study, console=console, **how),
+            )
+        with TableScreen(console) as screen:
+            facts = run_table(declared, pairs, splits, name=name, seeds=seeds, screen=screen, **how)
     console.print(table_of(facts))
     uri = tracking.default_uri(store)
     tracking.track_table(facts, store=store, uri=uri, say=lambda told: console.print(told, style="yellow"))
@@ -462,15 +479,15 @@ def report(
     from cgn_platform.ledger import Ledger
     from cgn_platform.report import write_report
 
-    store, told = _store(store), lambda text: typer.echo(text, err=True)
+    store = _store(store)
     pairs = None if data is None else _open(data)[0]
     where = _ledger(ledger, store)
     typer.echo(write_report(store, name, where, pairs))
     if tracking.is_tracked(store, name):
         try:
-            tracking.track(store, tracking.default_uri(store), name=name, ledger=Ledger(where), say=told)
+            tracking.track(store, tracking.default_uri(store), name=name, ledger=Ledger(where))
         except PlatformError as error:
-            told(f"the page is not in MLflow yet, 'cgn track' sends it: {error}")
+            typer.echo(f"the page is not in MLflow yet, 'cgn track' sends it: {error}", err=True)
 
 
 ModelName = Annotated[str, typer.Option(help="Of the registered model.")]

@@ -67,6 +67,10 @@ class SweepConsole:
         with self._lock:
             self._running[number] = (self._running[number][0], step)
 
+    def lost(self, number: int, cause: str) -> None:
+        """A trial's worker was lost; it is tried again."""
+        self._line(number, "lost", f"{cause}; it is tried again")
+
     def ended(self, record: "TrialRecord") -> None:
         """A trial is complete, pruned or failed."""
         with self._lock:
@@ -247,11 +251,17 @@ def table_of(facts: Mapping[str, Any]) -> Table:
     for name in ("AUC here", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}")
+    resources = facts["run"]["resources"]
+    unit, share = ("GPU-s", resources["gpus"]) if resources["gpus"] else ("CPU-s", resources["cpus"])
+    table.add_column(unit, justify="right")
     for row in facts["rows"]:
         published = [_figure(row["published"].get(setting)) for setting in settings]
-        table.add_row(*row["cells"], *published, *_measured(row))
+        seconds = row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0)
+        table.add_row(*row["cells"], *published, *_measured(row), f"{seconds * share:.0f}")
     told = [f"({', '.join(settings)}): as published, on other data"] if settings else []
     told.append("AUC: mean over folds and seeds, 95 % interval over patients")
+    if facts["run"]["mode"] == "retuned":
+        told.append(f"each row as its own search of {facts['rows'][0]['tuned']['trials']} trials chose it")
     if facts["detectable"] is not None:
         told.append(f"differences below {facts['detectable']:.3f} cannot be seen by this design")
     table.caption, table.caption_justify = "; ".join(told), "left"

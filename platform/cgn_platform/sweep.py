@@ -32,6 +32,7 @@ from cgn_platform import tracking
 from cgn_platform.cluster import END_SECONDS, Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole
 from cgn_platform.ledger import Ledger
+from cgn_platform.metrics import SweepMetrics
 from cgn_platform.preflight import preflight
 from cgn_platform.pruning import Scores, audited
 from cgn_platform.space import Space
@@ -102,6 +103,7 @@ def run_sweep(
             ledger=Ledger(work.ledger),
             on_problem=lambda told: console.print(told, markup=False, style="yellow"),
         )
+        figures = SweepMetrics(name, space.trials, before, lambda: tracker.left)
         status = "KILLED"
         try:
             with SweepConsole(console, space.trials, before) as screen:
@@ -109,7 +111,7 @@ def run_sweep(
                     study,
                     work,
                     cluster=cluster,
-                    listeners=[screen, tracker],
+                    listeners=[screen, tracker, figures],
                     concurrent=concurrent,
                     audit=audit,
                 )
@@ -131,13 +133,16 @@ def _say_what_stands(console: Console, study: Study) -> None:
 
 
 class Listener(Protocol):
-    """Who is told: the terminal, MLflow. Called within Tune's loop, so it must not wait."""
+    """Who is told: the terminal, MLflow, Prometheus. Called within Tune's loop, so it must not wait."""
 
     def started(self, trial: Asked) -> None:
         """A trial was asked for."""
 
     def epoch(self, number: int, step: Step) -> None:
         """A trial finished an epoch."""
+
+    def lost(self, number: int, cause: str) -> None:
+        """A trial's worker was lost; it is tried again."""
 
     def ended(self, record: TrialRecord) -> None:
         """A trial is complete, pruned or failed."""
@@ -209,6 +214,7 @@ class Desk:
         """The trial's process ended, or its machine or storage failed it; it is tried again."""
         if number in self._open:
             self._open[number].losses.append(cause)
+            self._tell_listeners("lost", number, cause)
 
     def crashed(self, number: int, cause: str) -> None:
         """It was tried often enough. The next run of the command asks for it again."""

@@ -475,6 +475,9 @@ class Tracker:
         """Mean and folds of the validation AUC, and the losses."""
         self._append(epoch(number, vars(step), _now()))
 
+    def lost(self, number: int, cause: str) -> None:
+        """Nothing: the end of the trial will tell it."""
+
     def ended(self, record: "TrialRecord") -> None:
         """A trial is complete, pruned or failed."""
         self._append(ended(record, _now()))
@@ -482,6 +485,11 @@ class Tracker:
     def artifact(self, path: Path, number: int | None = None) -> None:
         """A file to keep with a trial's run, or with the parent's; it must stay where it is."""
         self._append({"kind": "artifact", "trial": number, "path": str(path.absolute()), "time": _now()})
+
+    @property
+    def left(self) -> int:
+        """Events that MLflow does not have yet."""
+        return self._outbox.left
 
     def close(self, status: str, records: "Sequence[TrialRecord]") -> None:
         """The sweep ended, with these trials. Waits for the server, but not long, and says what is left."""
@@ -754,6 +762,7 @@ def ended(record: "TrialRecord", now: int) -> Event:
         "cgn.state": record.state,
         "cgn.reason": facts.get("reason"),
         "cgn.retry_of": facts.get("retry_of"),
+        "cgn.lost_workers": "; ".join(facts.get("lost_workers", ())) or None,
     }
     return {
         "kind": "ended",

@@ -27,6 +27,9 @@ class Ears:
     def __init__(self) -> None:
         self.heard: list[Any] = []
 
+    def lost(self, number: int, cause: str) -> None:
+        self.heard.append(("lost", number, cause))
+
     def started(self, trial: Any) -> None:
         self.heard.append(("started", trial.number))
 
@@ -109,10 +112,14 @@ def test_what_is_no_number_is_no_score(study: Study, step: Step, reason: str) ->
 
 
 def test_what_comes_after_the_end_changes_nothing(study: Study) -> None:
-    desk = Desk(study)
+    ears = Ears()
+    desk = Desk(study, [ears])
     asked = desk.next()
     assert asked is not None
+    desk.lost(asked.number, "OSError: gone")
     desk.crashed(asked.number, "its process ended")
+    desk.lost(asked.number, "once more")
+    assert ears.heard == [("started", 0), ("lost", 0, "OSError: gone"), ("ended", 0, "failed")]
     assert desk.tell(asked.number, Step(0, 0.99))
     desk.crashed(asked.number, "again")
     assert study.trials()[0].facts["reason"] == "its process ended"
