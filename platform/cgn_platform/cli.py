@@ -675,21 +675,35 @@ def up(
     mlflow_port: Annotated[int, typer.Option(help="Of MLflow.")] = 5000,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="Count so many CPUs.")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="Count so many GPUs, there or not.")] = None,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Optuna's dashboard, too: studies while they run, read only.")
+    ] = False,
+    ui_port: Annotated[int, typer.Option(help="Of Optuna's dashboard.")] = 8080,
 ) -> None:
     """Start a Ray head and an MLflow server on this machine's loopback address, for jobs.
 
-    They ask for a token (a file only you can read), write to the store, and end with 'cgn down'.
+    Ray asks for a token (a file only you can read). MLflow and Optuna's dashboard have no password: whoever
+    may use this machine may look. The dashboard's buttons that would change a study answer with an error,
+    since it opens the database to read. All end with 'cgn down'.
+
+      cgn up --ui         may be added while the others are up
     """
     from cgn_platform import cluster, tracking
 
     state, fresh = cluster.up(
-        store, ray_port=ray_port, mlflow_port=mlflow_port, num_cpus=num_cpus, num_gpus=num_gpus
+        store,
+        ray_port=ray_port,
+        mlflow_port=mlflow_port,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        ui_port=ui_port if ui else None,
     )
     export, job = cluster.submit_lines(state)
     lines = [
         "" if fresh else "already up",
         f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
         f"MLflow  {tracking.how_to_look(state.mlflow)}",
+        *([f"Optuna  {state.ui}  (studies while they run; read only)"] if state.ui else []),
         "",
         "to submit a sweep, with the absolute path of a cache for CACHE:",
         f"  {export}",

@@ -242,6 +242,31 @@ class Space:
             self.base.edit(**{name: end})
 
 
+# What a row of a retuned table is searched over; alpha and beta where its configuration has them.
+TUNED: Mapping[str, Dimension] = {
+    "learning_rate": Float(1e-5, 1e-2, log=True),
+    "alpha": Float(0, 1, when={"bilateral": ("bf_gan", "adain_gan")}),
+    "beta": Float(0.1, 1000, log=True, when={"triplet": ("feedback", "non_feedback")}),
+}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a row's own search came to.
+
+    Attributes:
+        study: its name.
+        trials: that it ran.
+        seconds: of training, all trials.
+        params: the winner's.
+    """
+
+    study: str
+    trials: int
+    seconds: float
+    params: Mapping[str, Scalar]
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of a table: how it is printed, and which edit of the table's base it is.
@@ -250,11 +275,13 @@ class Row:
         cells: what is printed in it, under the table's header.
         changes: fields of Config; a row without any is the base itself.
         published: AUC as the paper prints it, by setting (a to d).
+        tuned: set where the row had a search of its own.
     """
 
     cells: tuple[str, ...]
     changes: Mapping[str, Any]
     published: Mapping[str, float] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
     @property
     def name(self) -> str:
@@ -299,10 +326,16 @@ class Table:
         for row in self.rows:
             self.config(row)
 
+    @property
+    def tuned(self) -> bool:
+        """Whether its rows had searches of their own."""
+        return any(row.tuned for row in self.rows)
+
     def config(self, row: Row, seed: int | None = None) -> Config:
         """What this row trains. Raises ConfigError."""
+        tuned = row.tuned.params if row.tuned else {}
         seeded = {} if seed is None else {"seed": seed}
-        return self.base.edit(**{**row.changes, **seeded})
+        return self.base.edit(**{**row.changes, **tuned, **seeded})
 
     def edit(self, **base: Any) -> "Table":
         """The same rows over another base. Raises ConfigError; also for a field that a row sets itself."""
@@ -312,8 +345,9 @@ class Table:
         return replace(self, base=self.base.edit(**base))
 
     def declaration(self) -> dict[str, Any]:
-        """What makes it this table, as plain JSON."""
-        return {
+        """What makes it this table, as plain JSON; of searches their ranges, not what they found."""
+        tuned = {"tuned": {name: _declare(range_) for name, range_ in TUNED.items()}} if self.tuned else {}
+        return tuned | {
             "title": self.title,
             "header": list(self.header),
             "base": self.base.model_dump(mode="json"),

@@ -90,7 +90,8 @@ def run_table(
         preflight(cluster, resources=resources, store=store, ledger=ledger)
         failed = _train(plan.missing, work, slots, screen)
     facts = table_facts(table, pairs, splits, plan, units, failed)
-    facts |= {"kind": "table", "name": name, "run": _run_facts(work, seeds, facts["rows"], begin)}
+    run = _run_facts(work, seeds, facts["rows"], begin) | {"mode": "retuned" if table.tuned else "frozen"}
+    facts |= {"kind": "table", "name": name, "run": run}
     _write(folder / "facts.json", facts)
     return facts
 
@@ -244,6 +245,7 @@ def _row_facts(
         "why": None,
         "config": table.config(row).model_dump(mode="json"),
         "units": [list(seed) for seed in units],
+        "tuned": asdict(row.tuned) if row.tuned else None,
     }
     if absent:
         count = sum(len(seed) for seed in units)
@@ -328,10 +330,10 @@ def data_facts(pairs: Pairs, splits: Sequence[Split]) -> dict[str, Any]:
 
 
 def _run_facts(work: Work, seeds: int, rows: Sequence[Mapping[str, Any]], begin: float) -> dict[str, Any]:
-    hours = sum(row.get("seconds", 0) for row in rows) / 3600
+    searches = {row["tuned"]["study"]: row["tuned"]["seconds"] for row in rows if row["tuned"]}
+    hours = (sum(row.get("seconds", 0) for row in rows) + sum(searches.values())) / 3600
     return {
         "command": " ".join(["cgn", *sys.argv[1:]]),
-        "mode": "frozen",  # one configuration for all rows, none of them tuned
         "cpu_hours": hours * work.resources.cpus,
         "gpu_hours": hours * work.resources.gpus,
         "code": work.code,

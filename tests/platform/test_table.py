@@ -154,3 +154,46 @@ def test_another_table_under_the_same_name_is_refused(run: Run) -> None:
     run(declared())
     with pytest.raises(ConfigError, match="under the name 't' stands another table"):
         run(declared(epochs=3))
+
+
+def test_a_retuned_table_trains_what_its_searches_chose(
+    run: Run, ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]
+) -> None:
+    """The searches' units are the table's first seed; killed or not, the same call ends the same."""
+    from rich.console import Console
+
+    from cgn_platform.retune import retune
+    from cgn_platform.sweep import run_sweep
+
+    plain = Table("T", ("row",), (Row(("a",), {"beta": 2.0}), Row(("b",), {"beta": 3.0})), Config(epochs=2))
+    how: dict[str, Any] = {"store": store, "cluster": ray, "resources": Resources(), "runner": simulate}
+
+    def tuned() -> Table:
+        return retune(
+            plain,
+            "t",
+            3,
+            lambda name, space: run_sweep(
+                space,
+                pairs,
+                splits,
+                name=name,
+                console=Console(quiet=True),
+                ledger=str(store / "units"),
+                **how,
+            ),
+        )
+
+    ears = Ears()
+    facts = run(tuned(), screen=ears)
+    assert ears.units == 0
+    assert facts["run"]["mode"] == "retuned"
+    for row in facts["rows"]:
+        assert row["complete"]
+        assert row["tuned"]["trials"] == 3
+        assert row["config"]["alpha"] == row["tuned"]["params"]["alpha"]
+    assert "its own search of 3 trials" in str(table_of(facts).caption)
+    again = run(tuned())
+    assert [row["units"] for row in again["rows"]] == [row["units"] for row in facts["rows"]]
+    with pytest.raises(ConfigError, match="another table"):
+        run(plain)
