@@ -1,4 +1,4 @@
-"""Where it runs: a Ray of its own, the one at an address, or the pair of servers of `cgn up`.
+"""Where it runs: a Ray of its own, the one at an address, or the servers of `cgn up`.
 
 Nothing listens beyond the loopback address, and every Ray started here asks for a token. What was
 started is ended by its process tree, never with `ray stop`, which ends every Ray of the machine.
@@ -30,9 +30,10 @@ from filelock import FileLock, Timeout
 from cgn.errors import ClusterError, ConfigError, ResourcesError
 
 LOOPBACK = "127.0.0.1"
-RAY_PORT, MLFLOW_PORT = 8265, 5000
-START_SECONDS = 120  # until both servers must answer
+RAY_PORT, MLFLOW_PORT, UI_PORT = 8265, 5000, 8080
+START_SECONDS = 120  # until a server must answer
 END_SECONDS = 10  # between asking a process to end and ending it
+STUDIES = "api/studies"  # what Optuna's dashboard answers to
 DRIVERS, SERVERS = "cgn-", "cgnup-"  # temporary folders of drivers and of `up`
 
 QUIET = {
@@ -172,11 +173,12 @@ class Up:
     mlflow: str
     token: str  # path of the file
     temporary: str
-    processes: Sequence[Identity]  # of the two servers
+    processes: Sequence[Identity]  # of the servers
     children: Sequence[Identity] = ()  # that they had when they first answered; some outlive a killed parent
+    ui: str = ""  # Optuna's dashboard, where it was asked for
 
     def alive(self) -> bool:
-        """Whether both servers run."""
+        """Whether all servers run."""
         return all(_process(*each) is not None for each in self.processes)
 
     def tree(self) -> list[psutil.Process]:
@@ -201,6 +203,8 @@ class Up:
             "Ray": status(f"{self.jobs}/api/jobs/", bearer),
             "MLflow": status(f"{self.mlflow}/health"),
         }
+        if self.ui:
+            answered["Optuna's dashboard"] = status(f"{self.ui}/{STUDIES}")
         return [name for name, told in answered.items() if told != HTTPStatus.OK]
 
 
@@ -211,10 +215,17 @@ def up(
     mlflow_port: int = MLFLOW_PORT,
     num_cpus: int | None = None,
     num_gpus: int | None = None,
+    ui_port: int | None = None,
 ) -> tuple[Up, bool]:
-    """Start a Ray head and an MLflow server on the loopback address; returns once both answer.
+    """Start a Ray head and an MLflow server on the loopback address; returns once they answer.
 
     The second value tells whether they were started now. They write to `store`, and so do submitted jobs.
+
+    Args:
+        store: where they write.
+        ray_port, mlflow_port: where they listen.
+        num_cpus, num_gpus: what Ray counts; what there is where None.
+        ui_port: of Optuna's dashboard, too, also beside servers that are up; none where None.
 
     Raises:
         ClusterError: a port is taken, or a server does not come up.
@@ -228,12 +239,18 @@ def up(
                         f"{' and '.join(silent)} of {store} runs but does not answer: "
                         "wait, or run 'cgn down' and 'cgn up' again"
                     )
-                return there, False
+                return _with_ui(store, there, ui_port), False
             _end(store, there)
-        for name, port in (("--ray-port", ray_port), ("--mlflow-port", mlflow_port)):
-            if not _free(port):
-                raise ClusterError(f"port {port} is taken: choose another one with {name}")
-        return _start_servers(store, ray_port, mlflow_port, num_cpus, num_gpus), True
+        ports = {"--ray-port": ray_port, "--mlflow-port": mlflow_port}
+        _check_free(ports if ui_port is None else {**ports, "--ui-port": ui_port})
+        state = _start_servers(store, ray_port, mlflow_port, num_cpus, num_gpus)
+        return _with_ui(store, state, ui_port), True
+
+
+def _check_free(ports: Mapping[str, int]) -> None:
+    for name, port in ports.items():
+        if not _free(port):
+            raise ClusterError(f"port {port} is taken: choose another one with {name}")
 
 
 def _start_servers(
@@ -273,7 +290,7 @@ def _start_servers(
     server += ["--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
     server += ["--artifacts-destination", str(store / "mlartifacts"), "--workers", "1"]
 
-    started = [_start(command, logs, environment) for command in (head, server)]
+    started = [_start("ray", head, logs, environment), _start("mlflow", server, logs, environment)]
     state = Up(
         jobs=f"http://{LOOPBACK}:{ray_port}",
         driver=f"{LOOPBACK}:{driver_port}",
@@ -291,6 +308,36 @@ def _start_servers(
         _end(store, state)
         raise
     state = replace(state, children=[_identity(each) for each in state.tree()])
+    _write_up(store, state)
+    return state
+
+
+def _with_ui(store: Path, state: Up, port: int | None) -> Up:
+    """The same servers and Optuna's dashboard, which has no password and could write: it may only read.
+
+    Its settings go into a file, since the address of the studies may hold a password.
+    """
+    if port is None or state.ui:
+        return state
+    from cgn_platform import database, study
+
+    _check_free({"--ui-port": port})
+    url = database.study_url(store)
+    study.make_tables(url)
+    config = Path(state.temporary) / "ui.toml"
+    settings = {"storage": database.read_only(url), "host": LOOPBACK, "port": port}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    _write_private(config, "\n".join(["[optuna_dashboard]", *lines, ""]))
+    tool = str(Path(sys.executable).parent / "optuna-dashboard")
+    command = [tool, "--from-config", str(config), "--server", "wsgiref"]
+    process = _start("ui", command, store / "logs", os.environ)
+    ui, leader = f"http://{LOOPBACK}:{port}", psutil.Process(process.pid)
+    state = replace(state, ui=ui, processes=[*state.processes, _identity(leader)])
+    try:
+        _wait("ui", process, f"{ui}/{STUDIES}", {}, "", store / "logs")
+    except BaseException:
+        end_processes([leader])
+        raise
     _write_up(store, state)
     return state
 
@@ -444,9 +491,10 @@ def _mlflow_environment() -> dict[str, str]:
     }
 
 
-def _start(command: Sequence[str], logs: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    log = logs / f"{'ray' if 'start' in command else 'mlflow'}.log"
-    with log.open("wb") as file:
+def _start(
+    name: str, command: Sequence[str], logs: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    with (logs / f"{name}.log").open("wb") as file:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 from filelock import FileLock, Timeout
@@ -57,6 +58,13 @@ def sqlite_path(url: str) -> Path | None:
     raise ConfigError(
         f"a database's address must start with sqlite:/// or postgresql+psycopg:// but got {scheme}:..."
     )
+
+
+def read_only(url: str) -> str:
+    """The address of the same database, opened so that nothing can be written through it."""
+    if (path := sqlite_path(url)) is not None:
+        return f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true"
+    return f"{url}{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
 
 
 def hidden(url: str) -> str:

@@ -173,7 +173,8 @@ def _servers(store: Path) -> Iterator[Finding]:
         told = f"{' and '.join(silent)} does not answer"
         yield Finding("cgn up", "warning", told, "look into its log in the store, or 'cgn down' and 'cgn up'")
     else:
-        yield Finding("cgn up", "ok", f"Ray at {there.jobs} and MLflow at {there.mlflow} answer")
+        more = f", and Optuna's dashboard at {there.ui}" if there.ui else ""
+        yield Finding("cgn up", "ok", f"Ray at {there.jobs} and MLflow at {there.mlflow} answer{more}")
         yield _asks_for_a_token(there.jobs)
 
 
@@ -234,7 +235,7 @@ def _listeners(store: Path) -> Iterator[Finding]:
     if trusting:
         told = f"MLflow at {', '.join(sorted(trusting))} runs jobs for whoever asks"
         yield Finding("listeners", "warning", told, "start it with MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false")
-    yield Finding("listeners", "ok", f"{kept} sockets of Ray and MLflow on the loopback address")
+    yield Finding("listeners", "ok", f"{kept} sockets of Ray, MLflow and dashboards on the loopback address")
 
 
 def _kind(pid: int) -> str | None:
@@ -245,6 +246,8 @@ def _kind(pid: int) -> str | None:
         return None
     if any(re.fullmatch(r"mlflow(\.[\w.:]+)?|.*/bin/mlflow", word) for word in words):
         return "MLflow"
+    if any(re.fullmatch(r".*/bin/optuna-dashboard", word) for word in words):
+        return "Optuna's dashboard"
     if any(re.match(r"raylet$|gcs_server$|ray::|ray-|.*/site-packages/ray/", word) for word in words):
         return "Ray"
     return None

@@ -299,6 +299,12 @@ def _disconnect(storage: optuna.storages.BaseStorage) -> None:
         engine.dispose()
 
 
+@_InWords()
+def make_tables(url: str) -> None:
+    """An empty database where there is none yet, for those who only read."""
+    _disconnect(_storage(url))
+
+
 def _storage(url: str) -> optuna.storages.BaseStorage:
     path = database.sqlite_path(url)
     if path is None:  # a session that Postgres ended is noticed and replaced before it is used
