@@ -398,11 +398,17 @@ def submit_lines(state: Up, data: str = "CACHE") -> tuple[str, str]:
 
 
 def knock(address: str) -> None:
-    """Ray itself would try for minutes where nothing answers."""
+    """Ray itself would try for minutes where nothing answers.
+
+    Raises:
+        ClusterError: nothing does, or it is no address.
+    """
     host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdigit()):
+        raise ClusterError(f"--address must be host:port, like 127.0.0.1:6379, but got {address!r}")
     if host in (LOOPBACK, "localhost"):
         os.environ.update(LOOPBACK_ONLY)  # or Ray looks for it at the machine's own address
-    if not port.isdigit() or host.startswith("ray://"):
+    if address == "auto" or host.startswith("ray://"):
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

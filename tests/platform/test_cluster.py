@@ -60,6 +60,12 @@ def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.Mo
             pass
 
 
+@pytest.mark.parametrize("address", ["somewhere", "127.0.0.1:", ":6379", "127.0.0.1:ray"])
+def test_what_is_no_address_is_told(address: str) -> None:
+    with pytest.raises(ClusterError, match="--address must be host:port"):
+        cluster.knock(address)
+
+
 def test_a_taken_port_is_told_before_anything_starts(store: Path) -> None:
     with socket.socket() as taken:
         taken.bind((cluster.LOOPBACK, 0))
