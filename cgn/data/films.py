@@ -53,9 +53,8 @@ class FilmPair:
         side: Laterality | None = None,
         view: str | None = None,
     ) -> "FilmPair":
-        """Of two files or their bytes; `side` is the target's, and the reference is then of the other."""
-        other: dict[Laterality, Laterality] = {"L": "R", "R": "L"}
-        return cls(Film(target, side, view), Film(reference, side and other[side], view))
+        """Of two files or their bytes; `side` is the target's."""
+        return cls(Film(target, side, view), Film(reference, view=view))
 
     def on_disk(self, folder: Path) -> "FilmPair":
         """The same with files in place of bytes."""
