@@ -24,7 +24,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from cgn.errors import ConfigError
-from cgn.metrics import auc
 from cgn.statistics import fold_delong
 
 Floats = NDArray[np.float64]
@@ -61,9 +60,14 @@ def loses(
 
 
 def fold_aucs(y: ArrayLike, folds: ArrayLike, scores: ArrayLike) -> Floats:
-    """The AUC of each fold, in the order in which the folds come."""
+    """The AUC of each fold, in the order in which the folds come; ties count half."""
     labels, member, values = np.asarray(y), np.asarray(folds), np.asarray(scores)
-    return np.array([auc(labels[member == fold], values[member == fold]) for fold in dict.fromkeys(member)])
+
+    def auc(fold: NDArray[np.bool_]) -> float:
+        above = values[fold & (labels == 1)][:, None] - values[fold & (labels == 0)]
+        return float(np.mean((np.sign(above) + 1) / 2))
+
+    return np.array([auc(member == fold) for fold in dict.fromkeys(member.tolist())])
 
 
 def budget(
