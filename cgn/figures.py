@@ -19,6 +19,7 @@ from cgn.errors import ConfigError
 from cgn.fit import Images, network_of, predict
 from cgn.methods import Counterfactual
 from cgn.metrics import box_from_cam
+from cgn.predict import Ensemble, Prediction
 from cgn.results import FoldResult, FoldState
 
 Films = NDArray[np.uint8]  # (n, size, size), chest wall on the left
@@ -71,18 +72,8 @@ def fig5(
             what disappears is seen to.
     """
     _check(len(target), reference, truths, *features.values())
-
-    def active(name: str) -> Draw:
-        def draw(axes: Axes, i: int) -> None:
-            row = np.stack([maps[i] for maps in features.values()])
-            large = _large(features[name][i], target.shape[-1])
-            axes.imshow(large, cmap="jet", vmin=row.min(), vmax=row.max())
-            _draw(axes, truths[i], TRUTH)
-
-        return draw
-
     films = {"target": _films(target), "lesions": _films(target, truths), "reference": _films(reference)}
-    return _grid(len(target), films | {name: active(name) for name in features})
+    return _grid(len(target), films | _active(target, truths, features))
 
 
 def fig6(
@@ -98,6 +89,15 @@ def fig6(
     films = {"target": _films(target), "reference": _films(reference), "lesions": _films(target, truths)}
     found = {f"epoch {epochs}": _places(target, truths, places[epochs]) for epochs in sorted(places)}
     return _grid(len(target), films | found)
+
+
+def served(target: Films, reference: Films, place: Places, features: Mapping[str, Maps]) -> Figure:
+    """Pairs of which no truth is known: films, activation map with box, and features as in `fig5`."""
+    _check(len(target), reference, *place, *features.values())
+    nothing: Sequence[Sequence[Box]] = [()] * len(target)
+    films = {"target": _films(target), "reference": _films(reference)}
+    found = {"map and box": _places(target, nothing, place)}
+    return _grid(len(target), films | found | _active(target, nothing, features))
 
 
 def strongest(h: NDArray[np.floating[Any]]) -> Maps:
@@ -180,6 +180,16 @@ def of_network(
     return figures
 
 
+def draw_prediction(ensemble: Ensemble, said: Prediction) -> Figure:
+    """What an ensemble sees in a pair of films that it was asked about. Raises ConfigError if refused."""
+    if said.seen is None:
+        raise ConfigError(f"films must be usable to be drawn but are not: {said.warnings[0]}")
+    target, reference = (film.prepared.pixels[None] for film in said.seen)
+    place = Places(said.cam[None], [box_from_cam(said.cam, target.shape[-1])])
+    features = {name: h[None] for name, h in ensemble.counterfactual(said).items()}
+    return served(target, reference, place, features)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG. Raises ConfigError where none can be written."""
     try:
@@ -221,6 +231,21 @@ def _places(target: Films, truths: Sequence[Sequence[Box]], places: Places) -> D
         _draw(axes, [places.boxes[i]], PREDICTED)
 
     return draw
+
+
+def _active(target: Films, truths: Sequence[Sequence[Box]], features: Mapping[str, Maps]) -> dict[str, Draw]:
+    """Features by name, on one scale of brightness a pair."""
+
+    def active(name: str) -> Draw:
+        def draw(axes: Axes, i: int) -> None:
+            row = np.stack([maps[i] for maps in features.values()])
+            large = _large(features[name][i], target.shape[-1])
+            axes.imshow(large, cmap="jet", vmin=row.min(), vmax=row.max())
+            _draw(axes, truths[i], TRUTH)
+
+        return draw
+
+    return {name: active(name) for name in features}
 
 
 def _film(axes: Axes, image: Films) -> None:

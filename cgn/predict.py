@@ -85,6 +85,11 @@ class Prediction:
     refused: Rejection | None = None
     seen: SeenPair | None = field(default=None, repr=False)
 
+    def facts(self) -> dict[str, Any]:
+        """What is said, as plain JSON."""
+        told = ("p_malignant", "spread", "fold_p", "box", "warnings")
+        return {name: getattr(self, name) for name in told}
+
 
 class Probe(NamedTuple):
     """Prepared pairs, `target` and `reference` `(n, size, size)`, and what was said of them."""

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -669,6 +669,83 @@ def _verify(ledger: Any, names: list[str], console: "Console") -> None:
 
 
 @app.command()
+def predict(
+    target: Annotated[
+        Path | None, typer.Argument(metavar="TARGET", help="The film: DICOM, PNG, PGM or TIFF.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Argument(metavar="REFERENCE", help="That of the other breast, in the same view.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a model's folder.")
+    ] = "models:/cgn@champion",
+    side: Annotated[
+        Literal["L", "R"] | None, typer.Option(help="The target's breast; tags of a DICOM film tell too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw films, map, box and counterfactual maps.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead: a table, as 'cgn cache manifest' reads it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where a table's predictions go.")] = None,
+    store: Store = DEFAULT_STORE,
+    address: Address = None,
+) -> None:
+    """Ask a model about a pair of films, or about a whole table of them by Ray Data.
+
+    A warning tells where the input lies outside of what the model was trained on. A table's predictions
+    are Parquet parts; the same command goes on where it was stopped.
+
+      cgn predict --model models:/cgn@champion left.dcm right.dcm --figure seen.png
+
+      cgn predict --manifest films.csv --out predictions
+    """
+    from cgn_platform import serving
+
+    store = _store(store)
+    if manifest and out and not target:
+        _predict_table(manifest, out, model, store, address)
+        return
+    if manifest or out or not target or not reference:
+        raise ConfigError("give TARGET and REFERENCE, or --manifest FILE and --out DIR")
+    from cgn.data.films import FilmPair
+    from cgn.errors import Reason, UnreadableImageError
+
+    with serving.load(model, store=store, processes=1) as ensemble:
+        (said,) = ensemble.predict([FilmPair.of(target, reference, side)])
+        if said.refused:
+            raise UnreadableImageError(said.warnings[0], Reason(said.refused.reason))
+        if figure:
+            from cgn.figures import draw_prediction, save
+
+            save(draw_prediction(ensemble, said), figure)
+    if as_json:
+        typer.echo(json.dumps(said.facts()))
+        return
+    place = " ".join(f"{number:.0f}" for number in said.box)
+    typer.echo(
+        f"malignant with probability {said.p_malignant:.3f}, {len(said.fold_p)} folds spread by "
+        f"{said.spread:.3f}; box {place} in pixels of the target"
+    )
+    for warning in said.warnings:
+        typer.echo(f"warning: {warning}")
+
+
+def _predict_table(table: Path, out: Path, model: str, store: Path, address: str | None) -> None:
+    from cgn_platform import cluster, serving
+
+    with serving.fetched(model, store) as folder, cluster.connect(address) as ray_cluster:
+        from cgn_platform.batch import predict_table  # after Ray's environment was set
+
+        told = predict_table(table, out, folder, slots=ray_cluster.slots(cluster.Resources()), say=typer.echo)
+    typer.echo(f"{told.predicted} predicted, {told.stood} stood already: {out}")
+    if told.quarantine:
+        raise DataError(f"{told.quarantined} rows have no prediction: {told.quarantine} lists them")
+
+
+@app.command()
 def up(
     store: Store = DEFAULT_STORE,
     ray_port: Annotated[int, typer.Option(help="Of Ray's jobs and dashboard.")] = 8265,
@@ -724,7 +801,7 @@ def track(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Compare every run with study and ledger, point by point.")
     ] = False,
-    ledger: Annotated[str | None, typer.Option(help="Where units are; the store's.")] = None,
+    ledger: LedgerAt = None,
 ) -> None:
     """Send MLflow what it does not have yet of sweeps and tables: after it was away, or a driver was killed.
 
@@ -756,7 +833,7 @@ def track(
             url,
             name=name,
             rebuild=rebuild,
-            ledger=Ledger(ledger or str(store / "units")),
+            ledger=Ledger(_ledger(ledger, store)),
             say=lambda told: bar.console.print(told, markup=False, style="yellow"),
             on_progress=advance,
         )

@@ -103,9 +103,30 @@ def load(
     Raises:
         ModelError: no such model, or a damaged one.
     """
-    with _fetched(str(where), store) as folder:
+    with fetched(where, store) as folder:
+        return Ensemble.load(folder, device, processes)
+
+
+@contextmanager
+def fetched(where: str | Path, store: Path) -> Iterator[Path]:
+    """What `load` loads from: a folder, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
+        folder = Path(where)
+        if str(where).startswith("models:/"):
+            folder = _download(str(where), store, scratch)
         inner = folder / ENSEMBLE
-        return Ensemble.load(inner if inner.is_dir() else folder, device, processes)
+        yield inner if inner.is_dir() else folder
+
+
+def _download(address: str, store: Path, into: str) -> Path:
+    with _quiet() as mlflow:
+        try:
+            found = mlflow.artifacts.download_artifacts(
+                artifact_uri=address, dst_path=into, tracking_uri=tracking.default_uri(store)
+            )
+        except (mlflow.exceptions.MlflowException, OSError) as error:
+            raise ModelError(f"no model at {address}: {' '.join(str(error).split())}") from None
+    return Path(found)
 
 
 def example() -> "pd.DataFrame":
@@ -163,21 +184,6 @@ def _save(destination: Path, ensemble: Path) -> None:
             input_example=example(),
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
         )
-
-
-@contextmanager
-def _fetched(where: str, store: Path) -> Iterator[Path]:
-    if not where.startswith("models:/"):
-        yield Path(where)
-        return
-    with tempfile.TemporaryDirectory(prefix="cgn-") as scratch, _quiet() as mlflow:
-        try:
-            found = mlflow.artifacts.download_artifacts(
-                artifact_uri=where, dst_path=scratch, tracking_uri=tracking.default_uri(store)
-            )
-        except (mlflow.exceptions.MlflowException, OSError) as error:
-            raise ModelError(f"no model at {where}: {' '.join(str(error).split())}") from None
-        yield Path(found)
 
 
 @contextmanager
