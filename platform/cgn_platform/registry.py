@@ -462,7 +462,7 @@ def _champion(version: Version, ledger: Ledger) -> gate.Champion:
 
 
 def _point(registry: Registry, alias: str, version: Version, champion: Version | None) -> None:
-    """Move the alias, unless somebody else did meanwhile; `previous` first."""
+    """Move the alias, unless somebody else did meanwhile; `previous` first. A champion is no challenger."""
     if alias == CHAMPION:
         now = registry.at(CHAMPION)
         if (now and now.number) != (champion and champion.number):
@@ -473,6 +473,8 @@ def _point(registry: Registry, alias: str, version: Version, champion: Version |
         if champion:
             registry.point(PREVIOUS, champion.number)
     registry.point(alias, version.number)
+    if alias == CHAMPION and CHALLENGER in version.aliases:
+        registry.lift(CHALLENGER)
 
 
 def _finish(store: Path, registry: Registry, version: Version, asked: Asked) -> None:

@@ -220,7 +220,7 @@ def test_a_challenger_only_adds(ask: Ask, there: Registry) -> None:
     assert (outcome.action, outcome.version, outcome.before) == ("promoted", "2", None)
     assert aliases(there) == {"champion": "1", "challenger": "2"}
     assert ask(OTHER).before == "1"  # and may become champion, the same version
-    assert aliases(there) == {"champion": "2", "challenger": "2", "previous": "1"}
+    assert aliases(there) == {"champion": "2", "previous": "1"}
     assert len(there.versions()) == 2
 
 
