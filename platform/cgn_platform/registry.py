@@ -41,6 +41,7 @@ CHAMPION, CHALLENGER, PREVIOUS = ("champion", "challenger", "previous")
 EXPERIMENT = "promotions"
 FOLDER = "model"  # of a version's files among its run's artifacts
 RECORD = "promotions.jsonl"
+RUN = ("command", "mode", "code", "git_commit", "when", "ledger")  # of a table's or sweep's run
 LOCK_SECONDS = 60
 PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
 
@@ -539,7 +540,7 @@ def _evidence(
             "marked": sum(bool(boxes) for boxes in pairs.boxes),
         },
         "figures": figures,
-        "run": {name: facts["run"].get(name) for name in ("command", "code", "git_commit", "when", "ledger")},
+        "run": {name: facts["run"].get(name) for name in RUN},
     }
 
 

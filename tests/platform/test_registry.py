@@ -127,7 +127,9 @@ def aliases(there: Registry) -> dict[str, str]:
     return {alias: version.number for version in there.versions() for alias in version.aliases}
 
 
-def test_who_passes_is_champion_with_all_that_speaks_for_it(ask: Ask, there: Registry, store: Path) -> None:
+def test_who_passes_is_champion_with_all_that_speaks_for_it(
+    ask: Ask, there: Registry, store: Path, units: Path, pairs: Pairs
+) -> None:
     outcome = ask(GOOD)
     assert (outcome.action, outcome.version, outcome.before) == ("promoted", "1", None)
     assert aliases(there) == {"champion": "1"}
@@ -150,6 +152,10 @@ def test_who_passes_is_champion_with_all_that_speaks_for_it(ask: Ask, there: Reg
     assert "\n\n\n" not in card
     with serving.load(folder) as ensemble:
         assert ensemble.check() == 0
+        said = ensemble.judge(pairs).fold_p
+    for fold, name in enumerate(evidence["candidate"]["served"]):  # what is served is what was measured
+        test = Ledger(units).open(name).result.predictions
+        assert said[fold, test.index] == pytest.approx(test.p_malignant, abs=1e-6)
     (line,) = read_record(store)
     assert (line["action"], line["version"], line["by"], line["because"]) == (
         "promoted", "1", "ada", "a test",
