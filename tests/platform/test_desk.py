@@ -93,6 +93,15 @@ def test_trials_end_complete_or_pruned_until_the_total_is_reached(study: Study) 
     assert desk.next() is None
 
 
+def test_an_audited_trial_is_marked_once_and_runs_to_its_end(study: Study) -> None:
+    desk = Desk(study, audit=1.0)
+    assert run(desk, 0.8) == run(desk, 0.7) == run(desk, 0.5) == 6
+    first, _, third = study.trials()[:3]
+    assert "would_prune_at" not in first.facts
+    assert (third.state, third.value, third.facts["would_prune_at"]) == ("complete", 0.5, 2)
+    assert "steps" not in third.facts  # the ledger has them
+
+
 @pytest.mark.parametrize(
     ("step", "reason"),
     [

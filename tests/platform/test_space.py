@@ -109,6 +109,21 @@ def test_an_unknown_rule_lists_those_there_are() -> None:
         Prune("medain")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("confidence", 1.0, "prune.confidence must lie between 0 and 1 but got 1.0"),
+        ("every", 0, "prune.every must be at least 1 but got 0"),
+        ("power", 0, "prune.power must be above 0 but got 0"),
+        ("patience", 3, "prune has no setting 'patience': it has rule, startup_trials"),
+    ],
+)
+def test_a_setting_of_pruning_that_cannot_be_is_said(setting: str, value: float, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Prune().edit(**{setting: value})
+    assert Prune().edit(confidence=0.8).confidence == 0.8
+
+
 def test_names_without_a_file_are_told_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="take one of alexnet"):
         check_names(Config(), {"backbone": Choice(("alexnet", "vgg"))})

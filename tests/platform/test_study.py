@@ -10,8 +10,8 @@ import pytest
 from cgn.ablation import Triplet
 from cgn.config import Config
 from cgn.errors import StudyError
-from cgn_platform.space import PRUNE_RULES, Choice, Float, Prune, Space
-from cgn_platform.study import Asked, Study, open_study
+from cgn_platform.space import Choice, Float, Space
+from cgn_platform.study import Asked, Study, open_study, recorded
 
 IDENTITY = {"cache": "c0ffee", "splits": "f00d"}
 
@@ -181,27 +181,6 @@ def test_a_pruned_trial_keeps_its_reports_and_a_failed_one_is_no_score(space: Sp
         assert [record.facts.get("reason") for record in study.trials()][2:4] == ["slow", "NaN"]
 
 
-@pytest.mark.parametrize("rule", [rule for rule in PRUNE_RULES if rule != "none"])
-def test_every_rule_stops_a_hopeless_trial_after_its_warm_up(store: Path, rule: Any) -> None:
-    space = Space(
-        Config(epochs=12), {"alpha": Float(0, 1)}, 30, Prune(rule, startup_trials=4, warmup_epochs=3)
-    )
-    stopped = []
-    with opened(space, store) as study:
-        for number in range(12):
-            asked = ask(study)
-            for epoch in range(12):
-                study.report(asked.number, epoch, 0.9 - number / 20 + epoch / 1000)
-                if study.should_prune(asked.number):
-                    stopped.append(epoch)
-                    study.tell(asked.number, "pruned")
-                    break
-            else:
-                study.tell(asked.number, "complete", 0.9 - number / 20)
-    assert stopped
-    assert min(stopped) >= 2  # three epochs, counted from 0
-
-
 def test_conditional_dimensions_live_in_one_study(store: Path) -> None:
     space = Space(
         Config(),
@@ -254,3 +233,13 @@ def test_a_database_that_fails_is_told_in_a_line_whatever_is_asked(
         for call in calls:
             with pytest.raises(StudyError, match=r"cannot be used \(disk I/O error\): free its disk"):
                 call()
+
+
+def test_a_study_is_read_without_its_lock(space: Space, store: Path) -> None:
+    with opened(space, store) as study:
+        run(study, 2)
+        declaration, records = recorded("s", store)
+    assert declaration["cache"] == "c0ffee"
+    assert [record.value for record in records][:2] == [record.params["alpha"] for record in records][:2]
+    with pytest.raises(StudyError, match="no study 'q' in .*: there are s"):
+        recorded("q", store)
