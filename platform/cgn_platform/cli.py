@@ -445,12 +445,12 @@ def table(
             "concurrent": concurrent,
         }
         if retune:
-            declared = retuned(
-                declared,
-                name,
-                retune,
-                lambda study, space: run_sweep(space, pairs, splits, name=study, console=console, **how),
-            )
+
+            def search(study: str, space: Any) -> Any:
+                console.rule(study, align="left")
+                return run_sweep(space, pairs, splits, name=study, console=console, **how)
+
+            declared = retuned(declared, name, retune, search)
         with TableScreen(console) as screen:
             facts = run_table(declared, pairs, splits, name=name, seeds=seeds, screen=screen, **how)
     console.print(table_of(facts))
