@@ -132,9 +132,9 @@ class TestRecording:
     def test_a_study_on_other_data_or_with_too_few_trials_is_refused(self, work: Work, store: Path) -> None:
         self.record(work, store, 1)
         study, ledger = recorded("s", store), Ledger(work.ledger)
-        with pytest.raises(StudyError, match="has 1 in .*: record some with prune=Prune"):
+        with pytest.raises(StudyError, match=r"has 1 in .*: record some with prune=Prune"):
             recording("s", *study, work.pairs, work.splits, ledger)
-        with pytest.raises(StudyError, match="ran on other data: splits was .*: give its cache"):
+        with pytest.raises(StudyError, match=r"ran on other data: splits was .*: give its cache"):
             recording("s", *study, work.pairs, work.splits[:2], ledger)
 
 

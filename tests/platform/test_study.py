@@ -241,5 +241,5 @@ def test_a_study_is_read_without_its_lock(space: Space, store: Path) -> None:
         declaration, records = recorded("s", store)
     assert declaration["cache"] == "c0ffee"
     assert [record.value for record in records][:2] == [record.params["alpha"] for record in records][:2]
-    with pytest.raises(StudyError, match="no study 'q' in .*: there are s"):
+    with pytest.raises(StudyError, match=r"no study 'q' in .*: there are s"):
         recorded("q", store)
