@@ -509,7 +509,7 @@ def promote(
     alias: Annotated[
         str, typer.Option("--as", help="champion, or challenger, which leaves the champion in.")
     ] = "champion",
-    min_auc: Annotated[float, typer.Option(help="The estimate must lie above it.")] = 0.5,
+    min_auc: Annotated[float, typer.Option(help="Above which the AUC must lie.")] = 0.5,
     margin: Annotated[
         float, typer.Option(help="By which the champion may be missed, in AUC and in localisation error.")
     ] = 0.05,
@@ -531,10 +531,11 @@ def promote(
 ) -> None:
     """Register a sweep's winner or a table's row in MLflow, if it passes the gate.
 
-    Its units must be whole, its estimate (for a sweep corrected for the choice, BBC-CV) above --min-auc, its
-    AUC and localisation not worse than the champion's by --margin on the same cases (95 % intervals), and the
-    model must predict the same to the bit when it is loaded again. Then it is champion, and the old one
-    previous. Exit code 3: refused, and every reason is told; the refusal is recorded, too.
+    Its units must be whole, its AUC above --min-auc (of a sweep's winner that of the test folds and the one
+    corrected for the choice, BBC-CV), its AUC and localisation not worse than the champion's by --margin on
+    the same cases (95 % intervals), and the model must predict the same to the bit when it is loaded again.
+    Then it is champion, and the old one previous. Exit code 3: refused, and every reason is told; the refusal
+    is recorded, too.
 
       cgn promote smoke-phantom --because "first one"
 
