@@ -13,6 +13,7 @@ import getpass
 import hashlib
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -264,6 +265,8 @@ def promote(
         units, faults = gate.verified(ledger, row["units"], facts["data"])
         measured = None if faults else gate.measured(units)
         evidence = _evidence(facts, row, asked, served, pairs, measured)
+        for unit in (unit for seed in units for unit in seed if unit.id == served[0]):
+            evidence["config"] = dict(unit.identity.config)  # names weights by their content, not by a path
         folder, reload = None, None
         if there:
             folder, reload = _again(registry, there.number, Path(scratch))
@@ -379,6 +382,7 @@ def card(evidence: Facts) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.get_template("model_card.md.j2").render(evidence=evidence)
 
@@ -566,7 +570,7 @@ def _decided(
             "by": asked.by,
             "because": asked.because,
             "when": _now(),
-            "command": " ".join(["cgn", *sys.argv[1:]]),
+            "command": shlex.join(["cgn", *sys.argv[1:]]),
             "code": code_fingerprint(),
             "git_commit": tracking.code_version(),
         },

@@ -83,7 +83,7 @@ def test_a_searchs_winner_is_judged_by_its_corrected_figure() -> None:
     assert refusal.words.endswith("; the lower one of the last two must be above 0.600")
     assert (refusal.figure, refusal.demand) == (0.553, 0.6)
     assert judge(asks, None, Demands(min_auc=0.55)).passed
-    # Epochs were chosen on the same validation pairs, which BBC-CV does not take away: test folds know better.
+    # Epochs were chosen on the same validation pairs, which BBC-CV does not take away.
     weak = scores_of(skill=0.1)
     (refusal,) = judge(candidate(weak, choice=Choice(0.8, 0.77)), None, Demands(min_auc=0.7)).refusals
     assert refusal.figure == weak.auc().estimate
