@@ -24,6 +24,10 @@ class Served(mlflow.pyfunc.PythonModel):
         """Every file is compared with its sha256. Raises ModelError."""
         self._ensemble = Ensemble.load(Path(context.artifacts["ensemble"]))
 
+    def close(self) -> None:
+        """End the processes that open films."""
+        self._ensemble.close()
+
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """A row a pair, in their order; empty numbers and a warning where its films cannot be used."""
         pairs = [

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ENSEMBLE, EVIDENCE = Path("artifacts", "ensemble"), "evidence.json"
 CODE = Path(__file__).with_name("served.py")
 
+REGISTERED = "models:/"
+
 REQUIREMENTS = (
     *("mlflow", "torch", "torchvision", "safetensors", "numpy", "scipy", "scikit-learn", "pydantic"),
     *("opencv-python-headless", "pydicom", "python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls"),
@@ -112,18 +114,23 @@ def fetched(where: str | Path, store: Path) -> Iterator[Path]:
     """What `load` loads from: a folder, for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
         folder = Path(where)
-        if str(where).startswith("models:/"):
+        if str(where).startswith(REGISTERED):
             folder = _download(str(where), store, scratch)
         inner = folder / ENSEMBLE
         yield inner if inner.is_dir() else folder
 
 
 def _download(address: str, store: Path, into: str) -> Path:
+    uri = tracking.default_uri(store)
     with _quiet() as mlflow:
         try:
-            found = mlflow.artifacts.download_artifacts(
-                artifact_uri=address, dst_path=into, tracking_uri=tracking.default_uri(store)
-            )
+            client = mlflow.MlflowClient(tracking_uri=uri)
+            name, _, number = address.removeprefix(REGISTERED).rpartition("/")
+            if not name:
+                name, _, alias = number.partition("@")
+                number = client.get_model_version_by_alias(name, alias).version
+            source = client.get_model_version_download_uri(name, number)
+            found = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=into, tracking_uri=uri)
         except (mlflow.exceptions.MlflowException, OSError) as error:
             raise ModelError(f"no model at {address}: {' '.join(str(error).split())}") from None
     return Path(found)
