@@ -782,6 +782,7 @@ def up(
         f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
         f"MLflow  {tracking.how_to_look(state.mlflow)}",
         *([f"Optuna  {state.ui}  (studies while they run; read only)"] if state.ui else []),
+        f"metrics {state.temporary}/r/{cluster.EXPORTERS} names what Prometheus reads (dashboards/grafana)",
         "",
         "to submit a sweep, with the absolute path of a cache for CACHE:",
         f"  {export}",

@@ -33,6 +33,7 @@ LOOPBACK = "127.0.0.1"
 RAY_PORT, MLFLOW_PORT, UI_PORT = 8265, 5000, 8080
 START_SECONDS = 120  # until a server must answer
 END_SECONDS = 10  # between asking a process to end and ending it
+EXPORTERS = "prom_metrics_service_discovery.json"  # Ray's file for Prometheus, in its temporary folder
 STUDIES = "api/studies"  # what Optuna's dashboard answers to
 DRIVERS, SERVERS = "cgn-", "cgnup-"  # temporary folders of drivers and of `up`
 

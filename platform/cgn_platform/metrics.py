@@ -1,14 +1,16 @@
 """What Grafana shows of a sweep while it runs: figures of the driver, exported by Ray beside its own.
 
 Ray prefixes the names with `ray_` and adds what it knows of the process; boards are in `dashboards/grafana`.
-Nothing here is truth, and nothing here can stop a sweep.
+It forgets a gauge that is not set for two of its reports (20 s), so a thread sets them all again and again:
+a trial may be silent for longer. Nothing here is truth, and nothing here can stop a sweep.
 """
 
 import functools
 import re
+import threading
 from collections import Counter as Counts
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ray.util import metrics
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from cgn_platform.worker import Step
 
 ENDS = ("complete", "pruned", "failed")
+PULSE_SECONDS = 5.0  # half of the interval at which Ray reports
 
 
 def _never_raises(method: Callable[..., None]) -> Callable[..., None]:
@@ -33,7 +36,7 @@ def _never_raises(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class SweepMetrics:
-    """A `Listener` of the sweep that sets gauges and counters; needs a connected Ray, or it is silent."""
+    """A `Listener` of the sweep that counts, and tells while it is entered; Ray must be connected by then."""
 
     @_never_raises
     def __init__(
@@ -43,7 +46,7 @@ class SweepMetrics:
         records: "Sequence[TrialRecord]" = (),
         outbox: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Tell what stands.
+        """Begin with what stands.
 
         Args:
             study: its name, the tag of every figure.
@@ -55,6 +58,7 @@ class SweepMetrics:
         self._states = Counts[str](record.state for record in records if record.state in ENDS)
         self._best = max((r.value for r in records if r.value is not None), default=None)
         self._running: set[int] = set()
+        self._ended = threading.Event()
 
         def gauge(name: str, told: str, *tags: str) -> metrics.Gauge:
             made = metrics.Gauge(f"cgn_{name}", told, ("study", *tags))
@@ -72,19 +76,24 @@ class SweepMetrics:
         self._left = gauge("outbox_events", "Events that MLflow does not have yet.")
         self._epochs = counter("epochs", "Epochs that this driver was told.")
         self._retries = counter("retries", "Trials that were begun again, by what was lost.", "cause")
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._work, name="metrics", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
         self._tell()
 
     @_never_raises
     def started(self, trial: "Asked") -> None:
         """A trial was asked for."""
         self._running.add(trial.number)
-        self._tell()
 
     @_never_raises
     def epoch(self, number: int, step: "Step") -> None:  # noqa: ARG002 - as the sweep tells it
         """A trial finished an epoch."""
         self._epochs.inc()
-        self._left.set(self._outbox())
 
     @_never_raises
     def lost(self, number: int, cause: str) -> None:  # noqa: ARG002
@@ -98,8 +107,13 @@ class SweepMetrics:
         self._states[record.state] += 1
         if record.value is not None:
             self._best = max(record.value, self._best or record.value)
-        self._tell()
 
+    def _work(self) -> None:
+        self._tell()
+        while not self._ended.wait(PULSE_SECONDS):
+            self._tell()
+
+    @_never_raises
     def _tell(self) -> None:
         for state in ENDS:
             self._trials.set(self._states[state], {"state": state})

@@ -48,9 +48,10 @@ def of_sweep(
     header = ("trial", "mean validation AUC", "mean test AUC [95 %]", "localisation error", "parameters")
     return _joined(
         f"{counts}; pruning saved {figures['epochs_saved']:.0%} of the epochs.",
+        _links(about, page, report, "trials"),
         _table(header, rows),
         "Ranked by validation AUC; test figures are shown and chose nothing. Trial 0 is the default.",
-        _foot(about, page, report, "trials"),
+        _ran_on(about),
     )
 
 
@@ -65,21 +66,27 @@ def of_table(facts: Mapping[str, Any], *, about: "Parent", page: str, report: bo
     counts = f"{data['pairs']} pairs of {data['patients']} patients, {data['folds']} folds"
     return _joined(
         f"{facts['title']}: {counts}, {len(facts['run']['seeds'])} seeds.",
+        _links(about, page, report, "rows"),
         _table(header, rows),
         "" if seen is None else f"Differences below {seen:.3f} cannot be seen by this design.",
-        _foot(about, page, report, "rows"),
+        _ran_on(about),
     )
 
 
-def _foot(about: "Parent", page: str, report: bool, what: str) -> str:
+def _ran_on(about: "Parent") -> str:
     tags = about.tags
     told = ", ".join(f"{name} `{tags[name]}`" for name in ("cache", "splits", "code") if name in tags)
+    return f"Ran on {about.experiment}: {told}."
+
+
+def _links(about: "Parent", page: str, report: bool, what: str) -> str:
+    """Near the top: MLflow folds long descriptions."""
     more = (
         "The report is `report.html` among the artifacts."
         if report
         else f"`cgn report {about.study}` makes a page of charts and adds it to the artifacts."
     )
-    return f"Ran on {about.experiment}: {told}.\n\n[The {what} side by side]({page}). {more}"
+    return f"[The {what} side by side]({page}). {more}"
 
 
 def _auc(row: Mapping[str, Any]) -> str:

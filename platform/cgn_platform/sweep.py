@@ -106,7 +106,7 @@ def run_sweep(
         figures = SweepMetrics(name, space.trials, before, lambda: tracker.left)
         status = "KILLED"
         try:
-            with SweepConsole(console, space.trials, before) as screen:
+            with SweepConsole(console, space.trials, before) as screen, figures:
                 run_trials(
                     study,
                     work,

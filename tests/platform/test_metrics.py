@@ -1,6 +1,7 @@
 """What a sweep tells Prometheus, with Ray's exporter replaced by a dictionary."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,13 +47,14 @@ def record(number: int, state: State, value: float | None = None) -> TrialRecord
 
 def test_a_sweep_in_figures(exported: Figures) -> None:
     stands = [record(0, "complete", 0.6), record(1, "orphan"), record(2, "pruned")]
-    told = SweepMetrics("s", 6, stands, lambda: 7)
-    assert exported[("cgn_best_val_auc", "s")] == 0.6
-    for number in (3, 4):
-        told.started(Asked(number, Config(), {}))
-        told.epoch(number, Step(0, 0.5))
-    told.lost(3, "ray.exceptions.OutOfMemoryError: task was killed")
-    told.ended(record(4, "complete", 0.9))
+    with SweepMetrics("s", 6, stands, lambda: 7) as told:
+        until(lambda: ("cgn_outbox_events", "s") in exported)
+        assert exported[("cgn_best_val_auc", "s")] == 0.6
+        for number in (3, 4):
+            told.started(Asked(number, Config(), {}))
+            told.epoch(number, Step(0, 0.5))
+        told.lost(3, "ray.exceptions.OutOfMemoryError: task was killed")
+        told.ended(record(4, "complete", 0.9))
     assert exported == {
         ("cgn_trials", "s", "complete"): 2,
         ("cgn_trials", "s", "pruned"): 1,
@@ -66,8 +68,28 @@ def test_a_sweep_in_figures(exported: Figures) -> None:
     }
 
 
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_gauges_are_set_again_though_nothing_happens(
+    exported: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray forgets those that are not."""
+    monkeypatch.setattr(metrics, "PULSE_SECONDS", 0.01)
+    with SweepMetrics("s", 2):
+        for _ in range(3):
+            until(lambda: ("cgn_trials_waiting", "s") in exported)
+            del exported[("cgn_trials_waiting", "s")]
+
+
 def test_no_best_before_there_is_one(exported: Figures) -> None:
-    SweepMetrics("s", 2).ended(record(0, "failed"))
+    with SweepMetrics("s", 2) as told:
+        told.ended(record(0, "failed"))
+    assert exported[("cgn_trials", "s", "failed")] == 1
     assert ("cgn_best_val_auc", "s") not in exported
 
 
@@ -89,11 +111,11 @@ def test_an_exporter_that_fails_is_no_reason_to_stop(monkeypatch: pytest.MonkeyP
         raise RuntimeError("no exporter")
 
     monkeypatch.setattr(metrics.metrics, "Gauge", broken)
-    told = SweepMetrics("s", 2)
-    told.started(Asked(0, Config(), {}))
-    told.epoch(0, Step(0, 0.5))
-    told.lost(0, "its process ended")
-    told.ended(record(0, "complete", 0.5))
+    with SweepMetrics("s", 2) as told:
+        told.started(Asked(0, Config(), {}))
+        told.epoch(0, Step(0, 0.5))
+        told.lost(0, "its process ended")
+        told.ended(record(0, "complete", 0.5))
 
 
 def test_an_epoch_costs_next_to_nothing() -> None:
