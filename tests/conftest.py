@@ -1,10 +1,11 @@
 """Small pairs in memory, for tests that train."""
 
+import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
@@ -12,7 +13,12 @@ from cgn_platform.cluster import prepare_local
 
 prepare_local()  # test modules import Ray while they are collected, in whatever order
 
-torch.set_num_threads(1)  # small networks gain nothing from more, and threads that wait spin
+# Small networks gain nothing from more threads, and threads that wait spin. Said to torch by its variable:
+# drivers that tests start read this file for its pairs, and most of them need no torch.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+if TYPE_CHECKING:
+    import torch
 
 
 def make_pairs(n: int = 24, size: int = 32, seed: int = 0, *, counterfactual: bool = True) -> Pairs:
@@ -49,13 +55,17 @@ def pairs() -> Pairs:
     return make_pairs()
 
 
-@pytest.fixture(scope="session")
-def splits() -> tuple[Split, ...]:
-    """Three folds of eight."""
+def make_thirds() -> tuple[Split, ...]:
+    """Three folds of eight; without scikit-learn, which a driver would import for seconds."""
     blocks = np.arange(24).reshape(3, 8)
     return tuple(
         Split(k, train=blocks[(k + 2) % 3], val=blocks[(k + 1) % 3], test=blocks[k]) for k in range(3)
     )
+
+
+@pytest.fixture(scope="session")
+def splits() -> tuple[Split, ...]:
+    return make_thirds()
 
 
 @pytest.fixture
@@ -64,8 +74,9 @@ def tiny() -> Config:
 
 
 @pytest.fixture
-def features() -> Callable[..., torch.Tensor]:
+def features() -> "Callable[..., torch.Tensor]":
     """Random float64 features: `features(seed, b, c, h, w)`."""
+    import torch
 
     def make(seed: int, *shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

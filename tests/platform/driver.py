@@ -16,7 +16,6 @@ from rich.console import Console
 
 from cgn.config import Config
 from cgn.data.cache import open_cache, open_splits
-from cgn.data.folds import make_splits
 from cgn.errors import CGNError
 from cgn_platform import cluster
 from cgn_platform.space import Float, Prune, Space
@@ -52,8 +51,8 @@ def main(
 ) -> None:
     """Options are those of `run_sweep`."""
     if cache is None:
-        pairs = runpy.run_path(str(HERE.parent / "conftest.py"))["make_pairs"]()
-        splits: Any = make_splits(pairs.label, pairs.patient_id, folds=3)
+        made = runpy.run_path(str(HERE.parent / "conftest.py"))
+        pairs, splits = made["make_pairs"](), made["make_thirds"]()
     else:
         pairs, splits = open_cache(cache), open_splits(cache)
     with cluster.connect(address, num_cpus=2 if address == "local" else None) as ray:
