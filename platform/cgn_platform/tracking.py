@@ -251,16 +251,13 @@ class Projection:
             run = self._run(number, self._about.time, name)
             self._write(run, [{**told, "metrics": _news(told["metrics"], there.metrics if there else {})}])
             self._client.set_terminated(run, told["status"], now)
-        complete = sum(row["complete"] for row in facts["rows"])
-        figures = {
-            "rows_complete": complete,
-            "rows_incomplete": len(facts["rows"]) - complete,
-            "detectable": facts["detectable"],
-        }
+        lacking = sum(not row["complete"] for row in facts["rows"])
+        state = f"{lacking} of {len(facts['rows'])} rows are INCOMPLETE" if lacking else "complete"
         shown = self._client.get_run(self._parent).data.metrics
-        self._write(self._parent, [{"metrics": _news(_numbers(figures), shown), "time": now}])
+        figures = _news(_numbers({"detectable": facts["detectable"]}), shown)
+        self._write(self._parent, [{"metrics": figures, "tags": {"cgn.state": state}, "time": now}])
         self._describe(notes.of_table, facts, page)
-        self._client.set_terminated(self._parent, "FAILED" if figures["rows_incomplete"] else "FINISHED", now)
+        self._client.set_terminated(self._parent, "FAILED" if lacking else "FINISHED", now)
 
     def finish(
         self, records: "Sequence[TrialRecord]", status: str, now: int, page: Path | None = None

@@ -75,7 +75,7 @@ def test_the_boards_show_sweeps_and_gpus() -> None:
 
 
 def test_gpu_metrics_are_declared_by_the_installed_ray() -> None:
-    """They cannot be seen without a GPU: their names, and that memory comes in MiB, are read in its source."""
+    """They cannot be seen without a GPU: names, and that memory comes in MiB, are read in its source."""
     folder = Path(__import__("ray").__file__).parent / "dashboard" / "modules"
     source = (folder / "reporter" / "reporter_agent.py").read_text()
     assert {name for name in ONLY_WITH_A_GPU if f'"{name.removeprefix("ray_")}"' not in source} == set()
