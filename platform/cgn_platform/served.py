@@ -35,17 +35,13 @@ class Served(mlflow.pyfunc.PythonModel):
             for row in model_input.to_dict("records")
         ]
         told = [row_of(prediction) for prediction in self._ensemble.predict(pairs)]
-        return pd.DataFrame(told, columns=list(COLUMNS))
+        return pd.DataFrame(told, columns=COLUMNS, dtype=object)  # None is null in JSON, NaN is not JSON
 
 
-def row_of(said: Prediction) -> dict[str, Any]:
+def row_of(said: Prediction) -> tuple[Any, ...]:
     """A prediction as plain values; the box in pixels of the target's source image."""
-    box = dict(zip(("x0", "y0", "x1", "y1"), said.box, strict=True))
-    return (
-        {"p_malignant": said.p_malignant, "spread": said.spread}
-        | box
-        | {"warnings": json.dumps(said.warnings)}
-    )
+    numbers = (None,) * 6 if said.refused else (said.p_malignant, said.spread, *said.box)
+    return (*numbers, json.dumps(said.warnings))
 
 
 mlflow.models.set_model(Served())

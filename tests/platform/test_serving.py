@@ -98,7 +98,7 @@ def test_a_model_loads_without_a_pickle_and_says_the_same(trained, monkeypatch):
     expected = trained.told()
     assert table["p_malignant"].tolist()[:-1] == [each["p_malignant"] for each in expected]
     assert table[["x0", "y0", "x1", "y1"]].to_numpy()[:-1].tolist() == [list(e["box"]) for e in expected]
-    assert np.isnan(table["p_malignant"].iloc[-1])
+    assert table["p_malignant"].iloc[-1] is None
     assert json.loads(table["warnings"].iloc[-1])[0].startswith("truncated: the target")
     assert again["p_malignant"].between(0, 1).all()
     model.unwrap_python_model().close()
