@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from cgn.config import Config
+from cgn.data.cache import open_cache, open_splits, write_cache
+from cgn.data.datasets import phantom
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import StudyError
 from cgn.racing import Curve, Floats, budget, fold_aucs, race
 from cgn.racing import replay as replay_race
 from cgn.results import lockstep
+from cgn_platform.cli import app
 from cgn_platform.cluster import Resources
 from cgn_platform.console import replay_table, summary, wrong_prunes
 from cgn_platform.ledger import Ledger
@@ -128,6 +132,22 @@ class TestRecording:
         assert [each.scores.shape for each in found.curves] == [(3, 24)] * 3
         assert found.cases.y.tolist() == work.pairs.label[[*range(8, 24), *range(8)]].tolist()
         assert found.cases.folds.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+
+    def test_the_verb_replays_what_a_store_holds(
+        self, store: Path, simulate: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("CGN_STUDY_URL", "CGN_LEDGER", "CGN_STORE"):
+            monkeypatch.delenv(name, raising=False)
+        cache = write_cache("phantom", phantom.Options(pairs=24, seed=0), size=32, folds=3, store=store).path
+        work = Work(open_cache(cache), open_splits(cache), Resources(), str(store / "units"), runner=simulate)
+        self.record(work, store, 4)
+        asked = ["replay", "s", "--data", str(cache), "--store", str(store), "--orders", "2"]
+        told = CliRunner().invoke(app, [*asked, "--set", "warmup_epochs=1", "--json"])
+        assert told.exit_code == 0
+        found = json.loads(told.output)
+        assert found["settings"]["warmup_epochs"] == 1
+        assert [each["rule"] for each in found["outcomes"]] == list(PRUNE_RULES)
+        assert "times fewer" in CliRunner().invoke(app, asked).output
 
     def test_a_study_on_other_data_or_with_too_few_trials_is_refused(self, work: Work, store: Path) -> None:
         self.record(work, store, 1)
