@@ -335,8 +335,8 @@ def _say_results(console: "Console", records: Any, store: Path, name: str) -> No
     )
     if "audited" in figures:
         console.print(
-            f"{figures['audited']:g} trials that would have been stopped ran to their end: "
-            f"{figures['wrong_prunes']:g} of them would have won, wrong-prune rate "
+            f"audit: {figures['audited']:g} ran on where they would have been stopped, "
+            f"{figures['wrong_prunes']:g} of them would have won: wrong-prune rate "
             f"{figures['wrong_prune_rate']:.2f} [{figures['wrong_prune_rate_low']:.2f}, "
             f"{figures['wrong_prune_rate_high']:.2f}]",
             highlight=False,
