@@ -63,7 +63,8 @@ def sqlite_path(url: str) -> Path | None:
 def read_only(url: str) -> str:
     """The address of the same database, opened so that nothing can be written through it."""
     if (path := sqlite_path(url)) is not None:
-        return f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true"
+        # Quoted twice: SQLAlchemy reads its address, then SQLite reads the file's.
+        return f"sqlite:///file:{quote(quote(str(path)))}?mode=ro&uri=true"
     return f"{url}{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
 
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from cgn.config import Config
 from cgn.errors import LedgerError, PlatformError, StudyError
 from cgn_platform import tracking
+from cgn_platform.cli import app
 from cgn_platform.outbox import Outbox
 from cgn_platform.space import Float, Space
 from cgn_platform.study import ORPHAN, Asked, State, TrialRecord, open_study
@@ -804,6 +806,32 @@ def test_the_report_is_an_artifact_of_the_parent_once(folder: Path, runs: Any) -
         assert track(folder, default_uri(folder), name="t") == ["t"]
         assert kept() == [text]
     assert "`report.html` among the artifacts" in runs()["t"]["tags"]["mlflow.note.content"]
+
+
+def test_cgn_report_gives_its_page_to_mlflow_or_says_that_it_waits(
+    folder: Path, runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = folder / "reports" / "t" / "report.html"
+
+    def write(*_: Any) -> Path:
+        page.write_text("the page")
+        return page
+
+    monkeypatch.setattr("cgn_platform.report.write_report", write)
+    page.parent.mkdir(parents=True)
+    asked = ["report", "t", "--store", str(folder)]
+    untracked = CliRunner().invoke(app, asked)
+    assert (untracked.exit_code, untracked.stderr) == (0, "")
+    page.unlink()
+    told_of(folder, [BASE, BEST])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    away = CliRunner().invoke(app, asked)
+    assert (away.exit_code, away.stdout) == (0, f"{page}\n")
+    assert away.stderr.startswith("the page is not in MLflow yet, 'cgn track' sends it: MLflow cannot be")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert "cgn.report" not in runs()["t"]["tags"]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert "cgn.report" in runs()["t"]["tags"]
 
 
 def test_a_sweep_says_its_best_trials_and_shows_the_columns_people_compare_by(

@@ -31,6 +31,7 @@ class Servers(NamedTuple):
     store: Path
     ray_port: int
     mlflow_port: int
+    ui_port: int
     told: str
     up: cluster.Up
 
@@ -51,14 +52,15 @@ def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     store = tmp_path_factory.mktemp("up") / "store"
-    ray_port, mlflow_port = cluster._free_ports(2)
+    ray_port, mlflow_port, ui_port = cluster._free_ports(3)
     ports = ("--ray-port", str(ray_port), "--mlflow-port", str(mlflow_port))
+    ports += ("--ui", "--ui-port", str(ui_port))
     try:
         told = cgn("up", "--store", str(store), "--num-gpus", "4", *ports)
         assert told.returncode == 0, told.stderr
         state = cluster.read_up(store)
         assert state is not None
-        yield Servers(store, ray_port, mlflow_port, told.stdout, state)
+        yield Servers(store, ray_port, mlflow_port, ui_port, told.stdout, state)
     finally:
         cluster.down(store)
 
@@ -131,8 +133,26 @@ def test_what_is_printed_can_be_typed(servers: Servers) -> None:
     assert f"http://127.0.0.1:{servers.mlflow_port}" in servers.told
     assert f"RAY_AUTH_TOKEN_PATH={servers.store / 'ray_token'}" in servers.told
     assert f"ray job submit --address {servers.up.jobs} --working-dir . -- cgn sweep" in servers.told
+    assert f"http://127.0.0.1:{servers.ui_port}" in servers.told
     again = cgn("up", "--store", str(servers.store))
     assert again.stdout.startswith("already up")
+
+
+def ask_ui(servers: Servers, method: str, path: str, body: Any = None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", servers.ui_port, timeout=30)
+    connection.request(
+        method, path, body=body and json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_prometheus_is_told_where_to_look(servers: Servers) -> None:
+    """On this machine only, and without a token, like all that Ray exports."""
+    path = Path(servers.up.temporary) / "r" / cluster.EXPORTERS
+    assert str(path) in servers.told
+    (group,) = json.loads(path.read_text())
+    assert {target.partition(":")[0] for target in group["targets"]} == {"127.0.0.1"}
 
 
 def test_nobody_gets_in_without_the_token(servers: Servers) -> None:
@@ -196,6 +216,16 @@ def test_a_submitted_sweep_writes_to_the_servers_store(servers: Servers) -> None
         ("trial 0", "FINISHED"),
         ("trial 1", "FINISHED"),
     ]
+
+    status, studies = ask_ui(servers, "GET", "/api/studies")
+    assert (status, "smoke-phantom" in studies) == (http.HTTPStatus.OK, True)
+    for method, path, body in (
+        ("DELETE", "/api/studies/1", None),
+        ("POST", "/api/studies", {"study_name": "mine", "directions": ["maximize"]}),
+        ("PUT", "/api/studies/1/note", {"body": "mine", "version": 1}),
+    ):
+        assert ask_ui(servers, method, path, body)[0] == http.HTTPStatus.INTERNAL_SERVER_ERROR
+    assert ask_ui(servers, "GET", "/api/studies")[1] == studies
 
     relative = submit(servers, "cgn", "sweep", "search_spaces/smoke.py", "--data", "runs/cache/x")
     assert relative.returncode != 0
@@ -275,7 +305,7 @@ def test_down_ends_all_of_it_and_nothing_else(servers: Servers) -> None:
         bystander.kill()
         bystander.wait()
     assert not Path(servers.up.temporary).exists()
-    for port in (servers.ray_port, servers.mlflow_port):
+    for port in (servers.ray_port, servers.mlflow_port, servers.ui_port):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert cgn("down", "--store", str(servers.store)).stdout.startswith("nothing is up")
@@ -296,6 +326,9 @@ def test_after_a_kill_the_next_up_ends_what_was_left(servers: Servers) -> None:
     again = cgn(*asked)
     assert again.returncode == 0, again.stderr
     assert not again.stdout.startswith("already up")
+    later = cgn(*asked, "--ui", "--ui-port", str(servers.ui_port))
+    assert later.stdout.startswith("already up")
+    assert ask_ui(servers, "GET", "/api/studies")[0] == http.HTTPStatus.OK
     assert [process for process in everyone if process.is_running()] == []
     assert not Path(killed.temporary).exists()
     assert cgn("down", "--store", str(servers.store)).stdout == "ended\n"
