@@ -33,6 +33,7 @@ from cgn.config import Config
 from cgn.errors import ConfigError
 from cgn.provenance import code_fingerprint
 from cgn_platform import charts
+from cgn_platform.console import wrong_prunes
 from cgn_platform.ledger import Ledger, Unit, shown
 
 if TYPE_CHECKING:
@@ -492,6 +493,7 @@ def facts_of_sweep(
         "raw": None,
         "corrected": None,
         "importances": dict(importances),
+        "audit": wrong_prunes(records),
         "baseline": DEFAULT,
         "detectable": None,
         "rows": [],

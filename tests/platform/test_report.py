@@ -403,3 +403,13 @@ def test_a_browser_draws_every_chart_alone_and_complains_of_nothing(
     assert tab.pdf(format="A4").startswith(b"%PDF")
     tab.close()
     assert wrong == []
+
+
+def test_an_audit_of_pruning_is_told_with_its_interval(sweep: dict[str, Any], ledger: Ledger) -> None:
+    told = report.render(sweep, ledger)
+    assert "ran on where pruning" not in told
+    figures = {"audited": 4, "wrong_prunes": 1, "wrong_prune_rate": 0.25}
+    audit = {**figures, "wrong_prune_rate_low": 0.0063, "wrong_prune_rate_high": 0.8059}
+    text = re.sub(r"<[^>]+>", "", report.render({**sweep, "audit": audit}, ledger))
+    assert "4 trials ran on where pruning would have stopped" in text
+    assert "1 would have won, a rate of 0.25 [0.01, 0.81]." in text
