@@ -294,7 +294,7 @@ def _records(study: optuna.Study) -> list[TrialRecord]:
 
 def _disconnect(storage: optuna.storages.BaseStorage) -> None:
     storage.remove_session()
-    engine = getattr(getattr(storage, "_backend", None), "engine", None)
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is not None:
         engine.dispose()
 

@@ -1,5 +1,7 @@
 """Databases of studies, opened to be read."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -9,19 +11,24 @@ from cgn_platform import database
 from cgn_platform.study import make_tables
 
 
+@contextlib.contextmanager
+def storage(url: str, **options: bool) -> Iterator[optuna.storages.RDBStorage]:
+    opened = optuna.storages.RDBStorage(url, **options)
+    yield opened
+    opened.remove_session()
+    opened.engine.dispose()
+
+
 def look_but_not_touch(url: str) -> None:
     make_tables(url)
-    optuna.create_study(study_name="s", storage=url)
-    there = optuna.storages.RDBStorage(
-        database.read_only(url), skip_compatibility_check=True, skip_table_creation=True
-    )
-    try:
-        assert [study.study_name for study in there.get_all_studies()] == ["s"]
+    up = [optuna.study.StudyDirection.MAXIMIZE]
+    with storage(url) as written:
+        written.create_new_study(up, "s")
+    # As Optuna's dashboard opens it.
+    with storage(database.read_only(url), skip_compatibility_check=True, skip_table_creation=True) as read:
+        assert [study.study_name for study in read.get_all_studies()] == ["s"]
         with pytest.raises(optuna.exceptions.StorageInternalError):
-            there.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "mine")
-    finally:
-        there.remove_session()
-        there.engine.dispose()
+            read.create_new_study(up, "mine")
 
 
 def test_a_file_that_is_opened_to_be_read_cannot_be_written(tmp_path: Path) -> None:
