@@ -22,5 +22,5 @@ SPACE = Space(
     },
     first=[{"alpha": 0.1}, {"alpha": 0.9}, {"beta": 100.0}],
     trials=40,
-    prune=Prune("successive_halving", warmup_epochs=8),
+    prune=Prune("median", startup_trials=5, warmup_epochs=5),
 )
