@@ -627,9 +627,9 @@ def _alone(store: Path) -> Iterator[None]:
 
 
 def _record(
-    store: Path, action: str, evidence: Facts, version: Version | None, before: Version | None
+    store: Path, action: str, evidence: Facts, version: Version | None, champion: Version | None
 ) -> None:
-    """Append a line, on the disk before this returns."""
+    """Append a line, on the disk before this returns; `champion` is who was in when it was decided."""
     decision = evidence["decision"]
     candidate = evidence.get("candidate", {})
     tags: Mapping[str, str] = version.tags if version else {}
@@ -639,7 +639,7 @@ def _record(
         "model": decision["model"],
         "alias": decision["alias"],
         "version": version and version.number,
-        "before": before and before.number,
+        "champion": champion and champion.number,
         "name": candidate.get("name", tags.get("cgn.name")),
         "row": candidate.get("row", tags.get("cgn.row")),
         "by": decision["by"],
