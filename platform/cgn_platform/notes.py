@@ -18,7 +18,7 @@ def of_sweep(
     *,
     about: "Parent",
     page: str,
-    report: bool,
+    report: bool | None,
     interval: "Callable[[Sequence[str] | None], Interval | None]" = lambda _units: None,
 ) -> str:
     """The best trials by validation AUC, what the sweep ran on, and where there is more.
@@ -27,7 +27,7 @@ def of_sweep(
         records: of all trials.
         about: names data and code.
         page: of MLflow's UI, with the trials side by side.
-        report: whether the report is among the artifacts.
+        report: whether the report is among the artifacts; None where there cannot be one.
         interval: of the test AUC over these units.
     """
     figures = summary(records)
@@ -55,7 +55,7 @@ def of_sweep(
     )
 
 
-def of_table(facts: Mapping[str, Any], *, about: "Parent", page: str, report: bool) -> str:
+def of_table(facts: Mapping[str, Any], *, about: "Parent", page: str, report: bool | None) -> str:
     """Its rows in their order, what it ran on, and where there is more; see `of_sweep`."""
     data = facts["data"]
     rows = [
@@ -79,14 +79,14 @@ def _ran_on(about: "Parent") -> str:
     return f"Ran on {about.experiment}: {told}."
 
 
-def _links(about: "Parent", page: str, report: bool, what: str) -> str:
+def _links(about: "Parent", page: str, report: bool | None, what: str) -> str:
     """Near the top: MLflow folds long descriptions."""
-    more = (
-        "The report is `report.html` among the artifacts."
-        if report
-        else f"`cgn report {about.study}` makes a page of charts and adds it to the artifacts."
-    )
-    return f"[The {what} side by side]({page}). {more}"
+    more = {
+        True: "The report is `report.html` among the artifacts.",
+        False: f"`cgn report {about.study}` makes a page of charts and adds it to the artifacts.",
+        None: "",
+    }[report]
+    return f"[The {what} side by side]({page}). {more}".rstrip()
 
 
 def _auc(row: Mapping[str, Any]) -> str:

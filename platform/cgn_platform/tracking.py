@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # types only: no Ray or Optuna is loaded for them
 
 LIMIT = 1000  # metrics, parameters and tags a call
 PAGE_RUNS = 500  # runs a call
+NOTE = 8000  # characters of a tag
+DESCRIPTION = "mlflow.note.content"
 Progress = Callable[[int], None]
 
 CHILD = {"sweep": "trial", "table": "row"}  # what the runs below a parent are
@@ -290,16 +292,17 @@ class Projection:
                 self._client.set_experiment_tag(self._experiment, name, value)
 
     def _describe(self, note: Callable[..., str], told: Any, page: Path | None) -> None:
-        """The parent's description, and the report's page where there is one."""
-        found = page.read_bytes() if page is not None and page.is_file() else None
-        tags = {
-            "mlflow.note.content": note(told, about=self._about, page=self.page, report=found is not None)
-        }
-        if page is not None and found is not None:
-            tags["cgn.report"] = hashlib.sha256(found).hexdigest()[:16]
+        """The description of the parent, unless somebody edited it, and the report where there is one."""
         there = self._client.get_run(self._parent).data.tags
-        if page is not None and "cgn.report" in tags and there.get("cgn.report") != tags["cgn.report"]:
-            self._client.log_artifact(self._parent, str(page))
+        report = None if page is None else page.is_file()
+        text = note(told, about=self._about, page=self.page, report=report)[:NOTE]
+        tags = {}
+        if _digest(there.get(DESCRIPTION, "")) == there.get("cgn.note", _digest("")):
+            tags = {DESCRIPTION: text, "cgn.note": _digest(text)}
+        if page is not None and report:
+            tags["cgn.report"] = _digest(page.read_text())
+            if there.get("cgn.report") != tags["cgn.report"]:
+                self._client.log_artifact(self._parent, str(page))
         self._write(self._parent, [{"tags": _news(tags, there), "time": 0}])
 
     def _with_interval(self, event: Event) -> Event:
@@ -791,7 +794,7 @@ def row_event(number: int, row: Mapping[str, Any], tags: Mapping[str, str], now:
         "cgn.state": "complete" if complete else "INCOMPLETE",
         "cgn.reason": row["why"] or "",
         "cgn.words": row.get("words") or "",
-        "mlflow.note.content": "" if complete else f"INCOMPLETE: {row['why']}",
+        DESCRIPTION: "" if complete else f"INCOMPLETE: {row['why']}",
         **{f"published.{setting}": f"{value:g}" for setting, value in published.items()},
     }
     begun = started(number, Config.of(row["config"]), {**tags, **told}, now)
@@ -915,6 +918,10 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
     """None where one of them is no number: nothing incomplete is averaged."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _news(told: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:

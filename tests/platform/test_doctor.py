@@ -111,16 +111,20 @@ def test_servers_that_ended_are_told_with_what_to_do(store: Path) -> None:
     assert states(look(store, "cgn up")) == ["warning"]
 
 
-def test_a_ray_that_other_machines_reach_is_unsafe(store: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("raylet", "Ray"), ("bin/optuna-dashboard", "Optuna's dashboard")]
+)
+def test_a_server_that_other_machines_reach_is_unsafe(store: Path, name: str, kind: str) -> None:
     """Stands in for one: a process of that name, listening everywhere, on a port that nobody knows."""
-    (store / "raylet").symlink_to(sys.executable)
+    (store / "bin").mkdir()
+    (store / name).symlink_to(sys.executable)
     with subprocess.Popen(
-        [store / "raylet", "-c", LISTEN.format("")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [store / name, "-c", LISTEN.format("")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         found = look(store, "listeners")[0]
-        assert f"Ray (process {process.pid}) at 0.0.0.0:{port}" in found.told
+        assert f"{kind} (process {process.pid}) at 0.0.0.0:{port}" in found.told
         assert found.state == "unsafe"
         process.kill()
 

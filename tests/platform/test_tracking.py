@@ -861,6 +861,14 @@ def test_a_sweep_says_its_best_trials_and_shows_the_columns_people_compare_by(
     assert tracking.page_of(folder, "never tracked") == tracking.PAGE
 
 
+def test_a_description_that_somebody_edited_is_theirs(folder: Path, runs: Any) -> None:
+    told_of(folder, [BASE])
+    client = projection(default_uri(folder), folder)._client
+    client.set_tag(run_ids(folder)["t"], "mlflow.note.content", "look at row 3")
+    told_of(folder, [BASE, BEST], when=20)
+    assert runs()["t"]["tags"]["mlflow.note.content"] == "look at row 3"
+
+
 def test_people_who_chose_another_kind_of_experiment_keep_it(folder: Path) -> None:
     tracker(folder).close("FINISHED", [])
     client = projection(default_uri(folder), folder)._client
