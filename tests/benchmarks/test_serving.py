@@ -95,9 +95,9 @@ def test_an_ensemble_against_one_fold(measure, say, tmp_path, film_pair, syntax,
         )
     ratio = seconds["five"] / seconds["one"]
     say(
-        f"{pairs} pairs of films, {syntax}, AlexNet{', frozen' if frozen else ''}, {threads} threads: {FOLDS} "
-        f"folds {pairs / seconds['five']:.2f} predictions/s, one {pairs / seconds['one']:.2f}, ratio of times "
-        f"{ratio:.2f} ({'goal 2.5' if syntax == 'jpeg 2000' else 'no goal'}); networks alone "
+        f"{pairs} pairs of films, {syntax}, AlexNet{', frozen' if frozen else ''}, {threads} threads: "
+        f"{FOLDS} folds {pairs / seconds['five']:.2f} predictions/s, one {pairs / seconds['one']:.2f}, "
+        f"ratio of times {ratio:.2f} ({'goal 2.5' if syntax == 'jpeg 2000' else 'no goal'}); networks alone "
         f"{pairs / seconds['five networks']:.2f} and {pairs / seconds['one network']:.2f}, "
         f"{seconds['five networks'] / seconds['one network']:.2f}"
     )
