@@ -64,8 +64,10 @@ def of_table(facts: Mapping[str, Any], *, about: "Parent", page: str, report: bo
     header = ("row", "mean test AUC [95 %]", "difference", f"against {facts['baseline']}")
     seen = facts["detectable"]
     counts = f"{data['pairs']} pairs of {data['patients']} patients, {data['folds']} folds"
+    count = len(facts["run"]["seeds"])
+    seeds = "1 seed" if count == 1 else f"{count} seeds"
     return _joined(
-        f"{facts['title']}: {counts}, {len(facts['run']['seeds'])} seeds.",
+        f"{facts['title']}: {counts}, {seeds}.",
         _links(about, page, report, "rows"),
         _table(header, rows),
         "" if seen is None else f"Differences below {seen:.3f} cannot be seen by this design.",
