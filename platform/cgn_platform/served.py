@@ -5,6 +5,7 @@ Paths are not taken here: whoever may ask over HTTP must not name files of the s
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,20 @@ class Served(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """A row a pair, in their order; empty numbers and a warning where its films cannot be used."""
-        pairs = [
-            FilmPair.of(row["target"], row["reference"], row.get("laterality"), row.get("view"))
-            for row in model_input.to_dict("records")
-        ]
+        pairs = [_pair(row) for row in model_input.to_dict("records")]
         told = [row_of(prediction) for prediction in self._ensemble.predict(pairs)]
         return pd.DataFrame(told, columns=COLUMNS, dtype=object)  # None is null in JSON, NaN is not JSON
+
+
+def _pair(row: Mapping[Any, Any]) -> FilmPair:
+    side, view = (None if pd.isna(said := row.get(name)) else said for name in ("laterality", "view"))
+    if side not in (None, "L", "R"):
+        raise mlflow.MlflowException.invalid_parameter_value(f"laterality must be L or R but is {side!r}")
+    if not all(isinstance(row[role], bytes) for role in ("target", "reference")):
+        raise mlflow.MlflowException.invalid_parameter_value(
+            "target and reference must be the bytes of files, base64 in JSON, and no paths"
+        )
+    return FilmPair.of(row["target"], row["reference"], side, view)
 
 
 def row_of(said: Prediction) -> tuple[Any, ...]:

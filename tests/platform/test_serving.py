@@ -95,6 +95,9 @@ def test_a_model_loads_without_a_pickle_and_says_the_same(trained, monkeypatch):
         rows = [{"target": t.read_bytes(), "reference": r.read_bytes()} for t, r in trained.films]
         table = model.predict(pd.DataFrame([*rows, {"target": b"no film", "reference": b"at all"}]))
         again = model.predict(serving.example())
+        for wrong in ({"target": str(trained.films[0][0])}, {"laterality": "left"}):
+            with pytest.raises(mlflow.MlflowException, match=r"and no paths|must be L or R"):
+                model.predict(pd.DataFrame([rows[0] | wrong]))
     expected = trained.told()
     assert table["p_malignant"].tolist()[:-1] == [each["p_malignant"] for each in expected]
     assert table[["x0", "y0", "x1", "y1"]].to_numpy()[:-1].tolist() == [list(e["box"]) for e in expected]
