@@ -379,8 +379,8 @@ def write_ensemble(
         raise ModelError(f"a model is written once but {folder} is there: choose another folder")
     if cast(Network, methods.build(config.edit(backbone_weights="none"))).needs_other:
         raise ConfigError(
-            f"bilateral={config.bilateral} looks at both views of a breast but a pair has one: "
-            "take another value to serve"
+            "this configuration looks at both views of a breast but a pair to predict has one: "
+            "take another value of bilateral"
         )
     options = pairs.recipe.get("options", {})
     known = {"background": pairs.recipe.get("background"), "range": options.get("range")}
