@@ -2,7 +2,7 @@
 
     model.json              format, configuration, preparation, what it was trained on; sha256 of the others
     fold_0.safetensors ...  a network each
-    probe.safetensors       a few cached pairs, as 8-bit images
+    probe.safetensors       a few drawn pairs, as 8-bit images: nobody's films go with a model
     probe.json              what this ensemble said of them: a reload can be compared to the bit
 
 The folder is written under a temporary name and renamed. A pair goes the way of the cache: the same
@@ -36,17 +36,18 @@ from torch import Tensor, nn
 
 from cgn import methods
 from cgn.config import Config
+from cgn.data.datasets import phantom
 from cgn.data.films import FilmPair, Preparation, SeenPair, open_pair
 from cgn.data.pairs import Box, Pairs
-from cgn.data.workers import Pool, Rejection
+from cgn.data.workers import Pool, PreparedPair, Rejection, prepare_pair
 from cgn.errors import ConfigError, ModelError
 from cgn.fit import Images, name_of, network_of, predict
 from cgn.methods import Counterfactual, Network
 from cgn.metrics import box_from_cam
 
 FORMAT = 1
-PROBES = 4
-"""Cached pairs that a model keeps to be compared with itself."""
+PROBES, PROBE_SEED = 4, 2021
+"""Phantoms that a model keeps to be compared with itself, from a seed that no cache is likely to have."""
 
 MARGIN = 1.25
 """How far beyond what was trained on, as a factor, a breast's size or brightness goes without a warning."""
@@ -398,8 +399,7 @@ def write_ensemble(
         "made_from": dict(made_from),
         "environment": {"torch": torch.__version__, "machine": platform.machine()},
     }
-    index = np.unique(np.linspace(0, len(pairs) - 1, PROBES).round().astype(int))
-    probes = {"target": pairs.target[index], "reference": pairs.reference[index]}
+    probes = _probes(pairs.size)
     with Ensemble(facts, [states[fold] for fold in facts["folds"]]) as ensemble:
         judgement = ensemble.judge(_in_memory(**probes))
         said = {"fold_p": judgement.fold_p.tolist(), "boxes": ensemble.places(judgement)}
@@ -412,6 +412,16 @@ def write_ensemble(
     facts["files"] = {name: _sha256(data) for name, data in content.items()}
     sealed = facts | {"sha256": _digest(facts)}
     _write(folder, content | {FACTS: _json(sealed)})
+
+
+def _probes(size: int) -> dict[str, Pixels]:
+    records = phantom.scan(phantom.Options(pairs=PROBES, seed=PROBE_SEED), size).records
+    prepared = [prepare_pair(record, size, "keep") for record in records]
+    pairs = [pair for pair in prepared if isinstance(pair, PreparedPair)]
+    return {
+        "target": np.stack([pair.target.pixels for pair in pairs]),
+        "reference": np.stack([pair.reference.pixels for pair in pairs]),
+    }
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

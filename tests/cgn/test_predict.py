@@ -24,7 +24,7 @@ from cgn.errors import ConfigError, ModelError
 from cgn.figures import draw_prediction, save
 from cgn.fit import Images, network_of, predict
 from cgn.metrics import box_from_cam
-from cgn.predict import Ensemble, write_ensemble
+from cgn.predict import PROBES, Ensemble, write_ensemble
 
 SIZE, FOLDS = 32, 3
 DICOMS = runpy.run_path(str(Path(__file__).parent / "data" / "dicoms.py"))
@@ -124,6 +124,12 @@ def test_a_reloaded_ensemble_says_what_it_said(folder, ensemble):
     assert facts["folds"] == [0, 1, 2]
     assert facts["made_from"] == {"units": ["a", "b", "c"]}
     assert Preparation(**facts["preparation"]) == Preparation(SIZE, "keep", "stored")
+
+
+def test_nobodys_films_go_with_a_model(ensemble, cached):
+    kept = {image.tobytes() for images in ensemble.probe.pairs.values() for image in images}
+    assert len(kept) == 2 * PROBES
+    assert kept.isdisjoint(image.tobytes() for image in (*cached.target, *cached.reference))
 
 
 def test_another_network_is_noticed(config, cached, folder, tmp_path):
