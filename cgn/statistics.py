@@ -398,7 +398,11 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table in facts. `detectable` is the smallest difference of mean AUC that its folds can show."""
+    """A table in facts.
+
+    Its words speak of networks as they were trained, on other patients. `detectable` is the difference of
+    mean AUC from on which its folds could show that trainings on other patients would differ, too.
+    """
 
     baseline: str
     rows: tuple[RowFacts, ...]

@@ -359,7 +359,8 @@ def _figure(height: int, x: str, y: Mapping[str, Any]) -> go.Figure:
         template="none",
         height=height,
         showlegend=False,
-        margin=dict(l=10, r=16, t=10, b=46),
+        margin=dict(l=10, r=16, t=30, b=46),  # the button that saves a picture has its place above
+        modebar=dict(bgcolor="rgba(0,0,0,0)", color=GREY, activecolor=BLUE),
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font=dict(family="system-ui, sans-serif", size=13),
@@ -370,8 +371,8 @@ def _figure(height: int, x: str, y: Mapping[str, Any]) -> go.Figure:
 
 
 def _small(x: str, y: str) -> go.Figure:
-    figure = _figure(230, x, dict(title=y))
-    figure.update_layout(font_size=12, margin=dict(l=6, r=8, t=6, b=38))
+    figure = _figure(248, x, dict(title=y))
+    figure.update_layout(font_size=12, margin=dict(l=6, r=8, t=24, b=38))
     return figure.update_xaxes(title=dict(standoff=6, font_size=12)).update_yaxes(
         title=dict(standoff=6, font_size=12)
     )
@@ -385,7 +386,7 @@ def _names(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _tall(rows: int, each: int = 32) -> int:
-    return 70 + each * rows
+    return 90 + each * rows
 
 
 def _chance(figure: go.Figure, axis: str) -> None:

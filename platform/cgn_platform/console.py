@@ -263,7 +263,7 @@ def table_of(facts: Mapping[str, Any]) -> Table:
     if facts["run"]["mode"] == "retuned":
         told.append(f"each row as its own search of {facts['rows'][0]['tuned']['trials']} trials chose it")
     if facts["detectable"] is not None:
-        told.append(f"differences below {facts['detectable']:.3f} cannot be seen by this design")
+        told.append(f"below {facts['detectable']:.3f} differences may vanish in trainings on other patients")
     table.caption, table.caption_justify = "; ".join(told), "left"
     return table
 

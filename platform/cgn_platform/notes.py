@@ -70,7 +70,7 @@ def of_table(facts: Mapping[str, Any], *, about: "Parent", page: str, report: bo
         f"{facts['title']}: {counts}, {seeds}.",
         _links(about, page, report, "rows"),
         _table(header, rows),
-        "" if seen is None else f"Differences below {seen:.3f} cannot be seen by this design.",
+        "" if seen is None else f"Differences below {seen:.3f} may vanish in trainings on other patients.",
         _ran_on(about),
     )
 

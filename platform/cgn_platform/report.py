@@ -233,6 +233,8 @@ def derived(facts: Facts) -> dict[str, Any]:
     words = Counter(row.get("words") for row in rows)
     interval = next((row.get("auc") for row in rows if row["name"] == facts["baseline"]), None)
     seconds = {str(row["units"]): row.get("seconds") or 0 for row in rows}  # rows may share their units
+    tuned = [row["tuned"] for row in rows if row.get("tuned")]
+    searches = {each["study"]: each["seconds"] for each in tuned}
     counts = {
         "compared": sum(words[told] for told in SHORT),
         "better": words[statistics.BETTER],
@@ -240,7 +242,8 @@ def derived(facts: Facts) -> dict[str, Any]:
         "unclear": words[statistics.UNCLEAR],
         "incomplete": sum(not row["complete"] for row in rows),
         "guessing": interval is not None and interval["low"] <= charts.CHANCE <= interval["high"],
-        "hours": sum(seconds.values()) / 3600,
+        "hours": (sum(seconds.values()) + sum(searches.values())) / 3600,
+        "fragile": sum(_fragile(row, facts["detectable"]) for row in rows),
     }
     if facts["kind"] == "sweep":
         states = Counter(trial["state"] for trial in facts["trials"])
@@ -249,6 +252,12 @@ def derived(facts: Facts) -> dict[str, Any]:
         if facts["corrected"] is not None:
             counts["optimism"] = facts["raw"] - facts["corrected"]
     return counts
+
+
+def _fragile(row: Facts, detectable: float | None) -> bool:
+    """Told apart as it was trained, and nearer than what trainings on other patients may differ by."""
+    clear = row.get("words") in (statistics.BETTER, statistics.WORSE)
+    return clear and detectable is not None and abs(row["difference"]["estimate"]) < detectable
 
 
 def _of_figures(facts: Facts, rows: Sequence[Facts], page: Page) -> None:

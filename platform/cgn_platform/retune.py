@@ -60,7 +60,8 @@ def retune(table: Table, name: str, trials: int, sweep: Sweep) -> Table:
 def _winner(study: str, records: Sequence[TrialRecord]) -> Tuned:
     complete = [record for record in records if record.state == "complete" and record.value is not None]
     best = max(complete, key=lambda record: (record.value or 0.0, -record.number), default=None)
-    seconds = math.fsum(float(record.facts.get("seconds", 0)) for record in records)
+    lost = [record for record in records if record is not best]  # the winner's units are the row's own
+    seconds = math.fsum(float(record.facts.get("seconds", 0)) for record in lost)
     return Tuned(study, len(records), seconds, dict(best.params) if best else {})
 
 

@@ -260,7 +260,7 @@ class Tuned:
     Attributes:
         study: its name.
         trials: that it ran.
-        seconds: of training, all trials.
+        seconds: of training, all trials but the winner: its units are the row's first seed.
         params: the winner's.
     """
 
