@@ -142,7 +142,7 @@ def _nodes(resources: Resources) -> dict[str, str]:
 
 
 def _ask_nodes(ask: Callable[[str], Answer], nodes: Mapping[str, str], seconds: float) -> dict[str, Answer]:
-    """All at once; answers by node id."""
+    """All at once; answers by node id. A node that is lost meanwhile gets no trials and is left out."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -154,11 +154,15 @@ def _ask_nodes(ask: Callable[[str], Answer], nodes: Mapping[str, str], seconds: 
         try:
             answers[node] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
         except (ray.exceptions.RayError, TimeoutError) as error:
+            if node not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+                continue
             told = "no answer" if isinstance(error, TimeoutError) else _line(error)
             raise ClusterError(
                 f"node {nodes[node]} runs no task within {seconds:g} s ({told}): "
                 "mend it, or take it from the cluster"
             ) from error
+    if not answers:
+        raise ClusterError("every node with room for a trial was lost: run the same command when one is back")
     return answers
 
 

@@ -103,3 +103,13 @@ def test_a_node_that_does_not_answer_is_named(check: Any) -> None:
     with pytest.raises(ClusterError, match=r"node .* runs no task within 0 s \(no answer\)"):
         check(seconds=0)
     assert time.monotonic() - begin < 5
+
+
+def test_a_node_that_is_lost_meanwhile_is_left_out(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray lists a node that was killed as alive until it has missed some heartbeats."""
+    there, lost = preflight._nodes, {"1" * 56: "gone"}
+    monkeypatch.setattr(preflight, "_nodes", lambda resources: there(resources) | lost)
+    check()
+    monkeypatch.setattr(preflight, "_nodes", lambda _: lost)
+    with pytest.raises(ClusterError, match="every node with room for a trial was lost"):
+        check()
