@@ -62,8 +62,18 @@ class Told:
     quarantine: Path | None
 
 
+def _quietly(_done: int, _total: int) -> None:
+    pass
+
+
 def predict_table(
-    table: Path, out: Path, model: Path, *, slots: int, say: Callable[[str], None] = print
+    table: Path,
+    out: Path,
+    model: Path,
+    *,
+    slots: int,
+    say: Callable[[str], None] = print,
+    on_progress: Callable[[int, int], None] = _quietly,
 ) -> Told:
     """Predict every film of a table that has one of the other side. Ray must be connected.
 
@@ -73,6 +83,7 @@ def predict_table(
         model: what `Ensemble.load` takes.
         slots: actors at once, a CPU each.
         say: told of damaged parts, in a line.
+        on_progress: told how many rows of how many are done.
 
     Raises:
         NotADatasetError: no table, or every problem of its rows.
@@ -102,7 +113,7 @@ def predict_table(
                 for n, other in reference.items()
                 if other is not None and n not in stood
             ]
-            told = _run(left, films, out, slots) if left else []
+            told = _run(left, films, out, slots, on_progress) if left else []
             rejected += told
             return Told(len(left) - len(told), len(stood), len(rejected), _quarantine(out, rejected))
     except Timeout:
@@ -114,7 +125,11 @@ def _film(row: manifest.Row, folder: Path) -> Film:
 
 
 def _run(
-    left: Sequence[Mapping[str, int]], films: Mapping[int, Film], out: Path, slots: int
+    left: Sequence[Mapping[str, int]],
+    films: Mapping[int, Film],
+    out: Path,
+    slots: int,
+    on_progress: Callable[[int, int], None],
 ) -> list[tuple[int, str, str, str]]:
     """Rows without a prediction, and why."""
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -127,11 +142,12 @@ def _run(
         compute=ray.data.ActorPoolStrategy(size=min(slots, blocks)),
         num_cpus=1,
     )
-    return [
-        (told["row"], told["film"], told["reason"], told["message"])
-        for told in made.iter_rows()
-        if told["reason"]
-    ]
+    rejected = []
+    for done, told in enumerate(made.iter_rows(), 1):
+        if told["reason"]:
+            rejected.append((told["row"], told["film"], told["reason"], told["message"]))
+        on_progress(done, len(left))
+    return rejected
 
 
 class _Predictor:

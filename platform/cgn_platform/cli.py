@@ -735,12 +735,25 @@ def predict(
 
 
 def _predict_table(table: Path, out: Path, model: str, store: Path, address: str | None) -> None:
-    from cgn_platform import cluster, serving
+    from rich.progress import Progress
 
+    from cgn_platform import cluster, serving
+    from cgn_platform.console import make_console
+
+    console = make_console(stderr=True)
     with serving.fetched(model, store) as folder, cluster.connect(address) as ray_cluster:
         from cgn_platform.batch import predict_table  # after Ray's environment was set
 
-        told = predict_table(table, out, folder, slots=ray_cluster.slots(cluster.Resources()), say=typer.echo)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("predicting", total=None)
+            told = predict_table(
+                table,
+                out,
+                folder,
+                slots=ray_cluster.slots(cluster.Resources()),
+                say=bar.console.print,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
     typer.echo(f"{told.predicted} predicted, {told.stood} stood already: {out}")
     if told.quarantine:
         raise DataError(f"{told.quarantined} rows have no prediction: {told.quarantine} lists them")

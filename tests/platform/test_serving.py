@@ -212,8 +212,12 @@ def test_a_table_is_predicted_resumed_and_its_bad_rows_listed(trained, tmp_path,
         from cgn_platform import batch
 
         monkeypatch.setattr(batch, "BATCH", 8)
-        told = batch.predict_table(table, out, inner, slots=1)
+        heard = []
+        told = batch.predict_table(
+            table, out, inner, slots=1, on_progress=lambda done, total: heard.append((done, total))
+        )
         assert (told.predicted, told.stood, told.quarantined) == (22, 0, 3)
+        assert heard == [(done, 24) for done in range(1, 25)]
         with (out / "quarantine.csv").open() as stream:
             listed = {int(row["row"]): row["reason"] for row in csv.DictReader(stream)}
         assert listed == {23: "truncated", 24: "truncated", 25: "no_reference"}
