@@ -168,6 +168,29 @@ def look(
 
 
 @app.command()
+def films(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    pairs: Annotated[int, typer.Option(min=1, help="How many women, two films each.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the drawing; caches of phantoms have 0 unless told.")] = 7,
+    size: Annotated[int, typer.Option(min=32, help="As that of the cache that a model was trained on.")] = 96,
+) -> None:
+    """Draw phantoms as PNG films with a table of them: something to ask a model about, or to cache.
+
+      cgn films drawn
+
+      cgn predict drawn/phantom-7-00001-L.png drawn/phantom-7-00001-R.png --side L
+
+      cgn cache manifest --file drawn/films.csv --name drawn --folds 2
+
+    Prints where the table is.
+    """
+    from cgn.data.datasets.phantom import Options
+    from cgn.data.drawn import write_films
+
+    typer.echo(write_films(folder, Options(pairs=pairs, seed=seed), size))
+
+
+@app.command()
 def whose(
     pseudonyms: Annotated[list[str], typer.Argument(metavar="PSEUDONYM...", help="As caches name them.")],
     raw: Annotated[Path, typer.Option(help="The folder with the raw files.")],

@@ -19,11 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-
 from cgn.config import Config
-from cgn.data.datasets import Image, phantom
+from cgn.data.datasets import phantom
+from cgn.data.drawn import png
 from cgn.data.pairs import Pairs
 from cgn.errors import ModelError
 from cgn.predict import Ensemble, write_ensemble
@@ -142,13 +140,8 @@ def example() -> "pd.DataFrame":
 
     (record,) = phantom.scan(phantom.Options(pairs=1), 48).records
     films = record.load()
-    row: dict[str, Any] = {"target": _png(films.target), "reference": _png(films.reference)}
+    row: dict[str, Any] = {"target": png(films.target), "reference": png(films.reference)}
     return pd.DataFrame([row | {"laterality": record.side, "view": record.view}])
-
-
-def _png(film: Image) -> bytes:
-    full = np.left_shift(film.pixels.astype(np.uint16), 16 - film.bits)
-    return cv2.imencode(".png", full)[1].tobytes()
 
 
 def _shared(units: Sequence[Unit], pairs: Pairs) -> Identity:
