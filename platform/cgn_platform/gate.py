@@ -247,6 +247,7 @@ def told(interval: Interval | statistics.Difference, form: str = ".3f") -> str:
     return f"{format(interval.estimate, form)} [{low}, {high}]"
 
 
+CHANCE = 0.5  # AUC of guessing
 NOT_MEASURED = "not measured, because its units are not whole"
 
 
@@ -266,7 +267,7 @@ def _auc(candidate: Candidate, demands: Demands) -> Check:
         return Check("auc", False, f"AUC: {NOT_MEASURED}, {must}", None, demands.min_auc)
     interval, choice = candidate.measured.auc(), candidate.choice
     if choice is None:
-        figure, words = interval.estimate, f"AUC: {told(interval)}, {must}"
+        figure, words = interval.estimate, f"AUC: {_measured(interval)}, {must}"
         return Check("auc", figure > demands.min_auc, words, figure, demands.min_auc)
     if choice.raw is None or choice.corrected is None:
         words = (
@@ -276,10 +277,15 @@ def _auc(candidate: Candidate, demands: Demands) -> Check:
         return Check("auc", False, words, None, demands.min_auc)
     words = (
         f"AUC: {choice.raw:.3f} as it was chosen by, corrected {choice.corrected:.3f}, "
-        f"test folds {told(interval)}; the lower one of the last two {must}"
+        f"test folds {_measured(interval)}; the lower one of the last two {must}"
     )
     figure = min(choice.corrected, interval.estimate)
     return Check("auc", figure > demands.min_auc, words, figure, demands.min_auc)
+
+
+def _measured(interval: Interval) -> str:
+    guessing = interval.low <= CHANCE <= interval.high
+    return f"{told(interval)}{', not told apart from guessing' if guessing else ''}"
 
 
 def _against(candidate: Candidate, champion: Champion | None, demands: Demands) -> tuple[Check, ...]:

@@ -56,7 +56,7 @@ def test_workers(
     finished_files: Callable[[Path], dict[Path, bytes]],
 ) -> None:
     """A trial may lose so many that it fails; the same command asks for it again."""
-    space = {**SPACE, "trials": 16}
+    space = {"trials": 16, "base": {**SPACE["base"], "beta": 150}}  # long enough to be killed eight times
     driver = drive(nodes.address, space=space, checkpoint_every=1)
     driver.hear("started")
     left = 8
