@@ -1,6 +1,8 @@
 """Tables on real Ray, with the simulated trainer and with the real one."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import pytest
 
 from cgn import metrics
 from cgn.config import Config
+from cgn.data.cache import write_cache
+from cgn.data.datasets import phantom
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
 from cgn_platform import cluster
@@ -197,3 +201,37 @@ def test_a_retuned_table_trains_what_its_searches_chose(
     assert [row["units"] for row in again["rows"]] == [row["units"] for row in facts["rows"]]
     with pytest.raises(ConfigError, match="another table"):
         run(plain)
+
+
+TABLE_FILE = """
+from cgn.config import Config
+from cgn_platform.space import Row, Table
+
+BASE = Config(backbone="tiny", generator_blocks=1, epochs=2, batch_size=4, learning_rate=1e-3)
+TABLE = Table("Mine", ("row",), tuple(Row((str(a),), {"alpha": a}) for a in (0.2, 0.5, 0.8)), BASE)
+"""
+
+
+def test_a_killed_table_goes_on_by_the_same_command(tmp_path: Path) -> None:
+    """kill -9 of the driver once a unit stands: what stood is there as it was, the rest is trained."""
+    cache = write_cache("phantom", phantom.Options(pairs=24), size=32, folds=3, store=tmp_path).path
+    (tmp_path / "mine.py").write_text(TABLE_FILE)
+    command = [sys.executable, "-m", "cgn_platform.cli", "table", str(tmp_path / "mine.py")]
+    command += ["--data", str(cache), "--store", str(tmp_path), "--address", "local", "--concurrent", "1"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert driver.stdout is not None
+        assert any("finished" in line for line in driver.stdout)
+    finally:
+        driver.kill()
+        driver.communicate()
+    ledger = Ledger(str(tmp_path / "units"))
+    stood = {name: (tmp_path / "units" / name / "unit.json").read_bytes() for name in ledger.names()}
+    assert 0 < len(stood) < 9
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"{9 - len(stood)} units to train" in again.stdout
+    for name, content in stood.items():
+        assert (tmp_path / "units" / name / "unit.json").read_bytes() == content
+    facts = json.loads((tmp_path / "reports" / "mine-phantom" / "facts.json").read_text())
+    assert [row["complete"] for row in facts["rows"]] == [True] * 3
