@@ -95,6 +95,15 @@ def store(tables: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def slow(store: Path) -> Path:
+    """While this file is there, simulated sweeps are slow: they cannot end before they were hurt, however
+    fast the machine is."""
+    path = store / "slow"
+    path.touch()
+    return path
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 phantom pairs of 32 pixels in three folds."""
@@ -221,13 +230,17 @@ class Nodes(Process):
         self.address = self.hear("address ").split()[-1]
 
     def named(self, *names: str) -> list[psutil.Process]:
-        """Processes of this cluster by the begin of their title: ray::Trial, raylet, gcs_server."""
+        """Processes of this cluster by the begin of their title: raylet, gcs_server."""
         found = []
         for process in children(self.pid):
             with contextlib.suppress(psutil.Error, IndexError):
                 if Path(process.cmdline()[0]).name.startswith(names) and process.status() != "zombie":
                     found.append(process)
         return sorted(found, key=lambda process: (process.create_time(), process.pid))
+
+    def workers(self) -> list[psutil.Process]:
+        """Those that train: `with_parameters` wraps the class, whose own name shows only between epochs."""
+        return self.named("ray::Trial", "ray::_Inner")
 
     def end(self) -> None:
         super().end()

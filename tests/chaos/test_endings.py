@@ -23,6 +23,7 @@ def test_a_driver_that_is_asked_to_end_leaves_everything_in_order(
     nodes: Any,
     drive: Any,
     store: Path,
+    slow: Path,
     moments: random.Random,
     assert_whole: Callable[..., Any],
     finished_files: Callable[[Path], dict[Path, bytes]],
@@ -32,7 +33,8 @@ def test_a_driver_that_is_asked_to_end_leaves_everything_in_order(
 
     driver = drive(nodes.address, space=SPACE, checkpoint_every=1)
     driver.hear("started")
-    time.sleep(moments.uniform(0, 1))
+    time.sleep(moments.uniform(0, 3))
+    assert driver.runs, driver.told
     driver.kill(number)
     assert driver.wait(30) == 128 + number, driver.told
     assert "the same command goes on from here" in driver.told
@@ -42,6 +44,7 @@ def test_a_driver_that_is_asked_to_end_leaves_everything_in_order(
     states = Counter(run.info.status for run in runs)
     assert states["RUNNING"] == 0
     assert states["KILLED"] >= 2  # the sweep, and a trial of it
+    slow.unlink()
     stood = finished_files(store / "units")
     last = drive(nodes.address, space=SPACE, checkpoint_every=1)
     assert last.wait() == 0, last.told
@@ -83,7 +86,8 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     options = {
         "space": {
             "trials": 3,
-            "base": {"backbone": "tiny", "generator_blocks": 1, "epochs": 6, "batch_size": 4, "beta": 1.0},
+            # As many epochs as keep two workers busy for twice the time in which they are killed.
+            "base": {"backbone": "tiny", "generator_blocks": 1, "epochs": 40, "batch_size": 4, "beta": 1.0},
             "first": [{"alpha": 0.2}, {"alpha": 0.9}],
             "rule": "none",
         },
@@ -97,10 +101,10 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     for _ in range(2):
         wait_until(lambda: list((store / "units").glob("*/at-*")))
         time.sleep(moments.uniform(0, 1))
-        if workers := nodes.named("ray::Trial"):
-            moments.choice(workers).kill()
-            killed["worker"] += 1
+        moments.choice(wait_until(nodes.workers)).kill()
+        killed["worker"] += 1
     time.sleep(moments.uniform(0, 1))
+    assert driver.runs, driver.told
     driver.kill()
     killed["driver"] += 1
     driver.wait()

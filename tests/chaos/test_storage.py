@@ -70,9 +70,13 @@ def test_a_full_store(
 ) -> None:
     """The study's database ends the sweep; what people look at does not."""
     home = disk.folder / "store"
+    home.mkdir()
+    slow = home / "slow"
+    slow.touch()
     driver = drive(nodes.address, at=str(home), space=SPACE, ledger=str(store / "units"))
     driver.hear("complete")
     disk.fill(leave=0)
+    slow.unlink()
     assert driver.wait() == 2, driver.told
     assert "the study's database cannot be used" in driver.told.splitlines()[-1]
     disk.empty()
@@ -83,14 +87,22 @@ def test_a_full_store(
 
 @pytest.mark.parametrize("name", ["studies.db", "mlflow.db"])
 def test_a_locked_database(
-    name: str, nodes: Any, drive: Any, store: Path, moments: random.Random, assert_whole: Callable[..., Any]
+    name: str,
+    nodes: Any,
+    drive: Any,
+    store: Path,
+    slow: Path,
+    moments: random.Random,
+    assert_whole: Callable[..., Any],
 ) -> None:
     """Somebody looks at it with a heavy hand: the driver waits, or the tracker sends it later."""
     driver = drive(nodes.address, space=SPACE)
     driver.hear("started")
-    time.sleep(moments.uniform(0, 1))
+    time.sleep(moments.uniform(0, 3))
+    assert driver.runs, driver.told
     with contextlib.closing(sqlite3.connect(store / name, timeout=30, isolation_level=None)) as lock:
         lock.execute("BEGIN EXCLUSIVE")
+        slow.unlink()
         time.sleep(moments.uniform(1, 8))
         lock.execute("ROLLBACK")
     assert driver.wait() == 0, driver.told
@@ -142,21 +154,22 @@ def test_damaged_checkpoints(
     nodes: Any,
     drive: Any,
     store: Path,
+    slow: Path,
     moments: random.Random,
     assert_whole: Callable[..., Any],
     wait_until: Callable[..., Any],
 ) -> None:
     """They are not trained on: those folds begin again."""
-    slow = {**SPACE, "base": {"epochs": 6, "beta": 150}}
-    driver = drive(nodes.address, space=slow, checkpoint_every=1)
+    driver = drive(nodes.address, space=SPACE, checkpoint_every=1)
     driver.hear("started")
     wait_until(lambda: len(list((store / "units").glob("*/at-*"))) > 2)
     driver.kill()
     driver.wait()
-    wait_until(lambda: not nodes.named("ray::Trial."))
+    wait_until(lambda: not nodes.workers())
     for path in (store / "units").glob("*/at-*"):
         harm(path, moments)
-    again = drive(nodes.address, space=slow, checkpoint_every=1)
+    slow.unlink()
+    again = drive(nodes.address, space=SPACE, checkpoint_every=1)
     assert again.wait() == 0, again.told
     assert_whole(store, 6)
 

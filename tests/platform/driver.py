@@ -49,7 +49,7 @@ def main(
     simulated: bool = True,
     **options: Any,
 ) -> None:
-    """Options are those of `run_sweep`."""
+    """Options are those of `run_sweep`; the simulated trainer is slow while STORE/slow exists."""
     if cache is None:
         made = runpy.run_path(str(HERE.parent / "conftest.py"))
         pairs, splits = made["make_pairs"](), made["make_thirds"]()
@@ -67,7 +67,7 @@ def main(
             cluster=ray,
             resources=cluster.Resources(),
             console=Console(width=200),
-            runner=runpy.run_path(str(HERE / "simulated.py"))["make"]() if simulated else None,
+            runner=runpy.run_path(str(HERE / "simulated.py"))["make"](store / "slow") if simulated else None,
             **options,
         )
     told = [
