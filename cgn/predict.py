@@ -12,10 +12,7 @@ functions prepare it, and `cgn.fit.predict` judges it; only its films come from 
 import hashlib
 import json
 import math
-import os
 import platform
-import secrets
-import shutil
 import tempfile
 import threading
 import weakref
@@ -34,7 +31,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from cgn import methods
+from cgn import files, methods
 from cgn.config import Config
 from cgn.data.datasets import phantom
 from cgn.data.films import FilmPair, Preparation, SeenPair, open_pair
@@ -411,7 +408,14 @@ def write_ensemble(
     content[PROBE_SAID] = _json(said)
     facts["files"] = {name: _sha256(data) for name, data in content.items()}
     sealed = facts | {"sha256": _digest(facts)}
-    _write(folder, content | {FACTS: _json(sealed)})
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(folder) as draft:
+            draft.mkdir()
+            for name, data in (content | {FACTS: _json(sealed)}).items():
+                (draft / name).write_bytes(data)
+    except OSError as error:
+        raise ModelError(f"a model cannot be written to {folder}: {error.strerror}") from error
 
 
 def _probes(size: int) -> dict[str, Pixels]:
@@ -452,22 +456,6 @@ def _read(folder: Path, name: str, sha256: str) -> bytes:
     if _sha256(content) != sha256:
         raise _damaged(folder, name, "its sha256 differs")
     return content
-
-
-def _write(folder: Path, content: Mapping[str, bytes]) -> None:
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        draft.mkdir(parents=True)
-        for name, data in content.items():
-            with (draft / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        draft.rename(folder)
-    except OSError as error:
-        raise ModelError(f"a model cannot be written to {folder}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _on_disk(pairs: Sequence[FilmPair], folder: Path) -> Iterator[FilmPair]:

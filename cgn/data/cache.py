@@ -10,15 +10,11 @@ made it is written down. Beside it, `NAME.quarantine.csv` lists the pairs that c
 """
 
 import csv
-import glob
 import hashlib
 import inspect
 import io
 import json
-import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +30,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from cgn import files
 from cgn.data import breast, datasets
 from cgn.data.breast import Background
 from cgn.data.datasets import DatasetOptions, PairRecord, Scan
@@ -318,7 +315,8 @@ def _write(
         if "parts" in drawn
         else make_splits(label, patient_id, drawn["folds"], drawn["seed"])
     )
-    with _folder(place) as folder:
+    with files.whole(place) as folder:
+        folder.mkdir()
         shards = []
         for number, start in enumerate(range(0, len(rows), SHARD)):
             table = pa.Table.from_pylist(rows[start : start + SHARD], schema(recipe["size"]))
@@ -358,9 +356,7 @@ def _write(
             "splits": {"drawn": drawn, "sha256": _sha256(split_file)},
             "shards": shards,
         }
-        _sync(*folder.iterdir())
         (folder / "manifest.json").write_bytes(_json(manifest | {"sha256": _digest(manifest)}))
-        _sync(folder / "manifest.json", folder)
 
 
 def _outside(prepared: list[tuple[PairRecord, PreparedPair]]) -> Iterator[str]:
@@ -383,25 +379,7 @@ def _quarantine(place: Path, outcomes: list[Outcome]) -> None:
         return
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([Rejection._fields, *rejected])
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text.getvalue())
-    _sync(draft)
-    draft.replace(path)
-
-
-@contextmanager
-def _folder(place: Path) -> Iterator[Path]:
-    """A temporary sibling that takes `place`'s name once the block has ended well."""
-    folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    folder.mkdir()
-    try:
-        yield folder
-        folder.replace(place)  # an empty folder may stand there
-        _sync(place.parent)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    files.write(path, text.getvalue(), private=True)
 
 
 @contextmanager
@@ -410,8 +388,7 @@ def _alone_at(place: Path) -> Iterator[None]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.parent / f".{place.name}.lock"):
-            for left in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
-                shutil.rmtree(left, ignore_errors=True)
+            files.tidy(place)
             yield
     except OSError as error:
         raise CacheError(f"cannot write {place}: {_line(error)}") from error
@@ -451,15 +428,6 @@ def _same_content(place: Path, fingerprint: str, drawn: Drawn) -> bool:
 def _said(drawn: Drawn) -> str:
     ways = f"parts {':'.join(map(str, drawn['parts']))}" if "parts" in drawn else f"{drawn['folds']} folds"
     return f"{ways} of seed {drawn['seed']}"
-
-
-def _sync(*paths: Path) -> None:
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # --------------------------------------------------------------------------------------------- reading

@@ -13,8 +13,6 @@ import csv
 import hashlib
 import io
 import logging
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ import ray.data
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from cgn import files
 from cgn.data.datasets import manifest
 from cgn.data.films import Film, FilmPair
 from cgn.data.pairing import contralateral
@@ -171,7 +170,7 @@ class _Predictor:
         ]
         if made:
             name = hashlib.sha256(str([row["row"] for row in made]).encode()).hexdigest()[:12]
-            _write(self._out / f"part-{made[0]['row']:08d}-{name}.parquet", _parquet(made))
+            files.write(self._out / f"part-{made[0]['row']:08d}-{name}.parquet", _parquet(made))
         why = [each.refused for each in said]
         return {
             "row": rows,
@@ -205,16 +204,12 @@ def _claim(out: Path, table: Path, model: Path) -> None:
     if kept.exists() and read_facts(kept) != facts:
         raise ConfigError(f"{out} was made by another model: choose another --out")
     if not kept.exists():
-        draft = out / f".model.{secrets.token_hex(4)}.tmp"
-        try:
+        with files.whole(kept) as draft:
             shutil.copytree(model, draft)
-            draft.rename(kept)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     with Ensemble.load(kept):  # damaged? said here, in a line
         pass
     if not named.exists():
-        _write(named, f"{sha256}\n".encode())
+        files.write(named, f"{sha256}\n")
 
 
 def _standing(out: Path, say: Callable[[str], None]) -> set[int]:
@@ -238,7 +233,7 @@ def _quarantine(out: Path, rejected: Sequence[tuple[int, str, str, str]]) -> Pat
         return None
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([QUARANTINE, *sorted(rejected)])
-    _write(path, stream.getvalue().encode())
+    files.write(path, stream.getvalue())
     return path
 
 
@@ -248,15 +243,3 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
         pa.Table.from_pylist(list(rows), SCHEMA), stream, compression="zstd", write_page_checksum=True
     )
     return stream.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

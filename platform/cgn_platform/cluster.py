@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from cgn import files
 from cgn.errors import ClusterError, ConfigError, ResourcesError
 
 LOOPBACK = "127.0.0.1"
@@ -328,7 +329,7 @@ def _with_ui(store: Path, state: Up, port: int | None) -> Up:
     config = Path(state.temporary) / "ui.toml"
     settings = {"storage": database.read_only(url), "host": LOOPBACK, "port": port}
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-    _write_private(config, "\n".join(["[optuna_dashboard]", *lines, ""]))
+    files.write(config, "\n".join(["[optuna_dashboard]", *lines, ""]), private=True)
     tool = str(Path(sys.executable).parent / "optuna-dashboard")
     command = [tool, "--from-config", str(config), "--server", "wsgiref"]
     process = _start("ui", command, store / "logs", os.environ)
@@ -472,22 +473,9 @@ def _remove_leftovers() -> None:
 def _token(store: Path) -> Path:
     path = store / "ray_token"
     if not path.exists():
-        _write_private(path, secrets.token_hex(32))
+        files.write(path, secrets.token_hex(32), private=True)
     path.chmod(0o600)
     return path
-
-
-def _write_private(path: Path, text: str) -> None:
-    """For its owner's eyes only, and whole or not at all."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _mlflow_environment() -> dict[str, str]:
@@ -548,7 +536,7 @@ def _get(url: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
 
 
 def _write_up(store: Path, state: Up) -> None:
-    _write_private(store / "up.json", json.dumps(vars(state), indent=1) + "\n")
+    files.write(store / "up.json", json.dumps(vars(state), indent=1) + "\n", private=True)
 
 
 def read_up(store: Path) -> Up | None:

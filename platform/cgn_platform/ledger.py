@@ -17,11 +17,9 @@ import io
 import json
 import logging
 import math
-import os
 import platform
 import re
 import resource
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -34,6 +32,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from cgn import files
 from cgn.config import Config
 from cgn.data.pairs import Pairs
 from cgn.errors import LedgerError
@@ -519,7 +518,7 @@ class _Place(Protocol):
 
 
 class _Folder:
-    """A local or shared folder: temporary name, fsync, rename."""
+    """A local or shared folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -533,16 +532,7 @@ class _Folder:
     def write(self, name: str, content: bytes) -> None:
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.write(path, content)
 
     def remove(self, name: str) -> None:
         (self._root / name).unlink(missing_ok=True)

@@ -20,6 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cgn import files
+
 Event = Mapping[str, Any]
 
 CHUNK = 2_000  # events read at once
@@ -140,9 +142,7 @@ class Outbox:
         with self._lock:
             state = {"acknowledged": self.acknowledged, "gap": self.gap, "notes": self.notes}
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / f"{STATE}.tmp"
-            temporary.write_text(json.dumps(state))
-            temporary.replace(self.folder / STATE)
+            files.write(self.folder / STATE, json.dumps(state))
 
     def _last_written(self) -> int:
         segments = self._segments()

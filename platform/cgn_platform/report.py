@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
-from cgn import statistics
+from cgn import files, statistics
 from cgn.config import Config
 from cgn.errors import ConfigError
 from cgn.provenance import code_fingerprint
@@ -138,7 +137,7 @@ def write_report(store: Path, name: str, ledger: str, data: "Pairs | None" = Non
     """
     facts = read_facts(store, name)
     page = facts_path(store, name).with_name("report.html")
-    _write(page, render(facts, Ledger(ledger), data))
+    files.write(page, render(facts, Ledger(ledger), data))
     return page
 
 
@@ -459,7 +458,7 @@ def write_sweep(
     )
     path = facts_path(store, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(found, indent=1) + "\n")
+    files.write(path, json.dumps(found, indent=1) + "\n")
 
 
 def facts_of_sweep(
@@ -612,9 +611,3 @@ def dashboards() -> Path:
 def _json(text: str | None) -> Markup:
     """JSON that no text in it can end: a page's script holds it as it is."""
     return Markup((text or "null").replace("<", "\\u003c"))  # noqa: S704 - that is what it is for
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

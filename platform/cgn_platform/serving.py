@@ -9,8 +9,6 @@ evidence.json                   why it may be served
 import json
 import logging
 import os
-import secrets
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgn import files
 from cgn.config import Config
 from cgn.data.datasets import phantom
 from cgn.data.drawn import png
@@ -67,7 +66,6 @@ def package(
     shared = _shared(found, pairs)
     if destination.exists():
         raise ModelError(f"a model is written once but {destination} is there: choose another folder")
-    draft = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
     with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
         made = Path(scratch) / ENSEMBLE.name
         states = {unit.identity.fold: unit.model() for unit in found}
@@ -79,14 +77,12 @@ def package(
         }
         write_ensemble(made, Config.of(shared.config), states, pairs, made_from)
         try:
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            _save(draft, made)
-            (draft / EVIDENCE).write_text(json.dumps(dict(evidence), indent=1) + "\n")
-            draft.rename(destination)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with files.whole(destination) as draft:
+                _save(draft, made)
+                (draft / EVIDENCE).write_text(json.dumps(dict(evidence), indent=1) + "\n")
         except OSError as error:
             raise ModelError(f"a model cannot be written to {destination}: {error.strerror}") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     return destination
 
 

@@ -6,7 +6,6 @@ when all its units are there; one that misses a unit is incomplete and has no me
 
 import json
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -19,7 +18,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from cgn import statistics
+from cgn import files, statistics
 from cgn.config import Config
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
@@ -92,7 +91,7 @@ def run_table(
     facts = table_facts(table, pairs, splits, plan, units, failed)
     run = _run_facts(work, seeds, facts["rows"], begin) | {"mode": "retuned" if table.tuned else "frozen"}
     facts |= {"kind": "table", "name": name, "run": run}
-    _write(folder / "facts.json", facts)
+    files.write(folder / "facts.json", json.dumps(facts, indent=1) + "\n")
     return facts
 
 
@@ -356,11 +355,5 @@ def _own_folder(store: Path, name: str, table: Table, work: Work) -> Path:
         raise ConfigError(
             f"under the name {name!r} stands another table or other data: choose another --name"
         )
-    _write(path, declared)
+    files.write(path, json.dumps(declared, indent=1) + "\n")
     return folder
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)

@@ -119,21 +119,6 @@ def test_what_outlived_a_killed_server_is_ended_by_its_identity(store: Path) -> 
             process.wait()
 
 
-def test_private_files_are_whole_or_not_there(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = store / "up.json"
-    cluster._write_private(path, "old")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        cluster._write_private(path, "new")
-    assert path.read_text() == "old"
-    assert [left.name for left in store.iterdir()] == ["up.json"]
-
-
 def test_the_token_is_for_its_owner_only(store: Path) -> None:
     path = cluster._token(store)
     path.chmod(0o644)

@@ -310,9 +310,10 @@ def test_a_killed_run_leaves_nothing_under_the_final_name(tmp_path):
     place = tmp_path / "killed"
     program = (
         "import os, signal, pathlib\n"
+        "from cgn import files\n"
         "from cgn.data import cache\n"
         "from cgn.data.datasets import phantom\n"
-        "cache._sync = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"place = pathlib.Path({str(place)!r})\n"
         "cache.write_cache('phantom', phantom.Options(pairs=10), size=32, folds=3, out=place)\n"
     )
