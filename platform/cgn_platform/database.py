@@ -136,6 +136,8 @@ class Hold:
     def release(self) -> None:
         """Give it back."""
         if self._session is not None:
+            with contextlib.suppress(psycopg.Error):  # a server sees the end of a session some time later
+                self._session.execute("SELECT pg_advisory_unlock_all()")
             self._session.close()
         self._file.release()
 

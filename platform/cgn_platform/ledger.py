@@ -22,7 +22,7 @@ import re
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -451,17 +451,22 @@ def _tensors(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _environment(state: Mapping[str, Any]) -> dict[str, Any]:
     """What else may change bits: named, so that a difference can be explained."""
-    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     device = next((str(tensor.device) for tensor in state.values()), "none")
     on_gpu = device.startswith("cuda")  # as `cgn.fit` sets it there
     return {
-        **versions,
+        "torch": _version("torch"),
+        "numpy": _version("numpy"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": device,
         "channels_last": on_gpu,
         "fused_adam": on_gpu,
     }
+
+
+@cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 def _number(value: float) -> float | None:

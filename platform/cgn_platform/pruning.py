@@ -9,6 +9,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
@@ -20,6 +21,8 @@ from cgn.errors import ConfigError, LedgerError
 from cgn.racing import Floats, budget, fold_aucs, loses
 from cgn_platform.ledger import Ledger
 from cgn_platform.space import Prune, PruneRule
+
+FACTS = "facts"  # the user attribute of what was told at a trial's end
 
 Units = tuple[str, ...]  # of a complete trial, a fold each, in the order of the splits
 
@@ -71,10 +74,17 @@ class Scores:
     def pair(self, trial: FrozenTrial, incumbent: FrozenTrial) -> tuple[Floats, Floats] | None:
         """The scores of both at the epoch where the trial stands; None where one of them has none."""
         now, epoch = self._now.get(trial.number), trial.last_step
-        then = self._complete(tuple(incumbent.user_attrs.get("units", ())))
+        then = self._complete(tuple(facts_of(incumbent).get("units", ())))
         if now is None or epoch is None or then is None or len(then) <= epoch:
             return None
         return now, then[epoch]
+
+
+def facts_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The trial's user attributes, and what was told at its end, which is one of them: one write."""
+    facts: dict[str, Any] = dict(trial.user_attrs)
+    facts |= facts.pop(FACTS, {})
+    return facts
 
 
 def curves(ledger: Ledger, units: Units) -> Floats | None:

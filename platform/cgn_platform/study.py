@@ -24,8 +24,9 @@ from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
 from cgn.racing import Floats
 from cgn_platform import database
-from cgn_platform.pruning import Scores, make_pruner
+from cgn_platform.pruning import FACTS, Scores, facts_of, make_pruner
 from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference
+from cgn_platform.storage import HeldStorage
 
 State = Literal["complete", "pruned", "failed", "orphan", "running", "waiting"]
 ENDED: tuple[State, ...] = ("complete", "pruned", "failed")  # these count towards the total
@@ -99,11 +100,17 @@ class Study:
     """An open study. Use `open_study`; a context manager, so that the lock is given back."""
 
     def __init__(
-        self, name: str, space: Space, study: optuna.Study, hold: database.Hold, scores: Scores | None
+        self,
+        name: str,
+        space: Space,
+        study: optuna.Study,
+        storage: optuna.storages.RDBStorage,
+        hold: database.Hold,
+        scores: Scores | None,
     ) -> None:
         self.name, self.space = name, space
-        self._study, self._hold, self._scores = study, hold, scores
-        self._live: dict[int, optuna.Trial] = {}
+        self._study, self._storage, self._hold, self._scores = study, storage, hold, scores
+        self._live: dict[int, tuple[optuna.Trial, Config | None]] = {}
         self.orphans = 0  # that were found and queued again when it was opened
         self.id: str = study.user_attrs["id"]  # told apart from another study of this name elsewhere
 
@@ -115,7 +122,7 @@ class Study:
 
     def close(self) -> None:
         """Give back the lock; trials still running become orphans of the next driver."""
-        _disconnect(self._study._storage)
+        _disconnect(self._storage)
         self._hold.release()
 
     @_InWords()
@@ -136,19 +143,19 @@ class Study:
         number_of_trials = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = _sampler(self.space.seed, number_of_trials)
         trial = self._study.ask()
-        self._live[trial.number] = trial
+        self._live[trial.number] = trial, None
         try:
             config, params = self.space.configure(lambda name, dimension: _suggest(trial, name, dimension))
         except ConfigError as error:
             return self.tell(trial.number, "failed", reason=str(error))
+        self._live[trial.number] = trial, config
         trial.set_user_attr("config", config.model_dump(mode="json"))
-        trial.set_user_attr("fingerprint", config.fingerprint())
         return Asked(trial.number, config, params)
 
     @_InWords()
     def report(self, number: int, epoch: int, value: float, scores: Floats | None = None) -> None:
         """The mean validation AUC over all folds at this epoch, and the score of each validated case."""
-        self._live[number].report(value, epoch)
+        self._live[number][0].report(value, epoch)
         if self._scores is not None and scores is not None:
             self._scores.tell(number, scores)
 
@@ -158,17 +165,17 @@ class Study:
 
         The default is never stopped: it is what all others are compared with.
         """
-        trial = self._live[number]
-        return trial.user_attrs["fingerprint"] != self.space.base.fingerprint() and trial.should_prune()
+        trial, config = self._live[number]
+        return config != self.space.base and trial.should_prune()
 
     @_InWords()
     def tell(self, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
         """The end of a trial. Only a complete one has a value; a failed one is no score."""
-        trial = self._live.pop(number)
+        trial, _ = self._live.pop(number)
         if self._scores is not None:
             self._scores.forget(number)
-        for name, fact in facts.items():
-            trial.set_user_attr(name, fact)
+        if facts:
+            trial.set_user_attr(FACTS, facts)
         told = self._study.tell(trial, value, state=TOLD[state], skip_if_finished=True)
         return _record(told)
 
@@ -186,7 +193,7 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         asked_again = _asked_again(trials)
         left = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        lost = [trial for trial in trials if trial.user_attrs.get("lost") and trial.number not in asked_again]
+        lost = [trial for trial in trials if facts_of(trial).get("lost") and trial.number not in asked_again]
         for trial in (*left, *lost):
             # Queued before it is ended: a driver that dies between the two finds both again.
             if trial.number not in asked_again:
@@ -225,7 +232,8 @@ def open_study(
     url = url or database.study_url(store)
     hold = database.Hold(name, store, url)
     try:
-        storage = _storage(url)
+        behind = _storage(url)
+        storage = HeldStorage(behind)
         declaration = {**identity, **space.declaration()}
         known = {summary.study_name for summary in optuna.get_all_study_summaries(storage=storage)}
         pruner = make_pruner(space.prune, space.base.epochs, scores)
@@ -241,7 +249,7 @@ def open_study(
                 study.enqueue_trial(params)
             study.set_user_attr("id", secrets.token_hex(8))
             study.set_user_attr("declaration", declaration)
-        opened = Study(name, space, study, hold, scores)
+        opened = Study(name, space, study, behind, hold, scores)
         opened.orphans = opened.adopt()
     except BaseException:
         hold.release()
@@ -292,11 +300,9 @@ def _records(study: optuna.Study) -> list[TrialRecord]:
     return [_record(trial, orphan=trial.number in again) for trial in trials]
 
 
-def _disconnect(storage: optuna.storages.BaseStorage) -> None:
+def _disconnect(storage: optuna.storages.RDBStorage) -> None:
     storage.remove_session()
-    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
-    if engine is not None:
-        engine.dispose()
+    storage.engine.dispose()
 
 
 @_InWords()
@@ -305,7 +311,7 @@ def make_tables(url: str) -> None:
     _disconnect(_storage(url))
 
 
-def _storage(url: str) -> optuna.storages.BaseStorage:
+def _storage(url: str) -> optuna.storages.RDBStorage:
     path = database.sqlite_path(url)
     if path is None:  # a session that Postgres ended is noticed and replaced before it is used
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
@@ -351,7 +357,7 @@ def _asked_again(trials: Sequence[FrozenTrial]) -> set[int]:
 
 
 def _record(trial: FrozenTrial, *, orphan: bool = False) -> TrialRecord:
-    facts = dict(trial.user_attrs)
+    facts = facts_of(trial)
     config = facts.pop("config", None)
     state = STATES[trial.state]
     return TrialRecord(

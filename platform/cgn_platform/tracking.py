@@ -54,7 +54,7 @@ Progress = Callable[[int], None]
 CHILD = {"sweep": "trial", "table": "row"}  # what the runs below a parent are
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
 
-PULSE_SECONDS = 0.5  # events of so long go into the same calls
+PULSE_SECONDS = 5  # events of so long go into the same calls; MLflow's page looks every 30 s
 AWAY_SECONDS = 1, 30  # from one try to the next while the server is away: first, at most
 CLOSE_SECONDS = 60  # what the driver waits at the end for a slow server
 CLOSE_TRIES = 3  # and how often it knocks at one that is away

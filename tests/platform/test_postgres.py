@@ -68,6 +68,13 @@ def test_drivers_of_two_stores_exclude_each_other(space: Space, tmp_path: Path, 
     opened(space, tmp_path / "b", database).close()
 
 
+def test_a_lock_that_is_given_back_is_free_at_once(tmp_path: Path, database: str) -> None:
+    """Postgres sees the end of a session some time after the client does."""
+    for _ in range(100):
+        for store in ("a", "b"):
+            Hold("s", tmp_path / store, database).release()
+
+
 def test_studies_of_other_names_do_not_wait(tmp_path: Path, database: str) -> None:
     one, two = Hold("one", tmp_path, database), Hold("two", tmp_path, database)
     one.release()

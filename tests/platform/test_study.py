@@ -223,12 +223,12 @@ def test_a_database_that_fails_is_told_in_a_line_whatever_is_asked(
         def fails(*_: Any, **__: Any) -> None:
             raise optuna.exceptions.StorageInternalError from sqlite3.OperationalError("disk I/O error")
 
-        monkeypatch.setattr(study._study._storage, "get_all_trials", fails)
+        for name in ("create_new_trial", "set_trial_intermediate_value", "set_trial_state_values"):
+            monkeypatch.setattr(optuna.storages.RDBStorage, name, fails)
         calls: list[Callable[[], Any]] = [
-            study.remaining,
-            study.trials,
             study.ask,
-            lambda: study.should_prune(second.number),
+            lambda: study.report(second.number, 1, 0.5),
+            lambda: study.tell(second.number, "complete", 0.5),
         ]
         for call in calls:
             with pytest.raises(StudyError, match=r"cannot be used \(disk I/O error\): free its disk"):
