@@ -88,7 +88,7 @@ class Choice:
     """
 
     raw: float | None
-    corrected: float | None
+    corrected: Interval | None
 
 
 @dataclass(frozen=True)
@@ -276,10 +276,10 @@ def _auc(candidate: Candidate, demands: Demands) -> Check:
         )
         return Check("auc", False, words, None, demands.min_auc)
     words = (
-        f"AUC: {choice.raw:.3f} as it was chosen by, corrected {choice.corrected:.3f}, "
+        f"AUC: {choice.raw:.3f} as it was chosen by, corrected {told(choice.corrected)}, "
         f"test folds {_measured(interval)}; the lower one of the last two {must}"
     )
-    figure = min(choice.corrected, interval.estimate)
+    figure = min(choice.corrected.estimate, interval.estimate)
     return Check("auc", figure > demands.min_auc, words, figure, demands.min_auc)
 
 

@@ -416,7 +416,8 @@ def _choice(facts: Facts, row: Facts) -> gate.Choice | None:
     """Of the winner of a sweep: its figures are those of the best of many."""
     if facts["kind"] != "sweep" or row is not facts["rows"][-1]:
         return None
-    return gate.Choice(facts["raw"], facts["corrected"])
+    corrected = facts["corrected"]
+    return gate.Choice(facts["raw"], corrected and Interval(**corrected))
 
 
 def _packaged(
@@ -515,7 +516,7 @@ def _evidence(
         "cases": 0,
         "tried": len(tried),
         "raw": choice and choice.raw,
-        "corrected": choice and choice.corrected,
+        "corrected": choice and choice.corrected and choice.corrected._asdict(),
     }
     if measured:
         error = measured.localization_error()

@@ -249,7 +249,7 @@ def derived(facts: Facts) -> dict[str, Any]:
         counts |= {state: states[state] for state in ("complete", "pruned", "failed", "orphan")}
         counts["hours"] = sum(trial["seconds"] or 0 for trial in facts["trials"]) / 3600
         if facts["corrected"] is not None:
-            counts["optimism"] = facts["raw"] - facts["corrected"]
+            counts["optimism"] = facts["raw"] - facts["corrected"]["estimate"]
     return counts
 
 
@@ -513,7 +513,7 @@ def facts_of_sweep(
     if all(len(of) == len(val) for of in scores.values()):  # or a unit has been lost since
         fold = np.concatenate([np.full(len(split.val), split.fold) for split in splits])
         won = statistics.winner(pairs.label[val], scores, pairs.patient_id[val], fold)
-        facts |= {"raw": won.raw, "corrected": won.corrected}
+        facts |= {"raw": won.raw, "corrected": won.corrected._asdict()}
     rows = {"chosen: trial " + str(best.number) if best.number else DEFAULT: best}
     if best.number and complete[0].number == 0:
         rows = {DEFAULT: complete[0], **rows}

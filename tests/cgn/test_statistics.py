@@ -420,7 +420,7 @@ def test_the_best_of_fifty_guesses_is_no_better_than_a_guess():
     for run in range(20):
         scores = rng.normal(size=(50, 90))
         raw.append(max(metrics.auc(y, row) for row in scores))
-        corrected.append(statistics.bbc(y, scores, n=200, seed=run))
+        corrected.append(statistics.bbc(y, scores, n=200, seed=run).estimate)
     assert np.mean(raw) > 0.6
     assert np.mean(corrected) == pytest.approx(0.5, abs=0.02)
 
@@ -430,7 +430,7 @@ def test_a_true_winner_keeps_its_score():
     y = np.arange(400) % 2
     scores = rng.normal(size=(10, 400))
     scores[3] += 2 * y
-    assert statistics.bbc(y, scores, n=200) == pytest.approx(metrics.auc(y, scores[3]), abs=0.01)
+    assert statistics.bbc(y, scores, n=200).estimate == pytest.approx(metrics.auc(y, scores[3]), abs=0.01)
 
 
 def test_a_searchs_winner_stands_beside_what_it_may_be_worth():
@@ -441,8 +441,27 @@ def test_a_searchs_winner_stands_beside_what_it_may_be_worth():
     aucs = {name: plain_fold_auc(y, score, folds) for name, score in tried.items()}
     assert best.name == max(aucs, key=aucs.get)
     assert best.raw == pytest.approx(aucs[best.name])
-    assert best.corrected < best.raw - 0.03
+    assert best.corrected.low < best.corrected.estimate < best.raw - 0.03
     assert best.corrected == statistics.bbc(y, list(tried.values()), patient, folds=folds)
+
+
+@pytest.mark.parametrize(
+    "auc",
+    [0.7, np.linspace(0.55, 0.8, 12), np.append(np.full(11, 0.6), 0.75)],
+    ids=["equal", "unequal", "one is good"],
+)
+def test_a_winners_interval_covers_what_it_is_worth(auc):
+    """Cautious, and yet of some use."""
+    rng, runs, hits, width = np.random.default_rng(27), 200, 0, 0.0
+    for run in range(runs):
+        y, patient, folds = mammograms(rng)
+        tried = dict(zip(map(str, range(12)), readings(rng, y, patient, folds, auc, 12), strict=True))
+        best = statistics.winner(y, tried, patient, folds, n=300, seed=run)
+        worth = np.broadcast_to(auc, 12)[int(best.name)]
+        hits += best.corrected.low <= worth <= best.corrected.high
+        width += (best.corrected.high - best.corrected.low) / runs
+    assert hits >= 0.92 * runs
+    assert 0.2 < width < 0.4
 
 
 @pytest.mark.parametrize(

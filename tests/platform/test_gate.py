@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgn.errors import ConfigError
+from cgn.statistics import Interval
 from cgn_platform.gate import Candidate, Champion, Check, Choice, Demands, Measured, Reload, judge
 
 WHOLE = Reload(difference=0.0)
@@ -77,15 +78,19 @@ def test_an_auc_that_is_too_low_is_refused_with_its_number() -> None:
 
 
 def test_a_searchs_winner_is_judged_by_its_corrected_figure() -> None:
-    asks = candidate(choice=Choice(0.612, 0.553))
+    asks = candidate(choice=Choice(0.612, Interval(0.553, 0.45, 0.65)))
     (refusal,) = judge(asks, None, Demands(min_auc=0.6)).refusals
-    assert refusal.words.startswith("AUC: 0.612 as it was chosen by, corrected 0.553, test folds ")
+    assert refusal.words.startswith(
+        "AUC: 0.612 as it was chosen by, corrected 0.553 [0.450, 0.650], test folds "
+    )
     assert refusal.words.endswith("; the lower one of the last two must be above 0.600")
     assert (refusal.figure, refusal.demand) == (0.553, 0.6)
     assert judge(asks, None, Demands(min_auc=0.55)).passed
     # Epochs were chosen on the same validation pairs, which BBC-CV does not take away.
     weak = scores_of(skill=0.1)
-    (refusal,) = judge(candidate(weak, choice=Choice(0.8, 0.77)), None, Demands(min_auc=0.7)).refusals
+    (refusal,) = judge(
+        candidate(weak, choice=Choice(0.8, Interval(0.77, 0.7, 0.85))), None, Demands(min_auc=0.7)
+    ).refusals
     assert refusal.figure == weak.auc().estimate
     (refusal,) = judge(candidate(choice=Choice(0.7, None)), None, Demands()).refusals
     assert "a unit of a trial is missing: run the sweep's command again" in refusal.words

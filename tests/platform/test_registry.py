@@ -410,9 +410,12 @@ def test_the_winner_of_a_sweep_is_judged_by_what_bbc_leaves_of_it(
     swept = json.loads(json.dumps(swept))
     outcome = ask(None, Demands(min_auc=1.0), facts=swept)
     (check,) = (check for check in outcome.checks if not check.passed)
-    figure = min(swept["corrected"], swept["rows"][-1]["auc"]["estimate"])
+    figure = min(swept["corrected"]["estimate"], swept["rows"][-1]["auc"]["estimate"])
     assert check.figure == figure
-    assert f"{swept['raw']:.3f} as it was chosen by, corrected {swept['corrected']:.3f}" in check.words
+    assert (
+        f"{swept['raw']:.3f} as it was chosen by, corrected {swept['corrected']['estimate']:.3f} ["
+        in check.words
+    )
     outcome = ask(None, Demands(min_auc=figure - 0.01), facts=swept)
     assert outcome.action == "promoted"
     told = ask("1", facts=swept)

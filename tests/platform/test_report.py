@@ -261,7 +261,8 @@ def test_a_sweep_tells_its_winner_as_it_looks_and_as_it_may_be_expected(sweep: d
     values = [trial["value"] for trial in sweep["trials"][:3]]
     assert sweep["best"] == int(np.argmax(values))
     assert sweep["raw"] == pytest.approx(max(values))
-    assert 0 <= sweep["corrected"] <= 1
+    corrected = sweep["corrected"]
+    assert 0 <= corrected["low"] <= corrected["estimate"] <= corrected["high"] <= 1
     names = [row["name"] for row in sweep["rows"]]
     assert names[0] == "default: trial 0"
     assert names[1:] == [f"chosen: trial {sweep['best']}"]
