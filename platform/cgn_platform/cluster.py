@@ -258,6 +258,9 @@ def _check_free(ports: Mapping[str, int]) -> None:
 def _start_servers(
     store: Path, ray_port: int, mlflow_port: int, num_cpus: int | None, num_gpus: int | None
 ) -> Up:
+    from cgn_platform import tracking  # MLflow, to start servers only
+
+    tracking.make_tables(store)
     logs = store / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
     token = _token(store)

@@ -118,6 +118,12 @@ def connect(uri: str) -> tuple[Any, Any]:
     return mlflow, mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def make_tables(store: Path) -> None:
+    """MLflow's tables in the store's database, whole: a server that is killed making them leaves a part."""
+    if not (path := store / "mlflow.db").exists():
+        connect(f"sqlite:///{path}")
+
+
 def code_version() -> str:
     """The git commit of `cgn`, "-dirty" where files differ from it; "unknown" in an uploaded copy."""
     folder = Path(cgn.__file__).parent
@@ -902,6 +908,7 @@ def _make_database(uri: str, fill: Callable[[str], object]) -> None:
         if not path.exists():
             draft.unlink(missing_ok=True)
             fill(f"sqlite:///{draft}")
+            draft.chmod(0o600)
             draft.replace(path)
 
 

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -96,6 +98,25 @@ def test_a_damaged_up_json_is_told_and_not_taken_for_nothing(store: Path) -> Non
 def test_one_up_at_a_time(store: Path) -> None:
     with cluster._alone(store), pytest.raises(ClusterError, match="another 'cgn up' or 'cgn down' works in"):
         cluster.up(store)
+
+
+@pytest.mark.integration
+def test_mlflow_has_its_tables_before_a_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is killed while it makes them leaves a file that MLflow never opens again."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "_start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.up(
+            tmp_path / "store", ray_port=cluster._free_ports(1)[0], mlflow_port=cluster._free_ports(1)[0]
+        )
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as made:
+        tables = {name for (name,) in made.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        assert {"experiments", "runs", "alembic_version"} <= tables
 
 
 def test_what_outlived_a_killed_server_is_ended_by_its_identity(store: Path) -> None:
