@@ -72,6 +72,7 @@ def test_what_goes_wrong_fails_its_trial_only(
         assert [record.number for record in records if record.state == "orphan"] == [4, 5][: 2 * run - 2]
 
 
+@pytest.mark.timeout(400)
 def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     nodes: Any,
     drive: Any,
@@ -86,8 +87,8 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     options = {
         "space": {
             "trials": 3,
-            # As many epochs as keep two workers busy for twice the time in which they are killed.
-            "base": {"backbone": "tiny", "generator_blocks": 1, "epochs": 40, "batch_size": 4, "beta": 1.0},
+            # As many epochs as keep two workers busy for thrice the time in which they are killed.
+            "base": {"backbone": "tiny", "generator_blocks": 1, "epochs": 60, "batch_size": 4, "beta": 1.0},
             "first": [{"alpha": 0.2}, {"alpha": 0.9}],
             "rule": "none",
         },
@@ -100,10 +101,10 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     driver = drive(nodes.address, **options)
     for _ in range(2):
         wait_until(lambda: list((store / "units").glob("*/at-*")))
-        time.sleep(moments.uniform(0, 1))
+        time.sleep(moments.uniform(0, 0.8))
         moments.choice(wait_until(nodes.workers)).kill()
         killed["worker"] += 1
-    time.sleep(moments.uniform(0, 1))
+    time.sleep(moments.uniform(0, 0.8))
     assert driver.runs, driver.told
     driver.kill()
     killed["driver"] += 1
