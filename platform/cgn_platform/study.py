@@ -247,6 +247,7 @@ def open_study(
             there = study.get_trials(deepcopy=False)
             for params in list(space.queued())[len(there) :]:
                 study.enqueue_trial(params)
+            study.set_metric_names(["val_auc"])  # as Optuna's dashboard calls it
             study.set_user_attr("id", secrets.token_hex(8))
             study.set_user_attr("declaration", declaration)
         opened = Study(name, space, study, behind, hold, scores)

@@ -40,6 +40,7 @@ def test_the_default_is_trial_0_and_the_total_is_what_was_asked(space: Space, st
     with opened(space, store) as study:
         done = run(study)
         assert done[0].config == space.base
+        assert study._study.metric_names == ["val_auc"]
         assert [asked.number for asked in done] == list(range(space.trials))
         assert len({asked.config.fingerprint() for asked in done}) == space.trials
     with opened(space, store) as study:
