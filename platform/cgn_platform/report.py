@@ -142,7 +142,11 @@ def write_report(store: Path, name: str, ledger: str, data: "Pairs | None" = Non
 
 
 def read_facts(store: Path, name: str) -> dict[str, Any]:
-    """What a table or sweep wrote down of itself. Raises ConfigError where nothing of this name has run."""
+    """What a table or sweep wrote down of itself.
+
+    Raises:
+        ConfigError: nothing of this name has run, or an older version wrote it down.
+    """
     try:
         facts: dict[str, Any] = json.loads(facts_path(store, name).read_text())
     except FileNotFoundError:
@@ -150,6 +154,11 @@ def read_facts(store: Path, name: str) -> dict[str, Any]:
         raise ConfigError(
             f"no table or sweep {name!r} has ended in {store}: there are {', '.join(there) or 'none'}"
         ) from None
+    if isinstance(facts.get("corrected"), float):  # without its interval
+        raise ConfigError(
+            f"an older version wrote the facts of {name!r}: run the sweep's command again, which finds its "
+            "trials complete and writes them anew"
+        )
     return facts
 
 

@@ -324,6 +324,14 @@ def test_the_verb_writes_the_page_and_says_where(store: Path, facts: dict[str, A
     assert not list(path.parent.glob(".*"))
 
 
+def test_facts_of_an_older_version_are_refused_with_the_remedy(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    path = report.facts_path(tmp_path, sweep["name"])
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**sweep, "corrected": 0.763}))
+    with pytest.raises(ConfigError, match="run the sweep's command again"):
+        report.read_facts(tmp_path, sweep["name"])
+
+
 def test_what_has_not_run_and_another_cache_are_refused(
     store: Path, table: dict[str, Any], ledger: Ledger, pairs: Pairs
 ) -> None:
