@@ -52,6 +52,8 @@ QUIET = {
 # services keep to 127.0.0.1. Other machines' nodes cannot join, which is the point.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
+_joined: list[str] = []  # the address of the Ray that this process has joined, be it left again or not
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -103,9 +105,15 @@ def connect(
 ) -> Iterator[Cluster]:
     """Ray at the address, or `RAY_ADDRESS`, or one of its own that ends with the block ("local").
 
+    Once in a process. Ray (2.60) ends the thread that exports its figures for the first connection only; that
+    of a second one goes on while the process ends, and now and then reads what is gone: a segmentation fault.
+
     Raises:
         ClusterError: nothing answers, or it refuses the token.
+        RuntimeError: this process has joined a Ray before.
     """
+    if _joined:
+        raise RuntimeError(f"this process has joined the Ray at {_joined[0]}: join another in a new process")
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     if where.startswith("http"):
         raise ClusterError(
@@ -137,6 +145,7 @@ def connect(
                 else "start one ('cgn up'), name its token's file in RAY_AUTH_TOKEN_PATH, or drop --address"
             )
             raise ClusterError(f"no Ray can be used at {where}: {_first_line(error)}: {remedy}") from error
+        _joined.append(where)
         yield Cluster(where, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 

@@ -1,5 +1,6 @@
 """A simulated trainer, a study in a folder, and a Ray of the tests' own."""
 
+import contextlib
 import runpy
 import secrets
 import shutil
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from cgn.config import Config
+from cgn_platform import cluster
+from cgn_platform.cluster import Cluster
 from cgn_platform.space import Float, Prune, Space
 
 # What third parties warn of while they are imported or end, and what we cannot mend.
@@ -36,6 +39,20 @@ def store() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cgnt-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The one Ray that this process joins: four CPUs, and four GPUs that are there by name only.
+
+    Its workers run in a folder of their own, which is not the tests', and its figures come every second.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_metrics_report_interval_ms", "1000")
+        with contextlib.ExitStack() as ending:
+            with contextlib.chdir(tmp_path_factory.mktemp("node")):
+                connected = ending.enter_context(cluster.connect("local", num_cpus=4, num_gpus=4))
+            yield connected
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from rich.console import Console
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn_platform import cluster
 from cgn_platform.cluster import Cluster, Resources
 from cgn_platform.space import Float, Prune, Space
 
@@ -110,23 +109,21 @@ def test_compose_mounts_what_is_there_and_publishes_on_loopback() -> None:
         assert any("/ray:/tmp/ray" in volume for volume in services[name]["volumes"])
 
 
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
-    monkeypatch.setattr("cgn_platform.metrics.PULSE_SECONDS", 0.5)
-    with cluster.connect("local", num_cpus=2) as connected:
-        yield connected
-
-
 @pytest.mark.integration
 @pytest.mark.timeout(400)
 def test_what_boards_ask_for_is_exported(
-    ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]
+    ray: Cluster,
+    store: Path,
+    simulate: Any,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from ray import nodes
 
     from cgn_platform.sweep import run_sweep
 
+    monkeypatch.setattr("cgn_platform.metrics.PULSE_SECONDS", 0.5)
     broken = {"learning_rate": 0.055}  # an error of its machine: it is tried again
     space = Space(
         base=Config(epochs=3, beta=1.0),
@@ -158,7 +155,7 @@ def test_what_boards_ask_for_is_exported(
     try:
         options = {"store": store, "cluster": ray, "resources": Resources(), "runner": simulate}
         console = Console(quiet=True)
-        records = run_sweep(space, pairs, splits, name="s", console=console, **options)
+        records = run_sweep(space, pairs, splits, name="boards", console=console, **options)
         assert [record.state for record in records] == ["complete", "failed"]
         deadline = time.monotonic() + SECONDS
         while missing() and time.monotonic() < deadline:
@@ -174,9 +171,9 @@ def test_what_boards_ask_for_is_exported(
         (value,) = [v for line, v in found.items() if all(f'{k}="{x}"' in line for k, x in tags.items())]
         return value
 
-    assert figure("ray_cgn_trials", study="s", state="complete") == 1
-    assert figure("ray_cgn_trials", study="s", state="failed") == 1
-    assert figure("ray_cgn_trials_waiting", study="s") == 0
-    assert figure("ray_cgn_epochs_total", study="s") >= 3
-    assert figure("ray_cgn_retries_total", study="s", cause="OSError") == 3
-    assert figure("ray_cgn_best_val_auc", study="s") == pytest.approx(records[0].value)
+    assert figure("ray_cgn_trials", study="boards", state="complete") == 1
+    assert figure("ray_cgn_trials", study="boards", state="failed") == 1
+    assert figure("ray_cgn_trials_waiting", study="boards") == 0
+    assert figure("ray_cgn_epochs_total", study="boards") >= 3
+    assert figure("ray_cgn_retries_total", study="boards", cause="OSError") == 3
+    assert figure("ray_cgn_best_val_auc", study="boards") == pytest.approx(records[0].value)

@@ -160,15 +160,33 @@ def test_folders_of_killed_drivers_are_removed_and_no_others(
     )
 
 
-@pytest.mark.integration
-def test_a_ray_of_its_own_lets_nobody_in_and_keeps_its_token() -> None:
-    token = os.environ["RAY_AUTH_TOKEN"]
-    with cluster.connect("local", num_cpus=1):
-        import ray
+JOIN = """
+import sys
+from cgn_platform import cluster
 
-        folder = Path(ray._private.worker._global_node.get_temp_dir_path())
+with cluster.connect("local", num_cpus=1):
+    import ray
+
+    print(ray._private.worker._global_node.get_temp_dir_path(), flush=True)
+    sys.stdin.read()
+try:
+    with cluster.connect("local"):
+        pass
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.integration
+def test_a_ray_of_its_own_lets_nobody_in_keeps_its_token_and_is_joined_once() -> None:
+    token = os.environ["RAY_AUTH_TOKEN"]
+    command, pipe = (sys.executable, "-c", JOIN), subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as driver:
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        folder = Path(driver.stdout.readline().strip())
         assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
-        children = psutil.Process().children(recursive=True)
+        children = psutil.Process(driver.pid).children(recursive=True)
         sockets = [each for process in children for each in process.net_connections("inet")]
         hosts = {
             each.laddr.ip.removeprefix("::ffff:") for each in sockets if each.status == psutil.CONN_LISTEN
@@ -178,4 +196,7 @@ def test_a_ray_of_its_own_lets_nobody_in_and_keeps_its_token() -> None:
         logs = [path for path in folder.rglob("*") if path.is_file()]
         assert logs
         assert [path for path in logs if token.encode() in path.read_bytes()] == []
+        driver.stdin.close()
+        assert "has joined the Ray at local" in driver.stdout.read()
+    assert driver.returncode == 0
     assert not folder.parent.exists()

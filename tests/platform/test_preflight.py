@@ -1,8 +1,7 @@
 """What is looked at before a sweep starts, on a real Ray."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,10 @@ import pyarrow.fs
 import pytest
 
 from cgn.errors import ClusterError, ConfigError, ResourcesError
-from cgn_platform import cluster, preflight
+from cgn_platform import preflight
 from cgn_platform.cluster import Cluster, Resources
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Its workers run in a folder of their own, which is not the tests'."""
-    with contextlib.chdir(tmp_path_factory.mktemp("node")), cluster.connect("local", num_cpus=2) as connected:
-        yield connected
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from cgn.data.films import FilmPair
 from cgn.data.folds import splits_fingerprint
 from cgn.errors import ConfigError, LedgerError, ModelError, UnreadableImageError
 from cgn.fit import fit, last
-from cgn_platform import cluster, serving, tracking
+from cgn_platform import serving, tracking
 from cgn_platform.cli import app
 from cgn_platform.ledger import Identity, Ledger
 
@@ -205,48 +205,46 @@ def rows_of(out):
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("ray")
 def test_a_table_is_predicted_resumed_and_its_bad_rows_listed(trained, tmp_path, monkeypatch):
     table, out = table_of(trained, tmp_path), tmp_path / "out"
     inner = trained.model / serving.ENSEMBLE
-    with cluster.connect("local", num_cpus=2):
-        from cgn_platform import batch
+    from cgn_platform import batch
 
-        monkeypatch.setattr(batch, "BATCH", 8)
-        heard = []
-        told = batch.predict_table(
-            table, out, inner, slots=1, on_progress=lambda done, total: heard.append((done, total))
-        )
-        assert (told.predicted, told.stood, told.quarantined) == (22, 0, 3)
-        assert heard == [(done, 24) for done in range(1, 25)]
-        with (out / "quarantine.csv").open() as stream:
-            listed = {int(row["row"]): row["reason"] for row in csv.DictReader(stream)}
-        assert listed == {23: "truncated", 24: "truncated", 25: "no_reference"}
-        rows, expected = rows_of(out), trained.told()
-        for number, each in enumerate(expected[:-1]):
-            row = rows[2 * number + 1]
-            assert row["p_malignant"] == pytest.approx(each["p_malignant"], abs=1e-6)
-            assert row["box"] == pytest.approx(each["box"])
-            assert row["reference_row"] == 2 * number + 2
-        assert not [name for name in out.iterdir() if name.suffix == ".tmp"]
+    monkeypatch.setattr(batch, "BATCH", 8)
+    heard = []
+    told = batch.predict_table(
+        table, out, inner, slots=1, on_progress=lambda done, total: heard.append((done, total))
+    )
+    assert (told.predicted, told.stood, told.quarantined) == (22, 0, 3)
+    assert heard == [(done, 24) for done in range(1, 25)]
+    with (out / "quarantine.csv").open() as stream:
+        listed = {int(row["row"]): row["reason"] for row in csv.DictReader(stream)}
+    assert listed == {23: "truncated", 24: "truncated", 25: "no_reference"}
+    rows, expected = rows_of(out), trained.told()
+    for number, each in enumerate(expected[:-1]):
+        row = rows[2 * number + 1]
+        assert row["p_malignant"] == pytest.approx(each["p_malignant"], abs=1e-6)
+        assert row["box"] == pytest.approx(each["box"])
+        assert row["reference_row"] == 2 * number + 2
+    assert not [name for name in out.iterdir() if name.suffix == ".tmp"]
 
-        parts = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
-        lost, damaged, *_ = sorted(parts)
-        before = set(rows) - {
-            row["row"] for path in (lost, damaged) for row in pq.read_table(path).to_pylist()
-        }
-        lost.unlink()
-        damaged.write_bytes(damaged.read_bytes()[:-100])
-        said = []
-        told = batch.predict_table(table, out, inner, slots=1, say=said.append)
-        assert (told.predicted + told.stood, told.stood) == (22, len(before))
-        assert len(said) == 1
-        assert damaged.name in said[0]
-        assert rows_of(out) == rows
-        assert all(path.stat().st_mtime_ns == parts[path] for path in parts if path not in (lost, damaged))
+    parts = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    lost, damaged, *_ = sorted(parts)
+    before = set(rows) - {row["row"] for path in (lost, damaged) for row in pq.read_table(path).to_pylist()}
+    lost.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    said = []
+    told = batch.predict_table(table, out, inner, slots=1, say=said.append)
+    assert (told.predicted + told.stood, told.stood) == (22, len(before))
+    assert len(said) == 1
+    assert damaged.name in said[0]
+    assert rows_of(out) == rows
+    assert all(path.stat().st_mtime_ns == parts[path] for path in parts if path not in (lost, damaged))
 
-        table.write_text(table.read_text().replace("w0", "w00"))
-        with pytest.raises(ConfigError, match="another table"):
-            batch.predict_table(table, out, inner, slots=1)
+    table.write_text(table.read_text().replace("w0", "w00"))
+    with pytest.raises(ConfigError, match="another table"):
+        batch.predict_table(table, out, inner, slots=1)
 
 
 # ------------------------------------------------------------------------------------------------ server

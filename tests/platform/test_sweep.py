@@ -31,13 +31,6 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Cluster]:
-    """One Ray for this module: four CPUs and four GPUs that are there by name only."""
-    with cluster.connect("local", num_cpus=4, num_gpus=4) as connected:
-        yield connected
-
-
 @pytest.fixture
 def sweep(
     ray: Cluster,

@@ -16,7 +16,6 @@ from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
-from cgn_platform import cluster
 from cgn_platform.cluster import Cluster, Resources
 from cgn_platform.console import table_of
 from cgn_platform.ledger import Ledger
@@ -29,12 +28,6 @@ ROWS = (
     Row(("same as the best",), {"alpha": 0.9}, {"a": 0.7}),
     Row(("best",), {"alpha": 0.9}, {"a": 0.8}),
 )
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Cluster]:
-    with cluster.connect("local", num_cpus=2) as connected:
-        yield connected
 
 
 Run = Callable[..., dict[str, Any]]
