@@ -112,8 +112,6 @@ def connect(
         ClusterError: nothing answers, or it refuses the token.
         RuntimeError: this process has joined a Ray before.
     """
-    if _joined:
-        raise RuntimeError(f"this process has joined the Ray at {_joined[0]}: join another in a new process")
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     if where.startswith("http"):
         raise ClusterError(
@@ -126,6 +124,8 @@ def connect(
     else:
         os.environ.update(QUIET)
         knock(where)
+    if _joined:
+        raise RuntimeError(f"this process has joined the Ray at {_joined[0]}: join another in a new process")
     import ray
 
     with contextlib.ExitStack() as ending:
