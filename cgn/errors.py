@@ -119,3 +119,9 @@ class ClusterError(PlatformError):
 
 class RegistryError(PlatformError):
     """No such version, or a registry that does not answer."""
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, short enough for a line of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:")[:200] if lines else type(error).__name__

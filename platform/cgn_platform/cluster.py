@@ -28,7 +28,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from cgn import files
-from cgn.errors import ClusterError, ConfigError, ResourcesError
+from cgn.errors import ClusterError, ConfigError, ResourcesError, first_line
 
 LOOPBACK = "127.0.0.1"
 RAY_PORT, MLFLOW_PORT, UI_PORT = 8265, 5000, 8080
@@ -144,7 +144,7 @@ def connect(
                 if own
                 else "start one ('cgn up'), name its token's file in RAY_AUTH_TOKEN_PATH, or drop --address"
             )
-            raise ClusterError(f"no Ray can be used at {where}: {_first_line(error)}: {remedy}") from error
+            raise ClusterError(f"no Ray can be used at {where}: {first_line(error)}: {remedy}") from error
         _joined.append(where)
         yield Cluster(where, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
@@ -267,9 +267,9 @@ def _check_free(ports: Mapping[str, int]) -> None:
 def _start_servers(
     store: Path, ray_port: int, mlflow_port: int, num_cpus: int | None, num_gpus: int | None
 ) -> Up:
-    from cgn_platform import tracking  # MLflow, to start servers only
+    from cgn_platform import projection  # MLflow, to start servers only
 
-    tracking.make_tables(store)
+    projection.make_tables(store)
     logs = store / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
     token = _token(store)
@@ -567,7 +567,7 @@ def read_up(store: Path) -> Up | None:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ClusterError(
-            f"{path} cannot be read ({_first_line(error)}): end its servers by hand and remove it"
+            f"{path} cannot be read ({first_line(error)}): end its servers by hand and remove it"
         ) from error
 
 
@@ -622,8 +622,3 @@ def _free_ports(n: int) -> list[int]:
         for probe in probes:
             probe.bind((LOOPBACK, 0))
         return [probe.getsockname()[1] for probe in probes]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__

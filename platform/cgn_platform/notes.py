@@ -7,8 +7,8 @@ from cgn_platform.console import summary
 
 if TYPE_CHECKING:
     from cgn.statistics import Interval
+    from cgn_platform.events import Parent
     from cgn_platform.study import TrialRecord
-    from cgn_platform.tracking import Parent
 
 BOARD = 5  # trials on the board
 

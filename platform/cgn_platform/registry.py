@@ -29,9 +29,9 @@ from filelock import FileLock, Timeout
 
 from cgn.data.pairs import Pairs
 from cgn.errors import CGNError, ConfigError, ModelError, RegistryError
-from cgn.provenance import code_fingerprint
+from cgn.provenance import code_fingerprint, code_version
 from cgn.statistics import Interval
-from cgn_platform import gate, tracking
+from cgn_platform import gate, projection
 from cgn_platform.database import hidden
 from cgn_platform.ledger import Ledger
 from cgn_platform.report import dashboards
@@ -80,7 +80,7 @@ class Registry:
         self.model, self.uri = model, uri
         self._artifacts = None if uri.startswith("http") else str(artifacts.absolute())
         with self._in_words():
-            self._mlflow, self._client = tracking.connect(uri)
+            self._mlflow, self._client = projection.connect(uri)
 
     def versions(self) -> list[Version]:
         """All of them, the newest first."""
@@ -573,7 +573,7 @@ def _decided(
             "when": _now(),
             "command": shlex.join(["cgn", *sys.argv[1:]]),
             "code": code_fingerprint(),
-            "git_commit": tracking.code_version(),
+            "git_commit": code_version(),
         },
     }
 

@@ -30,7 +30,7 @@ from plotly.offline import get_plotlyjs
 from cgn import files, statistics
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn.provenance import code_fingerprint
+from cgn.provenance import code_fingerprint, code_version
 from cgn_platform import charts
 from cgn_platform.console import wrong_prunes
 from cgn_platform.ledger import Ledger, Unit, shown
@@ -449,7 +449,6 @@ def write_sweep(
 ) -> None:
     """Write down what a sweep tells of itself, for `write_report`."""
     from cgn_platform.study import importances
-    from cgn_platform.tracking import code_version
 
     hours = math.fsum(record.facts.get("seconds") or 0 for record in records) / 3600
     run = {

@@ -24,7 +24,7 @@ from cgn.data.drawn import png
 from cgn.data.pairs import Pairs
 from cgn.errors import ModelError
 from cgn.predict import Ensemble, write_ensemble
-from cgn_platform import tracking
+from cgn_platform import projection, tracking
 from cgn_platform.ledger import Identity, Ledger, Unit
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _save(destination: Path, ensemble: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[Any]:
     """MLflow, imported late since it takes seconds, and without its words to people."""
-    for name, value in (tracking.ENVIRONMENT | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}).items():
+    for name, value in (projection.ENVIRONMENT | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}).items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -9,8 +9,8 @@ import hashlib
 import secrets
 import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ContextDecorator, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ContextDecorator, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -267,14 +267,12 @@ def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
         study_id: of this very one; a new study may have taken the name.
         url: of its database.
     """
-    storage = _storage(url)
-    try:
-        study = optuna.load_study(study_name=name, storage=storage)
+    with _reading(url) as storage:
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            return []
         return _records(study) if study.user_attrs.get("id") == study_id else []
-    except KeyError:
-        return []
-    finally:
-        _disconnect(storage)
 
 
 @_InWords()
@@ -284,15 +282,12 @@ def recorded(name: str, store: Path, url: str | None = None) -> tuple[Mapping[st
     Raises:
         StudyError: there is none of this name.
     """
-    storage = _storage(url or database.study_url(store))
-    try:
+    with _reading(url or database.study_url(store)) as storage:
         known = sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage=storage))
         if name not in known:
             raise StudyError(f"no study {name!r} in {store}: there are {', '.join(known) or 'none'}")
         study = optuna.load_study(study_name=name, storage=storage)
         return study.user_attrs.get("declaration", {}), _records(study)
-    finally:
-        _disconnect(storage)
 
 
 def _records(study: optuna.Study) -> list[TrialRecord]:
@@ -309,7 +304,17 @@ def _disconnect(storage: optuna.storages.RDBStorage) -> None:
 @_InWords()
 def make_tables(url: str) -> None:
     """An empty database where there is none yet, for those who only read."""
-    _disconnect(_storage(url))
+    with _reading(url):
+        pass
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[optuna.storages.RDBStorage]:
+    storage = _storage(url)
+    try:
+        yield storage
+    finally:
+        _disconnect(storage)
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
@@ -385,10 +390,11 @@ def importances(name: str, store: Path, url: str | None = None) -> dict[str, flo
     Reads only: no lock is taken. Empty where there are too few complete trials, or all have one value.
     Dimensions that exist in some trials only are left out.
     """
-    study = optuna.load_study(study_name=name, storage=_storage(url or database.study_url(store)))
-    values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-    if len(values) < 2:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    with _reading(url or database.study_url(store)) as storage:
+        study = optuna.load_study(study_name=name, storage=storage)
+        values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        if len(values) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {name: float(share) for name, share in shares.items()}

@@ -28,9 +28,11 @@ from cgn.config import Config
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ClusterError, PlatformError, ResourcesError
+from cgn.provenance import code_version
 from cgn_platform import tracking
 from cgn_platform.cluster import END_SECONDS, Cluster, Resources, scratch
 from cgn_platform.console import SweepConsole
+from cgn_platform.events import Parent
 from cgn_platform.ledger import Ledger
 from cgn_platform.metrics import SweepMetrics
 from cgn_platform.preflight import preflight
@@ -87,11 +89,11 @@ def run_sweep(
     with open_study(name, space, store=store, identity=identity, scores=scores) as study:
         before = study.trials()
         _say_what_stands(console, study)
-        about = tracking.Parent(
+        about = Parent(
             experiment=pairs.name,
             study=name,
             study_id=study.id,
-            tags={**identity, "code": work.code, "git_commit": tracking.code_version()},
+            tags={**identity, "code": work.code, "git_commit": code_version()},
             params={"sampler_seed": str(space.seed), **{k: str(d) for k, d in space.dimensions.items()}},
             folds=len(splits),
         )

@@ -23,12 +23,12 @@ from cgn.config import Config
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
+from cgn.provenance import code_version
 from cgn.results import FoldResult
 from cgn_platform.cluster import Cluster, Resources
 from cgn_platform.ledger import Ledger, Unit, shown
 from cgn_platform.preflight import preflight
 from cgn_platform.space import Row, Table
-from cgn_platform.tracking import code_version
 from cgn_platform.worker import INFRASTRUCTURE, FoldActor, Runner, Work
 
 RETRIES = 3  # of a unit whose worker was lost

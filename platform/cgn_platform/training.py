@@ -14,10 +14,11 @@ from cgn.data.pairs import Pairs, Split
 from cgn.figures import Snapshots, save
 from cgn.fit import Images, fit, lockstep
 from cgn.measure import PUBLISHED, check, measure_folds, summary, write_rows
-from cgn.provenance import code_fingerprint
+from cgn.provenance import code_fingerprint, code_version
 from cgn.results import CrossReport, CrossResult, FoldRun, facts_of, mean_losses
 from cgn_platform import tracking
 from cgn_platform.console import epoch_line, fold_table, measure_table
+from cgn_platform.events import Parent
 from cgn_platform.ledger import Identity, Ledger
 
 PICTURED = 6  # test pairs of the first fold, spread over it
@@ -118,11 +119,11 @@ def _log(
     folds = "-".join(str(fold.fold) for fold in result.folds)
     made_from = "/".join((config.fingerprint(), *named.values(), folds))
     name = f"train {config.fingerprint()}"
-    parent = tracking.Parent(
+    parent = Parent(
         dataset,
         name,
         hashlib.sha256(made_from.encode()).hexdigest()[:16],
-        tags={**named, "code": code_fingerprint(), "git_commit": tracking.code_version()},
+        tags={**named, "code": code_fingerprint(), "git_commit": code_version()},
     )
     steps = [_step(report) for report in reports]
     facts: dict[str, Any] = facts_of(result)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cgn.config import Config
-from cgn_platform import tracking
+from cgn_platform import events, tracking
 from cgn_platform.outbox import Outbox
+from cgn_platform.projection import Projection
 from cgn_platform.study import Asked, TrialRecord
 from cgn_platform.worker import Step
 
@@ -35,7 +36,7 @@ def test_an_epoch_does_not_wait_for_mlflow(tmp_path, say):
     server = SERVER(tmp_path)
     server.start()
     try:
-        log = tracking.Tracker(tmp_path, server.uri, tracking.Parent("bench", "bench", "5eed"))
+        log = tracking.Tracker(tmp_path, server.uri, events.Parent("bench", "bench", "5eed"))
         config, waits = Config(epochs=EPOCHS), []
         for number in range(5):
             log.started(Asked(number, config, {}))
@@ -57,17 +58,17 @@ def test_a_backlog_goes_over_http(tmp_path, say):
     box = Outbox(tmp_path / "outbox")
     config, now = Config(epochs=EPOCHS), 1_700_000_000_000
     for number in range(TRIALS):
-        box.append(tracking.started(number, config, {}, now))
+        box.append(events.started(number, config, {}, now))
     for epoch in range(EPOCHS):  # trials that run at once
         for number in range(TRIALS):
-            box.append(tracking.epoch(number, vars(step(epoch)), now + 1000 * epoch))
+            box.append(events.epoch(number, vars(step(epoch)), now + 1000 * epoch))
     for number in range(TRIALS):
-        box.append(tracking.ended(TrialRecord(number, "pruned", None, {}, {}, config), now))
+        box.append(events.ended(TrialRecord(number, "pruned", None, {}, {}, config), now))
     server = SERVER(tmp_path)
     server.start()
     try:
-        parent = tracking.Parent("bench", "bench", "5eed")
-        projection = tracking.Projection(server.uri, parent, artifacts=tmp_path, on_refusal=pytest.fail)
+        parent = events.Parent("bench", "bench", "5eed")
+        projection = Projection(server.uri, parent, artifacts=tmp_path, on_refusal=pytest.fail)
         projection.open(running=True)
         begin = time.perf_counter()
         tracking.drain(projection, box)

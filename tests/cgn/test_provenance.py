@@ -1,4 +1,6 @@
-from cgn.provenance import code_fingerprint
+import re
+
+from cgn.provenance import code_fingerprint, code_version
 
 
 def test_equal_code_has_one_name_and_another_line_another(tmp_path, monkeypatch):
@@ -15,3 +17,9 @@ def test_equal_code_has_one_name_and_another_line_another(tmp_path, monkeypatch)
     code_fingerprint.cache_clear()
     assert prints[0] == prints[1] != prints[2]
     assert len(prints[0]) == 16
+
+
+def test_code_without_a_repository_is_unknown(monkeypatch, tmp_path):
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", code_version())
+    monkeypatch.setattr("cgn.provenance.__file__", str(tmp_path / "provenance.py"))
+    assert code_version() == "unknown"

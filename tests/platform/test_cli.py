@@ -16,7 +16,8 @@ from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
 from cgn.errors import CacheError
 from cgn_platform import cli
-from cgn_platform.tracking import Parent, Projection
+from cgn_platform.events import Parent
+from cgn_platform.projection import Projection
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "search_spaces" / "smoke.py")

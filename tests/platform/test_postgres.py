@@ -18,9 +18,11 @@ from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
 from cgn_platform import cluster
 from cgn_platform.database import Hold, answers, hidden, study_url
+from cgn_platform.events import Parent
+from cgn_platform.projection import Projection
 from cgn_platform.space import Space
 from cgn_platform.study import Asked, Study, open_study
-from cgn_platform.tracking import Parent, Projection, Tracker
+from cgn_platform.tracking import Tracker
 
 pytestmark = pytest.mark.integration
 

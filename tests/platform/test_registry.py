@@ -21,7 +21,7 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, RegistryError
 from cgn.fit import fit
 from cgn.results import last
-from cgn_platform import registry, report, serving, tracking
+from cgn_platform import projection, registry, report, serving, tracking
 from cgn_platform.cli import app
 from cgn_platform.cluster import Resources
 from cgn_platform.gate import Demands
@@ -85,7 +85,7 @@ def train(config: Config, fold: int, pairs: Pairs, splits: tuple[Split, ...], le
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Making MLflow's tables takes seconds: once for all tests."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.connect(f"sqlite:///{path}")
+    projection.connect(f"sqlite:///{path}")
     return path
 
 

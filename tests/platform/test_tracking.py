@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 
 from cgn.config import Config
 from cgn.errors import LedgerError, PlatformError, StudyError
-from cgn_platform import tracking
+from cgn_platform import events, tracking
 from cgn_platform.cli import app
+from cgn_platform.events import Parent
 from cgn_platform.outbox import Outbox
+from cgn_platform.projection import Projection, make_database
 from cgn_platform.space import Float, Space
 from cgn_platform.study import ORPHAN, Asked, State, TrialRecord, open_study
-from cgn_platform.tracking import Parent, Projection, Tracker, code_version, default_uri, track
+from cgn_platform.tracking import Tracker, default_uri, track
 from cgn_platform.worker import Step
 
 HERE = Path(__file__).parent
@@ -278,8 +280,8 @@ def test_a_resume_finds_its_runs_and_closes_those_of_the_dead_driver(folder: Pat
     for number in range(3):
         dead.apply(
             [
-                tracking.started(number, CONFIG, {}, 1),
-                tracking.epoch(number, {"epoch": 0, "val_auc": 0.5}, 1),
+                events.started(number, CONFIG, {}, 1),
+                events.epoch(number, {"epoch": 0, "val_auc": 0.5}, 1),
             ]
         )
     # The study knows more: trial 0 ended, 1 is an orphan, 2 too, and 3 was never told to MLflow.
@@ -327,7 +329,8 @@ from pathlib import Path
 from cgn.config import Config
 from cgn_platform.space import Float, Space
 from cgn_platform.study import open_study
-from cgn_platform.tracking import Parent, Tracker
+from cgn_platform.events import Parent
+from cgn_platform.tracking import Tracker
 from cgn_platform.worker import Step
 
 store, uri = Path(sys.argv[1]), sys.argv[2]
@@ -384,11 +387,11 @@ def test_who_is_killed_while_mlflow_makes_its_tables_leaves_no_half_of_them(tmp_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tracking._make_database(f"sqlite:///{path}", killed)
+        make_database(f"sqlite:///{path}", killed)
     assert not path.exists()
-    tracking._make_database(f"sqlite:///{path}", lambda draft: Path(draft[10:]).touch(exist_ok=False))
+    make_database(f"sqlite:///{path}", lambda draft: Path(draft[10:]).touch(exist_ok=False))
     assert path.exists()
-    tracking._make_database(f"sqlite:///{path}", killed)  # it is there: nothing is made
+    make_database(f"sqlite:///{path}", killed)  # it is there: nothing is made
 
 
 @pytest.mark.integration
@@ -569,14 +572,14 @@ class Units:
 
 def test_a_run_is_told_again_from_the_ledger_the_steps_or_the_curve() -> None:
     ledger: Any = Units()
-    complete = tracking.history(record(0, "complete", 0.6, units=["0", "1"]), ledger)
+    complete = events.history(record(0, "complete", 0.6, units=["0", "1"]), ledger)
     assert [told["val_auc"] for told in complete] == [0.5, 0.6]
     assert complete[1]["folds"] == {0: 0.6, 1: pytest.approx(0.7)}
     assert complete[1]["losses"] == {"l_cls": 0.3}
-    assert tracking.history(record(0, "pruned", steps=steps(0.5)), None) == steps(0.5)
+    assert events.history(record(0, "pruned", steps=steps(0.5)), None) == steps(0.5)
     curve = [{"epoch": 0, "val_auc": 0.5}, {"epoch": 1, "val_auc": 0.6}]
-    assert tracking.history(record(0, "complete", 0.6, units=["0", "damaged"]), ledger) == curve
-    assert tracking.history(record(0, "orphan"), ledger) == curve
+    assert events.history(record(0, "complete", 0.6, units=["0", "damaged"]), ledger) == curve
+    assert events.history(record(0, "orphan"), ledger) == curve
 
 
 def test_a_rebuild_is_what_was_seen_live(folder: Path, another: str, runs: Any) -> None:
@@ -647,11 +650,6 @@ def test_the_address_is_the_environments_or_a_file_in_the_store(monkeypatch: pyt
     assert default_uri(Path("/s")) == "sqlite:////s/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert default_uri(Path("/s")) == "http://127.0.0.1:5000"
-
-
-def test_code_without_a_repository_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("cgn.__file__", str(tmp_path / "__init__.py"))
-    assert code_version() == "unknown"
 
 
 # -------------------------------------------------------------------------------------------- tables
