@@ -14,9 +14,10 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -27,6 +28,7 @@ from cgn.data.datasets import DatasetOptions, RawFile, Scan
 from cgn.data.datasets.manifest import Film, Row, scan_films
 from cgn.data.pairs import Box
 from cgn.data.pseudonym import open_pseudonyms
+from cgn.data.workers import Pool, Rejection, rejection
 from cgn.errors import NotADatasetError, UnreadableImageError
 
 COLUMNS = (
@@ -79,16 +81,18 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
         for film in films
         if (film.row.patient, film.row.view, "R" if film.side == "L" else "L") in sides
     }
+    boxes, damaged = _boxes([path for paths in masks.values() for path in paths])
     lost = len(places) - len(films)
     found = scan_films(
         f"cbis-{options.cohort}",
-        [_with_boxes(film, masks.get(film, ())) for film in films],
+        [_with_boxes(film, [boxes[path] for path in masks.get(film, ()) if path in boxes]) for film in films],
         [f"the films of {lost} images that the tables name"] if lost else [],
         tables,
     )
     pseudonyms = open_pseudonyms()
     files = (RawFile.of(path, pseudonyms) for paths in masks.values() for path in paths)
-    return replace(found, files=(*found.files, *files), notes=(*found.notes, PRIOR))
+    notes = [f"{damaged} masks cannot be read: their findings have no box"] if damaged else []
+    return replace(found, files=(*found.files, *files), notes=(*found.notes, *notes, PRIOR))
 
 
 def _findings(tables: Sequence[Path], kinds: Sequence[str]) -> dict[str, list[dict[str, str]]]:
@@ -161,18 +165,39 @@ def _size(path: Path) -> tuple[int, int] | None:
     return header.rows, header.columns
 
 
-def _with_boxes(film: Film, masks: Sequence[Path]) -> Film:
-    boxes = tuple(box for path in masks if (box := _box(path)) is not None)
-    return replace(film, row=film.row.model_copy(update={"boxes": boxes}))
+def _with_boxes(film: Film, boxes: Sequence[Box]) -> Film:
+    return replace(film, row=film.row.model_copy(update={"boxes": tuple(boxes)}))
 
 
-def _box(mask: Path) -> Box | None:
+class _Mask(NamedTuple):
+    """A mask, as `Pool` wants to know it."""
+
+    path: Path
+
+    @property
+    def pair_id(self) -> str:
+        return self.path.name
+
+    @property
+    def films(self) -> tuple[str, str]:
+        return str(self.path), ""
+
+
+def _boxes(masks: Sequence[Path]) -> tuple[dict[Path, Box], int]:
+    """What these masks mark, and how many cannot be read. They are opened as films are, with limits."""
+    with closing(Pool(_marked)) as processes:
+        told = list(processes.run([_Mask(path) for path in masks]))
+    damaged = sum(isinstance(box, Rejection) for _, box in told)
+    return {masks[number]: box for number, box in told if box and not isinstance(box, Rejection)}, damaged
+
+
+def _marked(mask: _Mask) -> Box | tuple[()] | Rejection:
     try:
-        pixels, _ = dicom.read(mask)
-    except UnreadableImageError:
-        return None
+        pixels, _ = dicom.read(mask.path)
+    except UnreadableImageError as error:
+        return rejection(mask, error.reason, str(error))
     x, y = np.flatnonzero(pixels.any(0)), np.flatnonzero(pixels.any(1))
-    return (float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)) if len(x) else None
+    return (float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)) if len(x) else ()
 
 
 def _files(folders: Mapping[str, Path], name: str) -> list[Path]:

@@ -60,6 +60,15 @@ def test_boxes_are_those_of_the_masks(tmp_path):
     assert set(found.files) < set(before)
 
 
+def test_a_mask_that_cannot_be_read_is_counted_and_costs_its_box_alone(tmp_path):
+    root = write(tmp_path)
+    (mask,) = (root / "CBIS-DDSM" / "Mass-Training_P_00002_LEFT_MLO_1").rglob("mask.dcm")
+    mask.write_bytes(mask.read_bytes()[:-100])
+    found = scan(root)
+    assert [len(record.boxes) for record in found.records] == [2, 0, 0, 0]
+    assert found.notes == ("1 masks cannot be read: their findings have no box", cbis.PRIOR)
+
+
 def test_masses_alone(tmp_path):
     found = scan(write(tmp_path), cohort="mass")
     assert found.name == "cbis-mass"
