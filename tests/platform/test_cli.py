@@ -105,7 +105,8 @@ def test_a_fold_is_drawn_and_measured(cgn: Cgn, cache: Path, tmp_path: Path) -> 
     """Fig. 4 to 6 of the first fold, and Sec. IV-F: each test pair by the fold that did not see it."""
     torch.set_num_threads(1)
     edits = [f"--set={edit}" for edit in ("backbone=tiny", "generator_blocks=1", "epochs=1", "batch_size=8")]
-    asked = ("--figures", str(tmp_path / "drawn"), "--measure", str(tmp_path / "rows.json"))
+    asked = ("--store", str(tmp_path), "--figures", str(tmp_path / "drawn"))
+    asked += ("--measure", str(tmp_path / "rows.json"))
     told = cgn("train", "--data", str(cache), *edits, *asked)
     assert told.code == 0, told.err
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
