@@ -25,7 +25,7 @@ test: setup  ## fast tests and those with real servers
 chaos: setup  ## kill, fill and damage everything at random moments; CGN_CHAOS_SEED repeats a run
 	$(BIN)/pytest tests/chaos -m chaos
 
-bench: setup  ## ratios against the plain way, each file in a process of its own (about 40 minutes)
+bench: setup  ## ratios against the plain way, each file in a process of its own (25 minutes)
 	failed=0; for each in tests/benchmarks/test_*.py; do \
 	$(BIN)/pytest $$each -m benchmark -s -q || failed=1; done; exit $$failed
 

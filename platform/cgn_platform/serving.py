@@ -185,7 +185,7 @@ def _save(destination: Path, ensemble: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[Any]:
     """MLflow, imported late since it takes seconds, and without its words to people."""
-    for name, value in (projection.ENVIRONMENT | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}).items():
+    for name, value in projection.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

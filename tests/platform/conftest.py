@@ -47,12 +47,12 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
     Its workers run in a folder of their own, which is not the tests', and its figures come every second.
     """
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_metrics_report_interval_ms", "1000")
-        with contextlib.ExitStack() as ending:
-            with contextlib.chdir(tmp_path_factory.mktemp("node")):
-                connected = ending.enter_context(cluster.connect("local", num_cpus=4, num_gpus=4))
-            yield connected
+    with contextlib.ExitStack() as ending:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.chdir(tmp_path_factory.mktemp("node"))
+            patched.setenv("RAY_metrics_report_interval_ms", "1000")
+            connected = ending.enter_context(cluster.connect("local", num_cpus=4, num_gpus=4))
+        yield connected
 
 
 @pytest.fixture
