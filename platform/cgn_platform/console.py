@@ -204,9 +204,15 @@ def replay_table(outcomes: "Sequence[Outcome]") -> Table:
             f"{each.wrong:.2f}",
             f"{each.stopped:.1f} of {each.trials}",
         )
+    unreadable = {each.study: each.unreadable for each in outcomes if each.unreadable}
+    missing = "".join(
+        f"INCOMPLETE: {count} complete trials of {study} are left out because a unit is missing or damaged, "
+        "run its sweep again; "
+        for study, count in unreadable.items()
+    )
     table.caption = (
-        f"means over {outcomes[0].orders} orders, the recorded one first; regret: validation AUC of the best "
-        "trial less that of the winner left; wrong: stopped trials that would have won"
+        f"{missing}means over {outcomes[0].orders} orders, the recorded one first; regret: validation AUC of "
+        "the best trial less that of the winner left; wrong: stopped trials that would have won"
     )
     table.caption_justify = "left"
     return table
@@ -396,8 +402,8 @@ def _value(record: "TrialRecord") -> float:
 
 
 def _test_auc(facts: Mapping[str, Any]) -> str:
-    folds = [fold["test_auc"] for fold in facts.get("folds", ()) if fold["test_auc"] is not None]
-    spread = f" ± {statistics.stdev(folds):.3f}" if len(folds) > 1 else ""
+    folds = [fold["test_auc"] for fold in facts.get("folds", ())]
+    spread = f" ± {statistics.stdev(folds):.3f}" if len(folds) > 1 and None not in folds else ""
     return f"{_figure(facts.get('test_auc'))}{spread}"
 
 

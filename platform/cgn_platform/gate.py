@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cgn import statistics
 from cgn.errors import ConfigError, LedgerError
 from cgn.statistics import Interval
 from cgn_platform.ledger import Ledger, Unit
+from cgn_platform.out_of_fold import OutOfFold
 
 
 @dataclass(frozen=True)
@@ -37,45 +37,6 @@ class Demands:
         for name, value in (("--min-auc", self.min_auc), ("--margin", self.margin)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1] but got {value}")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the test folds of a row say; a column a tested pair.
-
-    Attributes:
-        index: `(cases,)` rows of the cache.
-        label, fold, patient: `(cases,)`.
-        score: `(seeds, cases)` probability of malignancy.
-        localized: `(seeds, cases)` 1 found, 0 missed, NaN nothing annotated.
-        cache, splits: fingerprints of what it was tested on.
-    """
-
-    index: NDArray[np.int64]
-    label: NDArray[np.int64]
-    fold: NDArray[np.int64]
-    patient: NDArray[np.str_]
-    score: NDArray[np.float64]
-    localized: NDArray[np.float64]
-    cache: str
-    splits: str
-
-    @property
-    def marked(self) -> bool:
-        """Whether a lesion is marked in any of them."""
-        return bool((~np.isnan(self.localized)).any())
-
-    def auc(self) -> Interval:
-        """Mean over folds and seeds, its interval over patients."""
-        return statistics.bootstrap_auc(self.label, self.score, self.patient, self.fold)
-
-    def pooled_auc(self) -> Interval:
-        """Of all scores together."""
-        return statistics.bootstrap_auc(self.label, self.score, self.patient)
-
-    def localization_error(self) -> Interval | None:
-        """Table II; None where nothing is annotated."""
-        return statistics.proportion(1 - self.localized, self.patient) if self.marked else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +79,7 @@ class Candidate:
 
     units: int
     faults: Sequence[str]
-    measured: Measured | None
+    measured: OutOfFold | None
     choice: Choice | None
     reload: Reload | None
 
@@ -128,7 +89,7 @@ class Champion:
     """Who is in today; `measured` is None where its units are not whole any more, and `why` says so."""
 
     version: str
-    measured: Measured | None
+    measured: OutOfFold | None
     why: str = ""
 
 
@@ -218,29 +179,6 @@ def _strangers(units: Sequence[Sequence[Unit]], data: Mapping[str, Any]) -> list
     return faults
 
 
-def measured(units: Sequence[Sequence[Unit]]) -> Measured:
-    """The test folds of verified units, `[seed][fold]`, pairs in the order of the cache."""
-    tables = [
-        sorted((row for unit in seed for row in unit.predictions.to_pylist()), key=lambda row: row["index"])
-        for seed in units
-    ]
-    first, identity = tables[0], units[0][0].identity
-
-    def column(name: str) -> NDArray[Any]:
-        return np.array([row[name] for row in first])
-
-    return Measured(
-        column("index"),
-        column("label"),
-        column("fold"),
-        column("patient_id"),
-        np.array([[row["p_malignant"] for row in rows] for rows in tables], np.float64),
-        np.array([[row["localized"] for row in rows] for rows in tables], np.float64),
-        identity.cache,
-        identity.splits,
-    )
-
-
 def told(interval: Interval | statistics.Difference, form: str = ".3f") -> str:
     """A figure with its interval, for a line."""
     low, high = format(interval.low, form), format(interval.high, form)
@@ -311,7 +249,7 @@ def _against(candidate: Candidate, champion: Champion | None, demands: Demands) 
         difference.low,
         -demands.margin,
     )
-    if not (ours.marked and theirs.marked):
+    if not (ours.annotated and theirs.annotated):
         return auc, Check("localisation", True, f"{name}: localisation does not apply, no lesion is marked")
     more = statistics.paired_rates(1 - ours.localized, 1 - theirs.localized, ours.patient)
     return auc, Check(
@@ -324,7 +262,7 @@ def _against(candidate: Candidate, champion: Champion | None, demands: Demands) 
     )
 
 
-def _apart(ours: Measured, champion: Champion) -> str:
+def _apart(ours: OutOfFold, champion: Champion) -> str:
     """Why two rows have no cases in common; empty where they can be paired."""
     theirs = champion.measured
     if theirs is None:

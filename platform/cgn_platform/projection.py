@@ -12,15 +12,14 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from cgn import statistics
-from cgn.errors import LedgerError, first_line
-from cgn_platform import notes
+from cgn.errors import first_line
+from cgn_platform import notes, out_of_fold
 from cgn_platform.console import summary
 from cgn_platform.events import DESCRIPTION, STATUS, Parent, numbers, retell, row_event, when_of
 from cgn_platform.outbox import Event
@@ -240,20 +239,11 @@ class Projection:
         return {**event, "metrics": {**event["metrics"], **ends}}
 
     def _interval(self, units: Sequence[str] | None) -> statistics.Interval | None:
-        """Reading 21, from the ledger; None where a unit is not there, or tests a single class."""
+        """Reading 21, from the ledger; None (INCOMPLETE) if a unit is missing or damaged."""
         if self._ledger is None or not units:
             return None
-        rows: list[dict[str, Any]] = []
-        for name in units:
-            with suppress(LedgerError):
-                rows += self._ledger.open(name).predictions.to_pylist()
-        rows.sort(key=lambda row: row["index"])  # as the report has them: its draws, its interval
-        names = ("label", "p_malignant", "patient_id", "fold")
-        label, score, patient, fold = ([row[name] for row in rows] for name in names)
-        try:
-            return statistics.bootstrap_auc(label, score, patient, fold)
-        except ValueError:
-            return None
+        joined = out_of_fold.read(self._ledger, [units])
+        return None if joined is None else joined.auc()
 
     def _bring_up(self, number: int, events: list[Event]) -> None:
         """Tell what this run does not have yet, whatever times its points have."""

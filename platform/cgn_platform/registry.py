@@ -31,9 +31,10 @@ from cgn.data.pairs import Pairs
 from cgn.errors import CGNError, ConfigError, ModelError, RegistryError
 from cgn.provenance import code_fingerprint, code_version
 from cgn.statistics import Interval
-from cgn_platform import gate, projection
+from cgn_platform import gate, out_of_fold, projection
 from cgn_platform.database import hidden
 from cgn_platform.ledger import Ledger
+from cgn_platform.out_of_fold import OutOfFold
 from cgn_platform.report import dashboards
 
 Facts = Mapping[str, Any]
@@ -263,7 +264,7 @@ def promote(
             _finish(store, registry, there, asked)
             return Outcome("", asked.alias, version=there.number)
         units, faults = gate.verified(ledger, row["units"], facts["data"])
-        measured = None if faults else gate.measured(units)
+        measured = None if faults else out_of_fold.join(units)
         evidence = _evidence(facts, row, asked, served, pairs, measured)
         for unit in (unit for seed in units for unit in seed if unit.id == served[0]):
             evidence["config"] = dict(unit.identity.config)  # names weights by their content, not by a path
@@ -464,7 +465,7 @@ def _champion(version: Version, ledger: Ledger) -> gate.Champion:
     units, faults = gate.verified(ledger, ids, {**data, "folds": len(ids[0])})
     if faults:
         return gate.Champion(version.number, None, f"its units are not whole: {faults[0]}")
-    return gate.Champion(version.number, gate.measured(units))
+    return gate.Champion(version.number, out_of_fold.join(units))
 
 
 def _point(registry: Registry, alias: str, version: Version, champion: Version | None) -> None:
@@ -507,7 +508,7 @@ def _evidence(
     asked: Asked,
     served: Sequence[str],
     pairs: Pairs,
-    measured: gate.Measured | None,
+    measured: OutOfFold | None,
 ) -> dict[str, Any]:
     """What a candidate is and shows, as plain JSON; what the gate says of it comes later."""
     choice = _choice(facts, row)

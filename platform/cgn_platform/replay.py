@@ -28,11 +28,19 @@ from cgn_platform.study import TrialRecord
 
 @dataclass(frozen=True)
 class Recording:
-    """The complete trials of a study, in the order in which they were asked; the default is the first."""
+    """The complete trials of a study, in the order in which they ran; the default is the first.
+
+    Attributes:
+        study: its name.
+        cases: the validated cases.
+        curves: one for each trial whose units are all in the ledger.
+        unreadable: complete trials without a curve, because a unit is missing or damaged.
+    """
 
     study: str
     cases: Cases
     curves: Sequence[Curve]
+    unreadable: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Outcome:
     """What a rule did to a recording, over its orders.
 
     Attributes:
+        unreadable: complete trials that were left out because a unit is missing or damaged.
         times_fewer: epochs of all trials over those used, mean over orders.
         stopped, wrong: trials stopped, and those of them that would have won; means over orders.
         regret: value lost, in validation AUC, and how often there was any.
@@ -49,6 +58,7 @@ class Outcome:
     study: str
     rule: PruneRule
     trials: int
+    unreadable: int
     orders: int
     epochs: float
     times_fewer: float
@@ -78,18 +88,19 @@ def recording(
     there = {key: declaration.get(key) for key in here}
     if found := difference(there, here):
         raise StudyError(f"study {name!r} ran on other data: {found[0]}: give its cache with --data")
-    kept = []
-    for record in records:
-        if record.value is not None and record.facts.get("test_auc") is not None:
-            scores = curves(ledger, tuple(record.facts["units"]))
-            if scores is not None:
-                kept.append(Curve(scores, record.value, record.facts["test_auc"]))
+    complete = [r for r in records if r.value is not None and r.facts.get("test_auc") is not None]
+    scores = [curves(ledger, tuple(record.facts["units"])) for record in complete]
+    kept = [
+        Curve(scored, record.value, record.facts["test_auc"])
+        for record, scored in zip(complete, scores, strict=True)
+        if scored is not None and record.value is not None
+    ]
     if len(kept) < 2:
         raise StudyError(
             f"a replay wants two complete trials or more but {name!r} has {len(kept)} in {ledger.where}: "
             "record some with prune=Prune('none')"
         )
-    return Recording(name, Cases.of(pairs, splits), kept)
+    return Recording(name, Cases.of(pairs, splits), kept, len(complete) - len(kept))
 
 
 def orders(trials: int, n: int, seed: int = 0) -> list[list[int]]:
@@ -166,6 +177,7 @@ def _outcome(recorded: Recording, rule: PruneRule, replays: Sequence[Replay]) ->
         study=recorded.study,
         rule=rule,
         trials=len(recorded.curves),
+        unreadable=recorded.unreadable,
         orders=len(replays),
         epochs=statistics.fmean(each.epochs_used for each in replays),
         times_fewer=statistics.fmean(whole / each.epochs_used for each in replays),

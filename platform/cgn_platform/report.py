@@ -31,7 +31,7 @@ from cgn import files, statistics
 from cgn.config import Config
 from cgn.errors import ConfigError
 from cgn.provenance import code_fingerprint, code_version
-from cgn_platform import charts
+from cgn_platform import charts, out_of_fold
 from cgn_platform.console import wrong_prunes
 from cgn_platform.ledger import Ledger, Unit, shown
 
@@ -101,14 +101,6 @@ class Evidence:
     def flat(self) -> list[Unit]:
         """Of all seeds."""
         return [unit for seed in self.units for unit in seed]
-
-    def out_of_fold(self) -> tuple[dict[str, Any], Any]:
-        """Labels, folds and patients of the test pairs, and their scores `(seeds, cases)`."""
-        seeds = [sorted(_rows(seed), key=lambda row: row["index"]) for seed in self.units]
-        columns = {
-            name: [row[name] for row in seeds[0]] for name in ("label", "fold", "patient_id", "localized")
-        }
-        return columns, np.array([[row["p_malignant"] for row in seed] for seed in seeds])
 
 
 @dataclass
@@ -306,8 +298,8 @@ def _of_units(facts: Facts, rows: Sequence[Facts], evidence: Mapping[str, Eviden
         return
     curves: dict[str, charts.Roc] = {}
     for name, found in evidence.items():
-        told, scores = found.out_of_fold()
-        curves[name] = charts.mean_roc(told["label"], scores, told["fold"], told["patient_id"])
+        joined = out_of_fold.join(found.units)
+        curves[name] = charts.mean_roc(joined.label, joined.score, joined.fold, joined.patient)
     base = curves.get(facts["baseline"])
     values = [report.val_auc for found in evidence.values() for unit in found.flat for report in unit.reports]
     low, high = min([0.48, *values]) - 0.02, max([0.52, *values]) + 0.02
@@ -572,22 +564,11 @@ def _validation_scores(record: "TrialRecord", ledger: Ledger) -> NDArray[np.floa
 
 def _compare(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
     """Adds to the rows what their test folds say, as a table does; gives the smallest visible difference."""
-    evidence = dict(_evidence(rows, ledger, Page()))
-    if len(rows[0]["fold_auc"][0]) < 3:  # a single division: nothing to compare by (reading 18)
+    joined = {row["name"]: out_of_fold.read(ledger, row["units"]) for row in rows}
+    complete = {name: row for name, row in joined.items() if row is not None}
+    compared = out_of_fold.compare(complete, DEFAULT) if len(complete) == len(rows) else None
+    if compared is None:
         return None
-    if DEFAULT not in evidence or len(evidence) < len(rows):
-        return None
-    told = {name: found.out_of_fold() for name, found in evidence.items()}
-    cases = told[DEFAULT][0]
-    found = {name: np.array([case["localized"]], np.float64) for name, (case, _) in told.items()}
-    compared = statistics.compare(
-        cases["label"],
-        {name: scores for name, (_, scores) in told.items()},
-        DEFAULT,
-        cases["fold"],
-        cases["patient_id"],
-        None if all(np.isnan(each).all() for each in found.values()) else found,
-    )
     for row, facts in zip(rows, compared.rows, strict=True):
         row |= facts.plain()
     return compared.detectable

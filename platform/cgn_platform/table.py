@@ -14,17 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 
-from cgn import files, statistics
+from cgn import files
 from cgn.config import Config
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
 from cgn.provenance import code_version
 from cgn.results import FoldResult
+from cgn_platform import out_of_fold
 from cgn_platform.cluster import Cluster, Resources
 from cgn_platform.ledger import Ledger, Unit, shown
 from cgn_platform.preflight import preflight
@@ -32,7 +31,6 @@ from cgn_platform.space import Row, Table
 from cgn_platform.worker import INFRASTRUCTURE, FoldActor, Runner, Work
 
 RETRIES = 3  # of a unit whose worker was lost
-LEAST_FOLDS = 3  # of a comparison; a division 8:1:1 has one, whose figures are shown as they are
 Told = Callable[[str], None]
 
 
@@ -206,36 +204,41 @@ def table_facts(
 
     Rows without all of their units have `complete` false and no figures.
     """
-    known: dict[str, Unit | None] = {}
-    for name in {name for row in plan.units for seed in row for name in seed}:
-        known[name] = ledger.find(name)
+    ids = {name for row in plan.units for seed in row for name in seed}
+    units = {name: unit for name in ids if (unit := ledger.find(name)) is not None}
     rows = [
-        _row_facts(table, row, units, known, failed or {})
-        for row, units in zip(table.rows, plan.units, strict=True)
+        _row_facts(table, row, names, units, failed or {})
+        for row, names in zip(table.rows, plan.units, strict=True)
     ]
-    complete = {row["name"]: row for row in rows if row["complete"]}
-    facts: dict[str, Any] = {
+    joined = {
+        row["name"]: out_of_fold.join([[units[name] for name in seed] for seed in row["units"]])
+        for row in rows
+        if row["complete"]
+    }
+    compared = out_of_fold.compare(joined, table.baseline)
+    if compared is not None:
+        by_name = {row["name"]: row for row in rows}
+        for row in compared.rows:
+            by_name[row.name] |= row.plain()
+    return {
         "title": table.title,
         "description": table.description,
         "header": list(table.header),
         "baseline": table.baseline,
         "data": data_facts(pairs, splits),
-        "detectable": None,
+        "detectable": compared and compared.detectable,
         "rows": rows,
     }
-    if table.baseline in complete and len(splits) >= LEAST_FOLDS:
-        facts["detectable"] = _compare(table, pairs, complete, known)
-    return facts
 
 
 def _row_facts(
     table: Table,
     row: Row,
-    units: Sequence[Sequence[str]],
-    known: Mapping[str, Unit | None],
+    names: Sequence[Sequence[str]],
+    units: Mapping[str, Unit],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    absent = [name for seed in units for name in seed if known[name] is None]
+    absent = [name for seed in names for name in seed if name not in units]
     facts: dict[str, Any] = {
         "name": row.name,
         "cells": list(row.cells),
@@ -243,75 +246,19 @@ def _row_facts(
         "complete": not absent,
         "why": None,
         "config": table.config(row).model_dump(mode="json"),
-        "units": [list(seed) for seed in units],
+        "units": [list(seed) for seed in names],
         "tuned": asdict(row.tuned) if row.tuned else None,
     }
     if absent:
-        count = sum(len(seed) for seed in units)
-        told = next((failed[name] for name in absent if name in failed), "not trained yet")
-        return facts | {"why": f"{len(absent)} of {count} units are missing: {told}"}
-    results = [[_figures(known[name]) for name in seed] for seed in units]
+        count = sum(len(seed) for seed in names)
+        reason = next((failed[name] for name in absent if name in failed), "not trained yet")
+        return facts | {"why": f"{len(absent)} of {count} units are missing: {reason}"}
+    results = [[units[name].facts["result"] for name in seed] for seed in names]
     return facts | {
         "seconds": math.fsum(unit["seconds"] for seed in results for unit in seed),
         "fold_auc": [[unit["test_auc"] for unit in seed] for seed in results],
         "val_auc": [[unit["val_auc"] for unit in seed] for seed in results],
     }
-
-
-def _figures(unit: Unit | None) -> dict[str, Any]:
-    if unit is None:
-        raise TypeError("a row was taken for complete that is not")
-    figures: dict[str, Any] = unit.facts["result"]
-    return figures
-
-
-def _compare(
-    table: Table, pairs: Pairs, rows: dict[str, dict[str, Any]], known: Mapping[str, Unit | None]
-) -> float | None:
-    """Adds to each complete row what it is against the baseline; gives the smallest visible difference."""
-    tables = {
-        name: [out_of_fold([known[unit] for unit in seed], len(pairs)) for seed in row["units"]]
-        for name, row in rows.items()
-    }
-    first = tables[table.baseline][0]
-    tested = first.fold >= 0  # in a division without folds, only some pairs are tested
-    scores = {name: np.stack([seed.score[tested] for seed in seeds]) for name, seeds in tables.items()}
-    found = {name: np.stack([seed.localized[tested] for seed in seeds]) for name, seeds in tables.items()}
-    marked = any(not np.isnan(each).all() for each in found.values())
-    compared = statistics.compare(
-        pairs.label[tested],
-        scores,
-        table.baseline,
-        first.fold[tested],
-        pairs.patient_id[tested],
-        found if marked else None,
-    )
-    for row in compared.rows:
-        rows[row.name] |= row.plain()
-    return compared.detectable
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """Test predictions of all folds, a row a pair; fold -1 where a pair was never tested."""
-
-    fold: NDArray[np.int64]
-    score: NDArray[np.float64]
-    localized: NDArray[np.float64]  # 1 found, 0 missed, NaN nothing annotated
-
-
-def out_of_fold(units: Sequence[Unit | None], pairs: int) -> OutOfFold:
-    """The units of one configuration and seed, joined by pair."""
-    fold, score, localized = np.full(pairs, -1), np.full(pairs, np.nan), np.full(pairs, np.nan)
-    for unit in units:
-        if unit is None:
-            raise TypeError("scores were asked of a unit that is not there")
-        index = np.array(unit.predictions["index"], np.int64)
-        fold[index] = unit.identity.fold
-        score[index] = unit.predictions["p_malignant"]
-        told = unit.predictions["localized"].to_pylist()
-        localized[index] = [math.nan if found is None else float(found) for found in told]
-    return OutOfFold(fold, score, localized)
 
 
 def data_facts(pairs: Pairs, splits: Sequence[Split]) -> dict[str, Any]:

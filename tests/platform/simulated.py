@@ -58,7 +58,7 @@ def make(slow: Path | None = None) -> Callable[..., Any]:
             localization_error=math.nan if split.fold else 0.25,
             localization_error_any_class=0.2,
             predictions=Predictions(
-                index, np.zeros(len(index), int), blank, np.zeros((len(index), 4)), blank, blank > 0
+                index, pairs.label[index], blank, np.zeros((len(index), 4)), blank, blank > 0
             ),
             seconds=0.1,
             state={},

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 from cgn.errors import ConfigError
 from cgn.statistics import Interval
-from cgn_platform.gate import Candidate, Champion, Check, Choice, Demands, Measured, Reload, judge
+from cgn_platform.gate import Candidate, Champion, Check, Choice, Demands, Reload, judge
+from cgn_platform.out_of_fold import OutOfFold
 
 WHOLE = Reload(difference=0.0)
 
 
 def scores_of(
     seed: int = 0, skill: float = 2.0, seeds: int = 1, cases: int = 90, found: float = 0.6
-) -> Measured:
+) -> OutOfFold:
     """Five folds; the same pairs, labels and folds whatever is asked for."""
     label, rng = np.arange(cases) % 2, np.random.default_rng(seed)
-    return Measured(
+    return OutOfFold(
         index=np.arange(cases),
         label=label,
         fold=np.arange(cases) // 2 % 5,
@@ -32,7 +33,7 @@ def scores_of(
     )
 
 
-def candidate(measured: Measured | None = None, **changes: object) -> Candidate:
+def candidate(measured: OutOfFold | None = None, **changes: object) -> Candidate:
     return replace(Candidate(5, (), measured or scores_of(), None, WHOLE), **changes)
 
 

@@ -547,6 +547,9 @@ def test_a_full_disk_is_said_once_and_the_study_fills_the_gap(
 class Units:
     """Stands in for the ledger: two folds of two epochs."""
 
+    def find(self, unit: str) -> Any:
+        return None if unit == "damaged" else self.open(unit)
+
     def open(self, unit: str) -> Any:
         if unit == "damaged":
             raise LedgerError("damaged")
@@ -564,10 +567,14 @@ class Units:
                 "fold": fold,
                 "label": i % 2,
                 "p_malignant": i / 9,
+                "localized": None,
             }
             for i in range(10)
         ]
-        return SimpleNamespace(reports=tuple(reports), predictions=pa.Table.from_pylist(scored))
+        identity = SimpleNamespace(cache="c", splits="s")
+        return SimpleNamespace(
+            reports=tuple(reports), predictions=pa.Table.from_pylist(scored), identity=identity
+        )
 
 
 def test_a_run_is_told_again_from_the_ledger_the_steps_or_the_curve() -> None:
