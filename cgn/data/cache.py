@@ -38,6 +38,7 @@ from cgn.data.folds import make_split, make_splits, named, numbered, splits_fing
 from cgn.data.pairs import Pairs, Split
 from cgn.data.workers import Outcome, PreparedPair, Rejection, prepare_pairs
 from cgn.errors import CacheError, ConfigError, NotADatasetError
+from cgn.provenance import essence
 
 FORMAT = 2
 """Of the files below; a reader refuses another one."""
@@ -137,7 +138,7 @@ def write_cache(
         "options": options.content(),
         "size": size,
         "background": background,
-        "code": {m.__name__: _sha256(inspect.getsource(m).encode())[:16] for m in _code(module)},
+        "code": {m.__name__: _sha256(essence(inspect.getsource(m)).encode())[:16] for m in _code(module)},
         "raw": _digest(scan.files),
         "key_id": scan.key_id,
     }

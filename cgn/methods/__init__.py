@@ -1,4 +1,9 @@
-"""What can be trained, one file each: `build(config) -> Network`. CGN here, Table I's baselines to come."""
+"""What can be trained, one file each.
+
+A module has `build(config) -> Network` and `READS`, the fields of `Config` that change the method beside
+`provenance.TRAINING_FIELDS`. The other fields are neither part of the identity of its results nor offered to
+its searches.
+"""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 

@@ -16,6 +16,25 @@ from cgn.nets.fusion import FusionClassifier, GatedFusionClassifier
 from cgn.nets.generator import Generator, ImageGenerator
 from cgn.objective import Step
 
+READS = (
+    "feature_channels",
+    "generator_blocks",
+    "alpha",
+    "beta",
+    "bilateral",
+    "negative_embedding",
+    "triplet",
+    "variant",
+    "generator_level",
+    "cam_class",
+    "omega_gradient",
+    "adversarial",
+    "counterfactual_gradient",
+    "loss_weights",
+    "precision",
+)
+"""Fields of `Config` that change this method, beside `provenance.TRAINING_FIELDS`."""
+
 WIDEST = 512  # channels; what is wider is projected (reading 3)
 PROJECTED = 256
 

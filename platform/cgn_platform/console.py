@@ -3,6 +3,7 @@
 import math
 import statistics
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -338,18 +339,22 @@ class TableScreen:
 
 def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table:
     """`cgn units`: finished folds, then those with a checkpoint."""
-    table = Table("unit", "backbone", "bilateral", "fold", "seed", "epochs", box=SIMPLE_HEAD)
+    table = Table("unit", "method", "backbone", "bilateral", "fold", "seed", "epochs", box=SIMPLE_HEAD)
     for name in ("val AUC", "test AUC", "seconds"):
         table.add_column(name, justify="right")
+    table.add_column("reused")
     for unit in units:
         identity, figures = unit.identity, unit.facts["result"]
-        shown = [str(identity.config[name]) for name in ("backbone", "bilateral")]
+        shown = [str(identity.config.get(name, "-")) for name in ("method", "backbone", "bilateral")]
         numbers = [_figure(figures["val_auc"]), _figure(figures["test_auc"]), f"{figures['seconds']:.1f}"]
         counts = [str(identity.fold), str(identity.config["seed"]), str(identity.config["epochs"])]
-        table.add_row(unit.id, *shown, *counts, *numbers)
+        table.add_row(unit.id, *shown, *counts, *numbers, "no" if unit.outdated else "yes")
     for name, epochs in unfinished.items():
-        table.add_row(name, "", "", "", "", f"{epochs} so far", "", "", "", style="dim")
-    table.caption = f"{len(units)} finished, {len(unfinished)} cut short"
+        table.add_row(name, "", "", "", "", "", f"{epochs} so far", style="dim")
+    reasons = Counter(reason for unit in units if (reason := unit.outdated))
+    table.caption = f"{len(units)} finished, {len(unfinished)} cut short" + "".join(
+        f"\n{count} can be read but are not reused ({reason})" for reason, count in reasons.most_common()
+    )
     table.caption_justify = "left"
     return table
 

@@ -6,8 +6,9 @@
     units/<id>/model.safetensors     the network at its best epoch
     units/<id>/at-<epoch>-<sha256>.safetensors   where a fold stands that is not finished
 
-The id is a hash of configuration (method and seed in it), fold, splits, cache and the code of `cgn`:
-equal units are computed once, whichever sweep or table asks. Workers write, everybody reads; a unit
+The id is a hash of the configuration's fields that the method reads, fold, splits, cache and the code that
+decides the numbers (`cgn.provenance`): equal units are computed once, whichever sweep or table asks.
+Workers write, everybody reads; a unit
 is there when its `unit.json` is. Every file is checked when it is first opened; a damaged one is
 named and counts as absent, so that the unit is computed anew and never averaged.
 """
@@ -22,7 +23,7 @@ import re
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -35,11 +36,12 @@ import pyarrow.parquet as pq
 from cgn import files
 from cgn.config import Config
 from cgn.data.pairs import Pairs
-from cgn.errors import LedgerError
-from cgn.provenance import code_fingerprint
+from cgn.errors import ConfigError, LedgerError
+from cgn.provenance import fields_read, training_code
 from cgn.results import EpochReport, FoldResult, FoldRun, FoldState, Memory, Predictions
 
-FORMAT = 1
+FORMAT = 2  # the identity holds the fields that the method reads, and the code that decides its numbers
+READABLE = (1, FORMAT)  # the identity of format 1 held all fields and all source files of `cgn`
 DATA = ("curve.parquet", "predictions.parquet", "model.safetensors")
 CHECKPOINT = "at-"
 
@@ -55,9 +57,11 @@ class Identity:
     """What a unit is made from. Equal ones give equal bits on the same kind of machine.
 
     Attributes:
-        config: all fields of the configuration; weights given as a file are named by their content.
+        config: the fields of the configuration that its method reads; weights given as a file are named by
+            their content.
         fold: which one of the splits.
-        splits, cache, code: fingerprints.
+        splits, cache: fingerprints of the data.
+        code: `cgn.provenance.training_code`.
     """
 
     config: Mapping[str, Any]
@@ -67,19 +71,27 @@ class Identity:
     code: str
 
     @classmethod
-    def of(cls, config: Config, fold: int, *, splits: str, cache: str, code: str | None = None) -> Self:
-        """The identity of a fold that this code, or the code of that fingerprint, trains."""
-        values = config.model_dump(mode="json")
+    def of(cls, config: Config, fold: int, *, splits: str, cache: str) -> Self:
+        """The identity of a fold that the code of this process trains. Raises ConfigError."""
+        read = fields_read(config.method)
+        values = {name: value for name, value in config.model_dump(mode="json").items() if name in read}
         weights = Path(config.backbone_weights)
         if weights.is_file():
-            values["backbone_weights"] = f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()}"
-        return cls(values, fold, splits, cache, code or code_fingerprint())
+            status = weights.stat()
+            values["backbone_weights"] = f"sha256:{_file_sha256(weights, status.st_mtime_ns, status.st_size)}"
+        return cls(values, fold, splits, cache, training_code(config.method, config.backbone))
 
     @cached_property
     def id(self) -> str:
         """Twenty-four hexadecimal digits."""
         canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+@lru_cache(maxsize=16)
+def _file_sha256(path: Path, _modified: int, _size: int) -> str:
+    """Of a file's content; read again if it was modified."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- unit
@@ -95,6 +107,18 @@ class Unit:
     def identity(self) -> Identity:
         """What it was made from."""
         return Identity(**self.facts["identity"])
+
+    @property
+    def outdated(self) -> str | None:
+        """Why no sweep or table of today's code reuses this unit; None if one may."""
+        if self.facts["format"] == 1:
+            return "format 1: its identity counted every source file of cgn and every field"
+        identity = self.identity
+        try:
+            code = training_code(str(identity.config["method"]), str(identity.config["backbone"]))
+        except ConfigError as error:
+            return str(error)
+        return None if code == identity.code else f"trained by code {identity.code}, today's is {code}"
 
     @cached_property
     def reports(self) -> tuple[EpochReport, ...]:
@@ -310,8 +334,11 @@ class Ledger:
             raise _damaged(unit_id, "unit.json", "it cannot be read") from None
         if sealed != _digest(facts):
             raise _damaged(unit_id, "unit.json", "its sha256 differs")
-        if form != FORMAT:
-            raise LedgerError(f"unit {unit_id} has format {form} but format {FORMAT} is read")
+        if form not in READABLE:
+            raise LedgerError(
+                f"unit {unit_id} has format {form} but this version reads formats up to {FORMAT}: read "
+                "it with the version of cgn-platform that wrote it, or a later one"
+            )
         return facts
 
 

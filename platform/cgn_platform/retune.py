@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cgn.provenance import fields_read
 from cgn_platform.space import TUNED, Prune, Space, Table, Tuned
 from cgn_platform.study import TrialRecord
 
@@ -29,7 +30,10 @@ def searches(table: Table, name: str, trials: int, seed: int = 0) -> dict[str, t
     asked: dict[str, tuple[str, Space]] = {}
     for number, row in enumerate(table.rows, 1):
         config = table.config(row)
-        dimensions = {field: range_ for field, range_ in TUNED.items() if field not in row.changes}
+        read = fields_read(config.method)
+        dimensions = {
+            field: range_ for field, range_ in TUNED.items() if field in read and field not in row.changes
+        }
         study = f"{name}-row{number}-{_slug(row.name)}"
         space = Space(config, dimensions, trials, Prune("none"), seed=seed)
         asked[row.name] = known.setdefault(config.fingerprint(), (study, space))

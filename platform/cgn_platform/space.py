@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeGuard, TypeVar, get_args
 from cgn import plugins
 from cgn.config import Config
 from cgn.errors import CGNError, ConfigError
+from cgn.provenance import fields_read
 
 Scalar = str | int | float | bool | None
 When = Mapping[str, Sequence[Scalar]]
@@ -411,18 +412,28 @@ def _load(path: Path, name: str, kind: type[Declared]) -> Declared:
 
 
 def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = None) -> None:
-    """That methods, backbones and loss terms exist, before anything is written.
+    """Check that methods, backbones and loss terms exist, and that every dimension is read by a method.
 
     Raises:
-        ConfigError: one does not; the message lists those that do.
+        ConfigError: one does not exist, with a list of those that do; or no method reads a dimension.
     """
     from cgn import objective
 
+    values: dict[str, set[str]] = {}
     for name, package in {"method": "cgn.methods", "backbone": "cgn.backbones"}.items():
         searched = (dimensions or {}).get(name)
-        for value in {getattr(config, name), *(searched.ends() if searched else ())}:
-            plugins.load(package, str(value))
+        values[name] = {
+            str(value) for value in (getattr(config, name), *(searched.ends() if searched else ()))
+        }
+        for value in values[name]:
+            plugins.load(package, value)
     objective.terms(config)
+    read = frozenset[str]().union(*(fields_read(method) for method in values["method"]))
+    if unread := [name for name in dimensions or () if name not in read]:
+        raise ConfigError(
+            f"dimension {unread[0]!r} must be a field that {' or '.join(sorted(values['method']))} reads but "
+            f"is not: it would change nothing; remove it, or search {', '.join(sorted(read))}"
+        )
 
 
 def difference(old: Any, new: Any, where: str = "") -> list[str]:

@@ -86,7 +86,7 @@ class Work:
     def identity(self, config: Config, split: Split) -> Identity:
         """Of the unit that this fold of a configuration is."""
         splits = splits_fingerprint(self.pairs.pair_id, self.splits)
-        return Identity.of(config, split.fold, splits=splits, cache=self.pairs.fingerprint, code=self.code)
+        return Identity.of(config, split.fold, splits=splits, cache=self.pairs.fingerprint)
 
 
 class Trainer:

@@ -1,6 +1,7 @@
 """Finished units: written whole, found again, never trusted when damaged."""
 
 import dataclasses
+import hashlib
 import json
 import random
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import LedgerError
 from cgn.fit import fit, network_of
 from cgn.results import FoldRun
+from cgn_platform.console import make_console, units_table
 from cgn_platform.ledger import Identity, Ledger, shown
 
 
@@ -108,6 +110,50 @@ def test_what_makes_a_unit_names_it(config: Config, pairs: Pairs, tmp_path: Path
     elsewhere = tmp_path / "moved.pt"
     weights.rename(elsewhere)
     assert name(config.edit(backbone_weights=str(elsewhere))) == names[-1]
+
+
+def test_fields_that_a_method_does_not_read_name_no_unit(
+    monkeypatch: pytest.MonkeyPatch, config: Config
+) -> None:
+    """House A3: `alpha` made units of a method that never looks at it."""
+    monkeypatch.setattr("cgn_platform.ledger.fields_read", lambda _method: frozenset({"method", "seed"}))
+
+    def name(of: Config) -> str:
+        return Identity.of(of, 0, splits="s", cache="c").id
+
+    assert name(config) == name(config.edit(alpha=0.9, beta=7, bilateral="none"))
+    assert name(config) != name(config.edit(seed=1))
+
+
+def test_units_of_format_1_are_read_and_not_reused(
+    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, config: Config
+) -> None:
+    run(ledger.remembered(identity, pairs, trainer))
+    unit = ledger.open(identity.id)
+    assert unit.outdated is None
+    path = Path(ledger.where) / identity.id / "unit.json"
+    facts = json.loads(path.read_text())
+    del facts["sha256"]
+    old = {**facts, "format": 1, "identity": {**facts["identity"], "config": config.model_dump(mode="json")}}
+    digest = hashlib.sha256(json.dumps(old, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    path.write_text(json.dumps(old | {"sha256": digest}))
+    again = ledger.open(identity.id)
+    assert again.outdated is not None
+    assert "format 1" in again.outdated
+    assert again.result.test_auc == unit.result.test_auc
+    console = make_console()
+    with console.capture() as capture:
+        console.print(units_table([again, unit], {}))
+    assert "1 can be read but are not reused (format 1" in " ".join(capture.get().split())
+
+
+def test_units_of_other_training_code_say_so(
+    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
+) -> None:
+    other = dataclasses.replace(identity, code="0" * 16)
+    run(ledger.remembered(other, pairs, trainer))
+    outdated = ledger.open(other.id).outdated
+    assert outdated == f"trained by code {'0' * 16}, today's is {identity.code}"
 
 
 def test_a_fold_that_was_cut_short_costs_at_most_the_epochs_since_its_checkpoint(

@@ -57,7 +57,7 @@ def table(store: Path, ledger: Ledger, pairs: Pairs, splits: tuple[Split, ...]) 
     work = Work(pairs, splits, Resources(), str(store / "units"))
     for job in make_plan(declared, work, 2, ledger).missing:
         if job.config.edit(seed=0) != declared.config(ROWS[1]):
-            train(job.config, job.number, pairs, splits, ledger, work.code)
+            train(job.config, job.number, pairs, splits, ledger)
     facts = table_facts(declared, pairs, splits, make_plan(declared, work, 2, ledger), ledger)
     run = {
         "command": "cgn table <three>",
@@ -106,12 +106,11 @@ def train(
     pairs: Pairs,
     splits: tuple[Split, ...],
     ledger: Ledger,
-    code: str | None = None,
 ) -> Any:
     from cgn.data.folds import splits_fingerprint
 
     named = splits_fingerprint(pairs.pair_id, splits)
-    identity = Identity.of(config, fold, splits=named, cache=pairs.fingerprint, code=code)
+    identity = Identity.of(config, fold, splits=named, cache=pairs.fingerprint)
     last(ledger.remembered(identity, pairs, lambda memory: fit(config, pairs, splits[fold], memory=memory)))
     return ledger.open(identity.id)
 

@@ -55,6 +55,15 @@ def test_every_row_has_the_same_budget_over_what_it_can_use() -> None:
     assert dimensions["proposed"] == {"learning_rate", "alpha", "beta"}
 
 
+def test_a_row_is_tuned_only_over_what_its_method_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """House A3: a method that ignores alpha and beta spent its trials on them."""
+    monkeypatch.setattr(
+        "cgn_platform.retune.fields_read", lambda _method: frozenset({"learning_rate", "beta"})
+    )
+    _, space = searches(TABLE, "t", 5)["proposed"]
+    assert set(space.dimensions) == {"learning_rate", "beta"}
+
+
 def test_rows_that_are_equal_share_a_search_and_train_its_winner() -> None:
     sweep = Searches()
     tuned = retune(TABLE, "t", 3, sweep)
