@@ -1,7 +1,10 @@
 """Policies of the house that no linter knows."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,3 +45,25 @@ def test_nothing_names_this_machine():
         if path.is_file() and path != Path(__file__):
             text = path.read_text()
             assert not re.search(r"/work/|/home/\w|pypi\.org|--index-url|\.library", text), path
+
+
+@pytest.mark.parametrize("package", ["ray", "optuna", "mlflow", "psycopg"])
+def test_a_module_that_is_added_is_guarded(tmp_path, package):
+    """House A5: doors were guarded by lists that new modules were not on."""
+    for name in ("cgn", "platform/cgn_platform"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "platform/cgn_platform/added.py").write_text(f"import {package}\n")
+    lint = Path(sys.executable).with_name("lint-imports")
+    path = os.pathsep.join(map(str, (tmp_path, tmp_path / "platform")))
+    done = subprocess.run(
+        [lint, "--no-cache"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"cgn_platform.added -> {package}" in done.stdout

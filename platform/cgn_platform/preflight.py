@@ -89,7 +89,12 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:
             found[name] = "missing"
-    return {**found, "cgn's code": code_fingerprint()}
+    return {**found, "code of cgn": code_fingerprint(), "code of cgn_platform": platform_code()}
+
+
+def platform_code() -> str:
+    """Sixteen hexadecimal digits over every source file of this package, as installed here."""
+    return code_fingerprint(Path(__file__).parent)
 
 
 def _question(ledger: str, probe: str) -> Callable[[str], Answer]:
@@ -109,11 +114,15 @@ def _question(ledger: str, probe: str) -> Callable[[str], Answer]:
             except metadata.PackageNotFoundError:
                 versions[name] = "missing"
         try:
+            from pathlib import Path
+
+            import cgn_platform
             from cgn.provenance import code_fingerprint
 
-            versions["cgn's code"] = code_fingerprint()
-        except ImportError:
-            versions["cgn's code"] = "missing"
+            versions["code of cgn"] = code_fingerprint()
+            versions["code of cgn_platform"] = code_fingerprint(Path(cgn_platform.__path__[0]))
+        except (ImportError, TypeError):  # not installed, or a version whose fingerprint takes no folder
+            versions |= {"code of cgn": "missing", "code of cgn_platform": "missing"}
         free = problem = None
         try:
             from pyarrow.fs import FileSystem, LocalFileSystem

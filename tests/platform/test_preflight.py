@@ -83,9 +83,13 @@ def test_other_packages_on_a_node_are_named_with_both_versions(
     check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = preflight.versions()
-    assert set(mine) == {*preflight.PACKAGES, "cgn's code"}
-    monkeypatch.setattr(preflight, "versions", lambda: {**mine, "torch": "1.0", "cgn's code": "0"})
-    told = rf"torch {mine['torch']} \(here 1\.0\), cgn's code [0-9a-f]{{16}} \(here 0\): install the same"
+    assert set(mine) == {*preflight.PACKAGES, "code of cgn", "code of cgn_platform"}
+    other = {"torch": "1.0", "code of cgn": "0", "code of cgn_platform": "1"}
+    monkeypatch.setattr(preflight, "versions", lambda: {**mine, **other})
+    told = (
+        rf"torch {mine['torch']} \(here 1\.0\), code of cgn [0-9a-f]{{16}} \(here 0\), "
+        rf"code of cgn_platform {mine['code of cgn_platform']} \(here 1\): install the same"
+    )
     with pytest.raises(ClusterError, match=told):
         check()
 

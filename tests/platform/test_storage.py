@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,30 @@ def test_a_decision_reads_nothing_from_the_database(
         study.tell(asked[0].number, "complete", 0.5)
         study.ask()
         assert reads == []
+
+
+def test_threads_take_turns(held: optuna.Study) -> None:
+    """House A7: Optuna asks every storage to be thread-safe."""
+    trials = [held.ask() for _ in range(4)]
+    failures: list[Exception] = []
+
+    def report(trial: optuna.Trial) -> None:
+        try:
+            for epoch in range(25):
+                trial.report(epoch / 25, epoch)
+                held.get_trials(deepcopy=True)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=report, args=(trial,)) for trial in trials]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [len(trial.intermediate_values) for trial in held.get_trials()] == [25] * 4
+
+
+def test_every_public_method_holds_the_lock() -> None:
+    public = {name for name in vars(HeldStorage) if not name.startswith("_")}
+    assert {name for name in public if not hasattr(getattr(HeldStorage, name), "__wrapped__")} == set()
