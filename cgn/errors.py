@@ -24,7 +24,23 @@ from enum import StrEnum
 
 
 class CGNError(Exception):
-    """Base of all errors that a user can act on."""
+    """Base of all errors that a user can act on.
+
+    Attributes:
+        remedy: what to do, if it was given apart; printed after the message and a colon.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    @property
+    def message(self) -> str:
+        """What happened, without the remedy."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.remedy}" if self.remedy else self.message
 
 
 class ConfigError(CGNError, ValueError):
@@ -78,7 +94,7 @@ class UnreadableImageError(DataError):
         self.role = ""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (str(self), self.reason), {"role": self.role}
+        return type(self), (self.message, self.reason), {"role": self.role, "remedy": self.remedy}
 
 
 class CacheError(DataError):
@@ -122,6 +138,17 @@ class RegistryError(PlatformError):
 
 
 def first_line(error: BaseException) -> str:
-    """What somebody else's error says, short enough for a line of ours."""
+    """The first line of another library's error, short enough for a line of ours."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".:")[:200] if lines else type(error).__name__
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of another library's error: of a remote traceback, the exception itself."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip()[:200] if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """The whole message of another library's error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(place: Path) -> Iterator[Path]:
+def atomic(place: Path) -> Iterator[Path]:
     """The path of a sibling to make, a file or a folder; it becomes `place` once the block has ended well.
 
     A file takes the place of a file, a folder that of an empty one.
@@ -34,13 +34,13 @@ def whole(place: Path) -> Iterator[Path]:
 
 def write(place: Path, content: bytes | str, *, private: bool = False) -> None:
     """A file, over what was there; a private one is never readable for others, not even half-written."""
-    with whole(place) as draft:
+    with atomic(place) as draft:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
 
 
-def tidy(place: Path) -> None:
+def remove_drafts(place: Path) -> None:
     """Remove what killed writers of `place` left; nobody else may be writing it."""
     for left in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
         _remove(left)

@@ -410,7 +410,7 @@ def write_ensemble(
     sealed = facts | {"sha256": _digest(facts)}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(folder) as draft:
+        with files.atomic(folder) as draft:
             draft.mkdir()
             for name, data in (content | {FACTS: _json(sealed)}).items():
                 (draft / name).write_bytes(data)

@@ -316,7 +316,7 @@ def _write(
         if "parts" in drawn
         else make_splits(label, patient_id, drawn["folds"], drawn["seed"])
     )
-    with files.whole(place) as folder:
+    with files.atomic(place) as folder:
         folder.mkdir()
         shards = []
         for number, start in enumerate(range(0, len(rows), SHARD)):
@@ -389,7 +389,7 @@ def _alone_at(place: Path) -> Iterator[None]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.parent / f".{place.name}.lock"):
-            files.tidy(place)
+            files.remove_drafts(place)
             yield
     except OSError as error:
         raise CacheError(f"cannot write {place}: {_line(error)}") from error

@@ -204,7 +204,7 @@ def _claim(out: Path, table: Path, model: Path) -> None:
     if kept.exists() and read_facts(kept) != facts:
         raise ConfigError(f"{out} was made by another model: choose another --out")
     if not kept.exists():
-        with files.whole(kept) as draft:
+        with files.atomic(kept) as draft:
             shutil.copytree(model, draft)
     with Ensemble.load(kept):  # damaged? said here, in a line
         pass

@@ -78,7 +78,7 @@ def package(
         write_ensemble(made, Config.of(shared.config), states, pairs, made_from)
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
-            with files.whole(destination) as draft:
+            with files.atomic(destination) as draft:
                 _save(draft, made)
                 (draft / EVIDENCE).write_text(json.dumps(dict(evidence), indent=1) + "\n")
         except OSError as error:

@@ -33,7 +33,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.write(tmp_path / "key", "new", private=True)
-    with pytest.raises(OSError, match="No space"), files.whole(tmp_path / "model") as draft:
+    with pytest.raises(OSError, match="No space"), files.atomic(tmp_path / "model") as draft:
         draft.write_text("half")
     assert (tmp_path / "key").read_text() == "old"
     assert names(tmp_path) == ["key"]
@@ -57,7 +57,7 @@ def test_everything_in_a_folder_is_on_disk_before_it_has_its_name(
         synced.append((Path(f"/proc/self/fd/{handle}").readlink().name, place.exists()))
 
     monkeypatch.setattr("os.fsync", note)
-    with files.whole(place) as draft:
+    with files.atomic(place) as draft:
         (draft / "inner").mkdir(parents=True)
         (draft / "inner" / "part").write_text("1")
     *before, after = synced
@@ -70,7 +70,7 @@ def test_a_folder_does_not_take_the_place_of_a_full_one(tmp_path: Path) -> None:
     place = tmp_path / "model"
     place.mkdir()
     (place / "part").write_text("old")
-    with pytest.raises(OSError, match="not empty"), files.whole(place) as draft:
+    with pytest.raises(OSError, match="not empty"), files.atomic(place) as draft:
         draft.mkdir()
     assert (place / "part").read_text() == "old"
     assert names(tmp_path) == ["model"]
@@ -80,7 +80,7 @@ def test_what_a_killed_writer_leaves_is_tidied_and_nothing_else(tmp_path: Path) 
     program = (
         "import os, pathlib, signal\n"
         "from cgn import files\n"
-        f"with files.whole(pathlib.Path({str(tmp_path)!r}) / 'model') as draft:\n"
+        f"with files.atomic(pathlib.Path({str(tmp_path)!r}) / 'model') as draft:\n"
         "    draft.mkdir()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -88,5 +88,5 @@ def test_what_a_killed_writer_leaves_is_tidied_and_nothing_else(tmp_path: Path) 
     assert killed.returncode == -signal.SIGKILL
     (tmp_path / ".model-2.12345678.tmp").touch()
     assert len(names(tmp_path)) == 2
-    files.tidy(tmp_path / "model")
+    files.remove_drafts(tmp_path / "model")
     assert names(tmp_path) == [".model-2.12345678.tmp"]
