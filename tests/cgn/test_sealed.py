@@ -1,5 +1,6 @@
 """Sealed JSON: what was written comes back, and nothing else does."""
 
+import contextlib
 import json
 
 import pytest
@@ -19,10 +20,8 @@ def test_a_sealed_file_is_read_back() -> None:
 def test_any_changed_byte_is_noticed_or_changes_nothing(at: int) -> None:
     content = bytearray(seal(FACTS))
     content[at] ^= 1
-    try:
-        assert unseal(bytes(content), (2,)) == FACTS  # white space
-    except (DamagedError, FormatError) as error:
-        assert str(error)
+    with contextlib.suppress(DamagedError, FormatError):
+        assert unseal(bytes(content), (2,)) == FACTS  # a changed blank changes nothing
 
 
 @pytest.mark.parametrize(
