@@ -1,15 +1,16 @@
 """Small pairs in memory, for tests that train."""
 
 import os
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn_platform.cluster import prepare_local
+from cgn_platform.cluster.connect import prepare_local
 
 prepare_local()  # test modules import Ray while they are collected, in whatever order
 
@@ -82,3 +83,19 @@ def features() -> "Callable[..., torch.Tensor]":
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     return make
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait until a condition holds, and give what it returned; fail after this many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"the condition did not hold within {seconds:g} s")
+        time.sleep(0.02)
+    return result
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """`until(condition, seconds=120)`: the one way in which tests wait."""
+    return wait_until

@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -67,3 +69,36 @@ def test_a_module_that_is_added_is_guarded(tmp_path, package):
     )
     assert done.returncode == 1
     assert f"cgn_platform.added -> {package}" in done.stdout
+
+
+def test_no_import_circle_of_any_kind():
+    """Imports within functions and for type checkers alone count as well."""
+    graph = grimp.build_graph("cgn", "cgn_platform", include_external_packages=False)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert [sorted(part) for part in strongly_connected(imports) if len(part) > 1] == []
+
+
+def strongly_connected(imports):
+    """Sets of modules that import each other, directly or not (reachability, twice)."""
+
+    def reach(start):
+        seen, pending = set(), [start]
+        while pending:
+            for module in imports[pending.pop()] - seen:
+                seen.add(module)
+                pending.append(module)
+        return seen
+
+    reached = {module: reach(module) for module in imports}
+    return {
+        frozenset({module, *(other for other in reached[module] if module in reached[other])})
+        for module in imports
+    }
+
+
+def test_packages_that_are_installed_are_those_of_the_tree():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {"cgn_platform.dashboards"}
+    for top in (ROOT / "cgn", ROOT / "platform" / "cgn_platform"):
+        found |= {".".join(p.parent.relative_to(top.parent).parts) for p in top.rglob("__init__.py")}
+    assert sorted(declared) == sorted(found)

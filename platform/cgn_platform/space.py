@@ -15,24 +15,25 @@ another dimension, or a field of the base, has one of the values; elsewhere the 
 
 import difflib
 import itertools
-import runpy
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path
-from typing import Any, Literal, TypeGuard, TypeVar, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
-from cgn import plugins
 from cgn.config import Config
-from cgn.errors import CGNError, ConfigError
-from cgn.provenance import fields_read
+from cgn.errors import ConfigError
 
 Scalar = str | int | float | bool | None
+
+
 When = Mapping[str, Sequence[Scalar]]
+
+
 PruneRule = Literal[
     "none", "median", "percentile", "successive_halving", "hyperband", "racing", "forgiving", "wilcoxon"
 ]
+
+
 PRUNE_RULES: tuple[PruneRule, ...] = get_args(PruneRule)
 
 
@@ -376,66 +377,6 @@ def add_one_in(title: str, base: Config, switches: Mapping[str, Any]) -> Table:
     return Table(title, ("added",), (*on, Row(("nothing",), {})), bare)
 
 
-Declared = TypeVar("Declared", Space, Table)
-
-
-def load_space(path: str | Path) -> Space:
-    """The `SPACE` of a Python file.
-
-    Raises:
-        ConfigError: no such file, no SPACE in it, or an error in it, with file and line.
-    """
-    return _load(Path(path), "SPACE", Space)
-
-
-def load_table(path: str | Path) -> Table:
-    """The `TABLE` of a Python file. Raises as `load_space` does."""
-    return _load(Path(path), "TABLE", Table)
-
-
-def _load(path: Path, name: str, kind: type[Declared]) -> Declared:
-    if not path.is_file():
-        folder = path.parent if any(path.parent.glob("*.py")) else Path("search_spaces")
-        there = ", ".join(str(file) for file in sorted(folder.glob("*.py"))) or "none"
-        what = {"SPACE": "search space", "TABLE": "table"}[name]
-        raise ConfigError(f"no {what} at {path}: take one of {there}")
-    try:
-        names = runpy.run_path(str(path))
-    except Exception as error:
-        told = str(error) if isinstance(error, CGNError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{path}, line {_line(error, path)}: {told}") from error
-    found = names.get(name)
-    if not isinstance(found, kind):
-        came = "has none" if found is None else f"has {found!r}"
-        raise ConfigError(f"{path} must define {name} = {kind.__name__}(...) but {came}")
-    return replace(found, description=(names.get("__doc__") or "").strip())
-
-
-def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = None) -> None:
-    """Check that methods, backbones and loss terms exist, and that every dimension is read by a method.
-
-    Raises:
-        ConfigError: one does not exist, with a list of those that do; or no method reads a dimension.
-    """
-    from cgn import objective
-
-    values: dict[str, set[str]] = {}
-    for name, package in {"method": "cgn.methods", "backbone": "cgn.backbones"}.items():
-        searched = (dimensions or {}).get(name)
-        values[name] = {
-            str(value) for value in (getattr(config, name), *(searched.ends() if searched else ()))
-        }
-        for value in values[name]:
-            plugins.load(package, value)
-    objective.terms(config)
-    read = frozenset[str]().union(*(fields_read(method) for method in values["method"]))
-    if unread := [name for name in dimensions or () if name not in read]:
-        raise ConfigError(
-            f"dimension {unread[0]!r} must be a field that {' or '.join(sorted(values['method']))} reads but "
-            f"is not: it would change nothing; remove it, or search {', '.join(sorted(read))}"
-        )
-
-
 def difference(old: Any, new: Any, where: str = "") -> list[str]:
     """Leaves in which two declarations differ: `base.epochs was 10 and is 20`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -480,10 +421,3 @@ def _plain(value: Any) -> Any:
 def _must(holds: bool, what: str, rule: str, came: object) -> None:
     if not holds:
         raise ConfigError(f"{what} must {rule} but got {came!r}")
-
-
-def _line(error: Exception, path: Path) -> int:
-    if isinstance(error, SyntaxError):
-        return error.lineno or 1
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return (frames[-1].lineno or 1) if frames else 1

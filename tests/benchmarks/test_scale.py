@@ -22,9 +22,9 @@ from cgn.config import Config
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
 from cgn.fit import cross_validate
-from cgn_platform import cluster
-from cgn_platform.ledger import Ledger
+from cgn_platform.cluster import connect, resources
 from cgn_platform.space import Float, Prune, Space
+from cgn_platform.store.ledger import Ledger
 
 pytestmark = [
     pytest.mark.benchmark,
@@ -105,8 +105,8 @@ def test_a_thousand_trials(tmp_path: Path, say: Callable[[str], None], monkeypat
     lines = Lines()
     sampler = Sampler(lambda: lines.complete)
     try:
-        with cluster.connect("local", num_cpus=SLOTS) as ray:
-            from cgn_platform.sweep import run_sweep
+        with connect.connect("local", num_cpus=SLOTS) as ray:
+            from cgn_platform.run.sweep import run_sweep
 
             sampler.start()
             records = run_sweep(
@@ -116,7 +116,7 @@ def test_a_thousand_trials(tmp_path: Path, say: Callable[[str], None], monkeypat
                 name="scale",
                 store=tmp_path,
                 cluster=ray,
-                resources=cluster.Resources(),
+                resources=resources.Resources(),
                 console=Console(file=lines, width=200),  # type: ignore[arg-type]
                 runner=replaying(recorded, results),
             )

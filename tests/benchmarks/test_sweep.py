@@ -10,7 +10,7 @@ from cgn.config import Config
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
 from cgn.fit import cross_validate, last
-from cgn_platform import cluster
+from cgn_platform.cluster import connect, resources
 from cgn_platform.space import Float, Prune, Space
 
 pytestmark = [
@@ -31,8 +31,8 @@ def test_sweep_against_a_bare_loop(tmp_path, say):
     """One trial at a time on one thread, both ways; at most 1.15 times the loop's wall time."""
     report = write_cache("phantom", phantom.Options(pairs=60), size=96, store=tmp_path)
     pairs, splits = open_cache(report.path), open_splits(report.path)
-    with cluster.connect("local", num_cpus=1) as ray:
-        from cgn_platform.sweep import run_sweep
+    with connect.connect("local", num_cpus=1) as ray:
+        from cgn_platform.run.sweep import run_sweep
 
         start = time.perf_counter()
         records = run_sweep(
@@ -42,7 +42,7 @@ def test_sweep_against_a_bare_loop(tmp_path, say):
             name="bench",
             store=tmp_path,
             cluster=ray,
-            resources=cluster.Resources(),
+            resources=resources.Resources(),
             console=Console(quiet=True),
         )
         swept = time.perf_counter() - start

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from cgn.config import Config
-from cgn_platform import events, tracking
-from cgn_platform.outbox import Outbox
-from cgn_platform.projection import Projection
-from cgn_platform.study import Asked, TrialRecord
-from cgn_platform.worker import Step
+from cgn_platform.search.records import EpochUpdate, TrialRecord, TrialSpec
+from cgn_platform.tracking import delivery, events, tracker
+from cgn_platform.tracking.outbox import Outbox
+from cgn_platform.tracking.writer import MLflowWriter
 
 pytestmark = [
     pytest.mark.benchmark,
@@ -26,9 +25,11 @@ LOSSES = {f"l_{name}": 0.1 for name in ("cls", "ne", "ft", "ad_g", "ad_d", "tc",
 METRICS = 1 + FOLDS + len(LOSSES)  # an epoch
 
 
-def step(epoch: int) -> Step:
+def step(epoch: int) -> EpochUpdate:
     folds = {fold: 0.5 + fold / 10 + epoch / 1000 for fold in range(FOLDS)}
-    return Step(epoch, 0.7 + epoch / 1000, folds, {name: value + epoch for name, value in LOSSES.items()})
+    return EpochUpdate(
+        epoch, 0.7 + epoch / 1000, folds, {name: value + epoch for name, value in LOSSES.items()}
+    )
 
 
 def test_an_epoch_does_not_wait_for_mlflow(tmp_path, say):
@@ -36,10 +37,10 @@ def test_an_epoch_does_not_wait_for_mlflow(tmp_path, say):
     server = SERVER(tmp_path)
     server.start()
     try:
-        log = tracking.Tracker(tmp_path, server.uri, events.Parent("bench", "bench", "5eed"))
+        log = tracker.Tracker(tmp_path, server.uri, events.RunInfo("bench", "bench", "5eed"))
         config, waits = Config(epochs=EPOCHS), []
         for number in range(5):
-            log.started(Asked(number, config, {}))
+            log.started(TrialSpec(number, config, {}))
             for epoch in range(EPOCHS):
                 begin = time.perf_counter()
                 log.epoch(number, step(epoch))
@@ -67,11 +68,11 @@ def test_a_backlog_goes_over_http(tmp_path, say):
     server = SERVER(tmp_path)
     server.start()
     try:
-        parent = events.Parent("bench", "bench", "5eed")
-        projection = Projection(server.uri, parent, artifacts=tmp_path, on_refusal=pytest.fail)
+        parent = events.RunInfo("bench", "bench", "5eed")
+        projection = MLflowWriter(server.uri, parent, artifacts=tmp_path, on_refusal=pytest.fail)
         projection.open(running=True)
         begin = time.perf_counter()
-        tracking.drain(projection, box)
+        delivery.drain(projection, box)
         seconds = time.perf_counter() - begin
     finally:
         server.kill()

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from cgn_platform.cluster import prepare_local
+from cgn_platform.cluster.connect import prepare_local
 
 
 def main(folder: str, *cpus: str) -> None:

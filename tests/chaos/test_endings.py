@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cgn_platform.ledger import Ledger
+from cgn_platform.store.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -45,7 +45,7 @@ def test_a_driver_that_is_asked_to_end_leaves_everything_in_order(
     assert states["RUNNING"] == 0
     assert states["KILLED"] >= 2  # the sweep, and a trial of it
     slow.unlink()
-    stood = finished_files(store / "units")
+    stood = finished_files(store.root / "units")
     last = drive(nodes.address, space=SPACE, checkpoint_every=1)
     assert last.wait() == 0, last.told
     assert_whole(store, 6, stood=stood)
@@ -96,11 +96,11 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
         "simulated": False,
         "checkpoint_every": 1,
     }
-    undisturbed = drive(nodes.address, at=str(store / "undisturbed"), **options)
+    undisturbed = drive(nodes.address, at=str(store.root / "undisturbed"), **options)
     assert undisturbed.wait() == 0, undisturbed.told
     driver = drive(nodes.address, **options)
     for _ in range(2):
-        wait_until(lambda: list((store / "units").glob("*/at-*")))
+        wait_until(lambda: list((store.root / "units").glob("*/at-*")))
         time.sleep(moments.uniform(0, 0.8))
         moments.choice(wait_until(nodes.workers)).kill()
         killed["worker"] += 1
@@ -112,7 +112,7 @@ def test_the_bits_are_those_of_a_run_that_nothing_happened_to(
     last = drive(nodes.address, **options)
     assert last.wait() == 0, last.told
     assert_whole(store, 3, experiment="phantom")
-    expected, found = Ledger(store / "undisturbed" / "units"), Ledger(store / "units")
+    expected, found = Ledger(store.root / "undisturbed" / "units"), Ledger(store.root / "units")
     assert found.names() == expected.names()
     for name in expected.names():
         one, other = expected.open(name), found.open(name)

@@ -73,16 +73,16 @@ def test_a_full_store(
     home.mkdir()
     slow = home / "slow"
     slow.touch()
-    driver = drive(nodes.address, at=str(home), space=SPACE, ledger=str(store / "units"))
+    driver = drive(nodes.address, at=str(home), space=SPACE, ledger=str(store.root / "units"))
     driver.hear("complete")
     disk.fill(leave=0)
     slow.unlink()
     assert driver.wait() == 2, driver.told
     assert "the study's database cannot be used" in driver.told.splitlines()[-1]
     disk.empty()
-    again = drive(nodes.address, at=str(home), space=SPACE, ledger=str(store / "units"))
+    again = drive(nodes.address, at=str(home), space=SPACE, ledger=str(store.root / "units"))
     assert again.wait() == 0, again.told
-    assert_whole(home, 6, units=store / "units")
+    assert_whole(home, 6, units=store.root / "units")
 
 
 @pytest.mark.parametrize("name", ["studies.db", "mlflow.db"])
@@ -131,14 +131,14 @@ def test_damaged_units(
     first = drive(nodes.address, space=SPACE)
     assert first.wait() == 0, first.told
     before = assert_whole(store, 6)
-    stood = finished_files(store / "units")
+    stood = finished_files(store.root / "units")
     for harm in (flip, flip, cut, cut):
         path = moments.choice(sorted(stood))
         harm(path, moments)
         stood = {there: content for there, content in stood.items() if there.parent != path.parent}
     for name in ("studies.db", "mlflow.db"):
         (store / name).unlink()
-    shutil.rmtree(store / "outbox")
+    shutil.rmtree(store.root / "outbox")
     again = drive(nodes.address, space=SPACE)
     assert again.wait() == 0, again.told
     after = assert_whole(store, 6, stood=stood)
@@ -162,11 +162,11 @@ def test_damaged_checkpoints(
     """They are not trained on: those folds begin again."""
     driver = drive(nodes.address, space=SPACE, checkpoint_every=1)
     driver.hear("started")
-    wait_until(lambda: len(list((store / "units").glob("*/at-*"))) > 2)
+    wait_until(lambda: len(list((store.root / "units").glob("*/at-*"))) > 2)
     driver.kill()
     driver.wait()
     wait_until(lambda: not nodes.workers())
-    for path in (store / "units").glob("*/at-*"):
+    for path in (store.root / "units").glob("*/at-*"):
         harm(path, moments)
     slow.unlink()
     again = drive(nodes.address, space=SPACE, checkpoint_every=1)
@@ -187,7 +187,7 @@ def test_a_damaged_shard_of_the_cache(
         assert driver.wait() == 2, driver.told
         assert shard.name in driver.told
         assert "damaged" in driver.told
-        assert not (store / "studies.db").exists()
+        assert not (store.root / "studies.db").exists()
         shard.write_bytes(content)
     last = drive(nodes.address, **options)
     assert last.wait() == 0, last.told

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from cgn_platform.ledger import DATA, Ledger
-from cgn_platform.study import ENDED, TrialRecord, read_trials
+from cgn_platform.search.records import ENDED, TrialRecord
+from cgn_platform.search.study import read_trials
+from cgn_platform.store.ledger import DATA, Ledger
 
 FILES = (*DATA, "unit.json")
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
@@ -24,7 +25,7 @@ def finished_files(units: Path) -> dict[Path, bytes]:
 
 def records_of(store: Path) -> list[TrialRecord]:
     """The trials of the one study in this store."""
-    (outbox,) = (store / "outbox").iterdir()
+    (outbox,) = (store.root / "outbox").iterdir()
     return read_trials("s", outbox.name, f"sqlite:///{store / 'studies.db'}")
 
 
@@ -52,7 +53,7 @@ def assert_whole(
     Returns:
         All trials.
     """
-    units = units or store / "units"
+    units = units or store.root / "units"
     records = records_of(store)
     assert_study(records, trials)
     curves = assert_ledger(units, records, folds)
@@ -63,7 +64,7 @@ def assert_whole(
 
 
 def assert_study(records: list[TrialRecord], trials: int) -> None:
-    """Asked is finished; what was asked again was asked once; no score from an incomplete trial."""
+    """TrialSpec is finished; what was asked again was asked once; no score from an incomplete trial."""
     assert sum(record.state in ENDED for record in records) == trials, records
     orphans = [record.number for record in records if record.state not in ENDED]
     assert {record.state for record in records} <= {*ENDED, "orphan"}

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from cgn.config import Config
-from cgn_platform import cluster
-from cgn_platform.cluster import Cluster
+from cgn_platform.cluster import connect
+from cgn_platform.cluster.resources import Cluster
 from cgn_platform.space import Float, Prune, Space
+from cgn_platform.store.layout import Store
 
 # What third parties warn of while they are imported or end, and what we cannot mend.
 THIRD_PARTIES = (
@@ -34,10 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def store() -> Iterator[Path]:
+def store() -> Iterator[Store]:
     """A short path: Ray's sockets lie below it."""
     folder = Path(tempfile.mkdtemp(prefix="cgnt-"))
-    yield folder
+    yield Store(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -51,7 +52,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         with pytest.MonkeyPatch.context() as patched:
             patched.chdir(tmp_path_factory.mktemp("node"))
             patched.setenv("RAY_metrics_report_interval_ms", "1000")
-            connected = ending.enter_context(cluster.connect("local", num_cpus=4, num_gpus=4))
+            connected = ending.enter_context(connect.connect("local", num_cpus=4, num_gpus=4))
         yield connected
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from cgn.config import Config
 from cgn.data.cache import open_cache, open_splits
 from cgn.errors import CGNError
-from cgn_platform import cluster
+from cgn_platform.cluster import connect, resources
 from cgn_platform.space import Float, Prune, Space
 
 HERE = Path(__file__).parent
@@ -55,8 +55,8 @@ def main(
         pairs, splits = made["make_pairs"](), made["make_thirds"]()
     else:
         pairs, splits = open_cache(cache), open_splits(cache)
-    with cluster.connect(address, num_cpus=2 if address == "local" else None) as ray:
-        from cgn_platform.sweep import run_sweep
+    with connect.connect(address, num_cpus=2 if address == "local" else None) as ray:
+        from cgn_platform.run.sweep import run_sweep
 
         records = run_sweep(
             space_of(**(space or {})),
@@ -65,9 +65,11 @@ def main(
             name="s",
             store=store,
             cluster=ray,
-            resources=cluster.Resources(),
+            resources=resources.Resources(),
             console=Console(width=200),
-            runner=runpy.run_path(str(HERE / "simulated.py"))["make"](store / "slow") if simulated else None,
+            runner=runpy.run_path(str(HERE / "simulated.py"))["make"](store.root / "slow")
+            if simulated
+            else None,
             **options,
         )
     told = [

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.cluster.resources import Cluster, Resources
 from cgn_platform.space import Float, Prune, Space
 
 ROOT = Path(__file__).parents[2]
@@ -121,9 +121,9 @@ def test_what_boards_ask_for_is_exported(
 ) -> None:
     from ray import nodes
 
-    from cgn_platform.sweep import run_sweep
+    from cgn_platform.run.sweep import run_sweep
 
-    monkeypatch.setattr("cgn_platform.metrics.PULSE_SECONDS", 0.5)
+    monkeypatch.setattr("cgn_platform.run.prometheus.PULSE_SECONDS", 0.5)
     broken = {"learning_rate": 0.055}  # an error of its machine: it is tried again
     space = Space(
         base=Config(epochs=3, beta=1.0),

@@ -16,8 +16,8 @@ from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
 from cgn.errors import CacheError
 from cgn_platform import cli
-from cgn_platform.events import Parent
-from cgn_platform.projection import Projection
+from cgn_platform.tracking.events import RunInfo
+from cgn_platform.tracking.writer import MLflowWriter
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "search_spaces" / "smoke.py")
@@ -274,7 +274,7 @@ def test_a_run_with_its_pictures_stands_in_mlflow_once(cgn: Cgn, cache: Path, tm
         assert told.code == 0, told.err
     assert "to look at in MLflow" in told.out
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    there = Projection(uri, Parent("phantom", "", ""), artifacts=tmp_path, on_refusal=print)._client
+    there = MLflowWriter(uri, RunInfo("phantom", "", ""), artifacts=tmp_path, on_refusal=print)._client
     runs = there.search_runs([there.get_experiment_by_name("phantom").experiment_id])
     assert sorted(run.info.status for run in runs) == ["FINISHED"] * 2
     (trial,) = (run for run in runs if "test_auc" in run.data.metrics)

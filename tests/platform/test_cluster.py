@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from cgn.errors import ClusterError, ConfigError, ResourcesError
-from cgn_platform import cluster
-from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.cluster import connect, processes, temporary
+from cgn_platform.cluster.resources import Cluster, Resources
+from cgn_platform.servers import up
 
 SMALL, LARGE = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 4.0}
 
@@ -50,54 +51,56 @@ def test_requests_that_cannot_be(cpus: float, gpus: float) -> None:
 
 
 def test_a_job_address_is_no_address_of_a_driver() -> None:
-    with pytest.raises(ClusterError, match="ray job submit"), cluster.connect("http://127.0.0.1:8265"):
+    with pytest.raises(ClusterError, match="ray job submit"), connect.connect("http://127.0.0.1:8265"):
         pass
 
 
 def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
-    port = cluster._free_ports(1)[0]
+    port = processes._free_ports(1)[0]
     with pytest.raises(ClusterError, match=f"nothing answers at 127.0.0.1:{port}"):  # noqa: SIM117
-        with cluster.connect(f"127.0.0.1:{port}"):
+        with connect.connect(f"127.0.0.1:{port}"):
             pass
 
 
 @pytest.mark.parametrize("address", ["somewhere", "127.0.0.1:", ":6379", "127.0.0.1:ray"])
 def test_what_is_no_address_is_told(address: str) -> None:
     with pytest.raises(ClusterError, match="--address must be host:port"):
-        cluster.knock(address)
+        connect.knock(address)
 
 
 def test_a_taken_port_is_told_before_anything_starts(store: Path) -> None:
     with socket.socket() as taken:
-        taken.bind((cluster.LOOPBACK, 0))
+        taken.bind((processes.LOOPBACK, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ClusterError, match=f"port {port} is taken.*--ray-port"):
-            cluster.up(store, ray_port=port)
+            up.up(store, ray_port=port)
     assert [path.name for path in store.iterdir()] == ["up.lock"]
 
 
 def test_down_ends_no_process_that_took_over_a_number(store: Path) -> None:
     me = psutil.Process()
-    facts = {"jobs": "", "driver": "", "mlflow": "", "token": "", "temporary": str(store / "t")}
-    (store / "up.json").write_text(json.dumps({**facts, "processes": [[me.pid, me.create_time() - 100]]}))
-    assert cluster.down(store)
-    assert not cluster.down(store)
+    facts = {"jobs": "", "driver": "", "mlflow": "", "token": "", "temporary": str(store.root / "t")}
+    (store.root / "up.json").write_text(
+        json.dumps({**facts, "processes": [[me.pid, me.create_time() - 100]]})
+    )
+    assert up.down(store)
+    assert not up.down(store)
     assert me.is_running()
 
 
 def test_a_damaged_up_json_is_told_and_not_taken_for_nothing(store: Path) -> None:
     for damage in ("", "[]", '{"jobs": "x"}'):
-        (store / "up.json").write_text(damage)
-        for verb in (cluster.up, cluster.down):
+        (store.root / "up.json").write_text(damage)
+        for verb in (up.up, up.down):
             with pytest.raises(ClusterError, match=r"up.json cannot be read .* remove it"):
                 verb(store)
 
 
 def test_one_up_at_a_time(store: Path) -> None:
-    with cluster._alone(store), pytest.raises(ClusterError, match="another 'cgn up' or 'cgn down' works in"):
-        cluster.up(store)
+    with up._alone(store), pytest.raises(ClusterError, match="another 'cgn up' or 'cgn down' works in"):
+        up.up(store)
 
 
 @pytest.mark.integration
@@ -109,10 +112,10 @@ def test_mlflow_has_its_tables_before_a_server_starts(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster, "_start", interrupted)
+    monkeypatch.setattr(up, "_start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cluster.up(
-            tmp_path / "store", ray_port=cluster._free_ports(1)[0], mlflow_port=cluster._free_ports(1)[0]
+        up.up(
+            tmp_path / "store", ray_port=processes._free_ports(1)[0], mlflow_port=processes._free_ports(1)[0]
         )
     with contextlib.closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as made:
         tables = {name for (name,) in made.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -125,13 +128,13 @@ def test_what_outlived_a_killed_server_is_ended_by_its_identity(store: Path) -> 
     child, bystander = subprocess.Popen(sleep), subprocess.Popen(sleep)
     try:
         gone = (max(psutil.pids()) + 100_000, 1.0)
-        state = cluster.Up(
-            "", "", "", "", str(store / "t"), [gone], [cluster._identity(psutil.Process(child.pid))]
+        state = up.ServerState(
+            "", "", "", "", str(store.root / "t"), [gone], [processes._identity(psutil.Process(child.pid))]
         )
-        cluster._write_up(store, state)
-        assert cluster.read_up(store) == state
+        up._write_up(store, state)
+        assert up.read_up(store) == state
         assert not state.alive()
-        assert cluster.down(store)
+        assert up.down(store)
         assert child.poll() is not None
         assert bystander.poll() is None
     finally:
@@ -141,9 +144,9 @@ def test_what_outlived_a_killed_server_is_ended_by_its_identity(store: Path) -> 
 
 
 def test_the_token_is_for_its_owner_only(store: Path) -> None:
-    path = cluster._token(store)
+    path = up._token(store)
     path.chmod(0o644)
-    assert cluster._token(store).read_text() == path.read_text()
+    assert up._token(store).read_text() == path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -154,7 +157,7 @@ def test_folders_of_killed_drivers_are_removed_and_no_others(
     gone = max(psutil.pids()) + 100_000
     for name in (f"cgn-{gone}-x", f"cgn-{os.getpid()}-x", f"cgnup-{gone}-x", "cgn-other"):
         (store / name).mkdir()
-    cluster._remove_leftovers()
+    temporary._remove_leftovers()
     assert sorted(path.name for path in store.iterdir()) == sorted(
         [f"cgn-{os.getpid()}-x", f"cgnup-{gone}-x", "cgn-other"]
     )
@@ -191,7 +194,7 @@ def test_a_ray_of_its_own_lets_nobody_in_keeps_its_token_and_is_joined_once() ->
         hosts = {
             each.laddr.ip.removeprefix("::ffff:") for each in sockets if each.status == psutil.CONN_LISTEN
         }
-        assert hosts == {cluster.LOOPBACK}
+        assert hosts == {processes.LOOPBACK}
         assert [process for process in children if token in " ".join(process.cmdline())] == []
         logs = [path for path in folder.rglob("*") if path.is_file()]
         assert logs

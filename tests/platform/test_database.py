@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from cgn_platform import database
-from cgn_platform.study import make_tables
+from cgn_platform.search.study import make_tables
+from cgn_platform.store import databases
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def look_but_not_touch(url: str) -> None:
     with storage(url) as written:
         written.create_new_study(up, "s")
     # As Optuna's dashboard opens it.
-    with storage(database.read_only(url), skip_compatibility_check=True, skip_table_creation=True) as read:
+    with storage(databases.read_only(url), skip_compatibility_check=True, skip_table_creation=True) as read:
         assert [study.study_name for study in read.get_all_studies()] == ["s"]
         with pytest.raises(optuna.exceptions.StorageInternalError):
             read.create_new_study(up, "mine")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cgn_platform import cluster
+from cgn_platform.servers import up
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -23,7 +23,7 @@ def compose() -> dict[str, Any]:
 
 def test_only_loopback_is_published_at_the_ports_of_cgn_up(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    ports = {"mlflow": cluster.MLFLOW_PORT, "ray": cluster.RAY_PORT}
+    ports = {"mlflow": up.MLFLOW_PORT, "ray": up.RAY_PORT}
     assert sorted(published) == [f"127.0.0.1:{port}:{port}" for port in sorted(ports.values())]
 
 
@@ -47,7 +47,7 @@ def test_servers_run_without_rights_and_behind_the_token(compose: dict[str, Any]
         assert compose["services"][name]["environment"]["RAY_AUTH_MODE"] == "token"
     assert "postgres_password" not in compose["services"]["ray-worker"]["secrets"]  # it holds no study
     environment = compose["services"]["mlflow"]["environment"]
-    assert cluster._mlflow_environment().items() <= environment.items()
+    assert up._mlflow_environment().items() <= environment.items()
     assert re.search(r"^USER (?!0|root)", (DOCKER / "Dockerfile").read_text(), re.M)
 
 

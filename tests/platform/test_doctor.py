@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cgn_platform import cli, cluster, doctor
-from cgn_platform.doctor import Finding
+from cgn_platform import cli
+from cgn_platform.cluster import processes
+from cgn_platform.servers import doctor, up
+from cgn_platform.servers.doctor import Finding
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("CGN_", "RAY_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("CGN_KEY_FILE", str(store / "keys" / "pseudonym.key"))
+    monkeypatch.setenv("CGN_KEY_FILE", str(store.root / "keys" / "pseudonym.key"))
 
 
 LISTEN = "import socket; s = socket.create_server(('{}', 0)); print(s.getsockname()[1], flush=True); input()"
@@ -54,7 +56,7 @@ def open_jobs() -> Iterator[str]:
 
 
 def test_a_store_that_is_not_there_yet_is_fine_and_stays_away(store: Path) -> None:
-    there = doctor.examine(store / "none")
+    there = doctor.examine(store.root / "none")
     topics = {finding.topic for finding in there}
     assert {"versions", "decoders", "GPUs", "disk", "files", "pseudonym key", "cgn up", "ledger"} <= topics
     assert [finding for finding in there if finding.state != "ok" and finding.topic != "listeners"] == []
@@ -77,7 +79,7 @@ def test_a_file_with_a_secret_that_others_may_read_is_unsafe(store: Path, name: 
 
 
 def test_the_pseudonym_key_is_looked_at_and_never_made(store: Path) -> None:
-    key = store / "keys" / "pseudonym.key"
+    key = store.root / "keys" / "pseudonym.key"
     assert states(look(store, "pseudonym key")) == ["ok"]
     assert not key.exists()
     key.parent.mkdir()
@@ -94,20 +96,20 @@ def test_the_pseudonym_key_is_looked_at_and_never_made(store: Path) -> None:
 def test_jobs_without_a_token_are_unsafe_and_silence_is_told(store: Path, open_jobs: str) -> None:
     (found,) = look(store, "jobs", open_jobs)
     assert (found.state, "anybody's code" in found.told) == ("unsafe", True)
-    port = cluster._free_ports(1)[0]
+    port = processes._free_ports(1)[0]
     assert states(look(store, "jobs", f"http://127.0.0.1:{port}")) == ["warning"]
     (found,) = look(store, "address", f"127.0.0.1:{port}")
     assert (found.state, "nothing answers" in found.told, bool(found.remedy)) == ("warning", True, True)
 
 
 def test_servers_that_ended_are_told_with_what_to_do(store: Path) -> None:
-    state = cluster.Up(
-        "http://127.0.0.1:1", "", "http://127.0.0.1:1", str(store / "t"), "", [(2**22 + 1, 1.0)]
+    state = up.ServerState(
+        "http://127.0.0.1:1", "", "http://127.0.0.1:1", str(store.root / "t"), "", [(2**22 + 1, 1.0)]
     )
-    cluster._write_up(store, state)
+    up._write_up(store, state)
     (found,) = look(store, "cgn up")
     assert (found.state, found.remedy) == ("warning", f"run 'cgn down --store {store}'")
-    (store / "up.json").write_text("{")
+    (store.root / "up.json").write_text("{")
     assert states(look(store, "cgn up")) == ["warning"]
 
 
@@ -116,7 +118,7 @@ def test_servers_that_ended_are_told_with_what_to_do(store: Path) -> None:
 )
 def test_a_server_that_other_machines_reach_is_unsafe(store: Path, name: str, kind: str) -> None:
     """Stands in for one: a process of that name, listening everywhere, on a port that nobody knows."""
-    (store / "bin").mkdir()
+    (store.root / "bin").mkdir()
     (store / name).symlink_to(sys.executable)
     with subprocess.Popen(
         [store / name, "-c", LISTEN.format("")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -131,10 +133,10 @@ def test_a_server_that_other_machines_reach_is_unsafe(store: Path, name: str, ki
 
 @pytest.mark.parametrize("switch", ["true", "false"])
 def test_an_mlflow_that_runs_jobs_is_told(store: Path, switch: str) -> None:
-    (store / "mlflow").symlink_to(sys.executable)
+    (store.root / "mlflow").symlink_to(sys.executable)
     with subprocess.Popen(
         ["mlflow", "-c", LISTEN.format("127.0.0.1")],
-        executable=store / "mlflow",
+        executable=store.root / "mlflow",
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": switch},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -164,7 +166,7 @@ def test_databases_and_ledger_that_do_not_answer(store: Path, monkeypatch: pytes
 
 
 def test_a_full_disk_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cgn_platform.preflight.free_bytes", lambda _: 10**9)
+    monkeypatch.setattr("cgn_platform.cluster.preflight.free_bytes", lambda _: 10**9)
     (found,) = look(store, "disk")
     assert (found.state, found.told) == ("warning", f"1.0 GB free at {store}")
 

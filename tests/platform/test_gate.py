@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cgn.errors import ConfigError
 from cgn.statistics import Interval
-from cgn_platform.gate import Candidate, Champion, Check, Choice, Demands, Reload, judge
-from cgn_platform.out_of_fold import OutOfFold
+from cgn_platform.registry.gate import Candidate, Champion, Check, Choice, Demands, Reload, judge
+from cgn_platform.store.out_of_fold import OutOfFold
 
 WHOLE = Reload(difference=0.0)
 

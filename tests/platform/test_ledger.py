@@ -15,9 +15,12 @@ from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import LedgerError
 from cgn.fit import fit, network_of
+from cgn.places import shown
 from cgn.results import FoldRun
-from cgn_platform.console import make_console, units_table
-from cgn_platform.ledger import Identity, Ledger, shown
+from cgn_platform.console.live import make_console
+from cgn_platform.console.tables import units_table
+from cgn_platform.run.folds import read_or_train
+from cgn_platform.store.ledger import Identity, Ledger
 
 
 def run(folds: FoldRun) -> tuple[list[Any], Any]:
@@ -57,7 +60,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def ledger(tmp_path: Path, said: list[str]) -> Ledger:
-    return Ledger(tmp_path / "units", every=2, say=said.append)
+    return Ledger(tmp_path / "units", checkpoint_every=2, warn=said.append)
 
 
 class Trainer:
@@ -81,8 +84,8 @@ def trainer(config: Config, pairs: Pairs, splits: tuple[Split, ...]) -> Trainer:
 def test_a_unit_is_trained_once_and_read_as_it_was_told(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
 ) -> None:
-    told = run(ledger.remembered(identity, pairs, trainer))
-    again = run(ledger.remembered(identity, pairs, trainer))
+    told = run(read_or_train(ledger, identity, pairs, trainer))
+    again = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0]
     assert plain(again) == plain(told)
     unit = ledger.open(identity.id)
@@ -128,7 +131,7 @@ def test_fields_that_a_method_does_not_read_name_no_unit(
 def test_units_of_format_1_are_read_and_not_reused(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, config: Config
 ) -> None:
-    run(ledger.remembered(identity, pairs, trainer))
+    run(read_or_train(ledger, identity, pairs, trainer))
     unit = ledger.open(identity.id)
     assert unit.outdated is None
     path = Path(ledger.where) / identity.id / "unit.json"
@@ -151,7 +154,7 @@ def test_units_of_other_training_code_say_so(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
 ) -> None:
     other = dataclasses.replace(identity, code="0" * 16)
-    run(ledger.remembered(other, pairs, trainer))
+    run(read_or_train(ledger, other, pairs, trainer))
     outdated = ledger.open(other.id).outdated
     assert outdated == f"trained by code {'0' * 16}, today's is {identity.code}"
 
@@ -159,14 +162,14 @@ def test_units_of_other_training_code_say_so(
 def test_a_fold_that_was_cut_short_costs_at_most_the_epochs_since_its_checkpoint(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, tmp_path: Path
 ) -> None:
-    whole = run(Ledger(tmp_path / "other").remembered(identity, pairs, trainer))
-    running = ledger.remembered(identity, pairs, trainer)
+    whole = run(read_or_train(Ledger(tmp_path / "other"), identity, pairs, trainer))
+    running = read_or_train(ledger, identity, pairs, trainer)
     for _ in range(3):
         next(running)
     running.close()
     assert ledger.find(identity.id) is None
     assert ledger.unfinished() == {identity.id: 2}
-    reports, result = run(ledger.remembered(identity, pairs, trainer))
+    reports, result = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0, 0, 2]
     timeless = [[{**plain(r), "seconds": 0} for r in (*of, end)] for of, end in (whole, (reports, result))]
     assert timeless[0] == timeless[1]
@@ -180,7 +183,7 @@ FILES = ("unit.json", "curve.parquet", "predictions.parquet", "model.safetensors
 def test_a_damaged_unit_is_named_and_computed_anew(
     name: str, harm: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, said: list[str]
 ) -> None:
-    told = run(ledger.remembered(identity, pairs, trainer))
+    told = run(read_or_train(ledger, identity, pairs, trainer))
     path = Path(ledger.where) / identity.id / name
     content = bytearray(path.read_bytes())
     if harm == "bit":
@@ -197,7 +200,7 @@ def test_a_damaged_unit_is_named_and_computed_anew(
         assert f"{name} of unit {identity.id} is damaged" in said[0]
         with pytest.raises(LedgerError, match="is damaged"):
             ledger.open(identity.id)
-    anew = run(ledger.remembered(identity, pairs, trainer))
+    anew = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0, 0]
     assert [r.val_auc for r in anew[0]] == [r.val_auc for r in told[0]]
     assert ledger.damage(identity.id) is None
@@ -207,7 +210,7 @@ def test_a_damaged_unit_is_named_and_computed_anew(
 def test_a_damaged_checkpoint_is_never_trained_on(
     harm: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, said: list[str]
 ) -> None:
-    running = ledger.remembered(identity, pairs, trainer)
+    running = read_or_train(ledger, identity, pairs, trainer)
     for _ in range(5):
         next(running)
     running.close()
@@ -215,7 +218,7 @@ def test_a_damaged_checkpoint_is_never_trained_on(
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content if harm == "bit" else content[:-100])
-    assert ledger.memory(identity).load() is None
+    assert ledger.checkpoints(identity).load() is None
     assert "at-00004" in said[0]
 
 
@@ -227,7 +230,7 @@ def test_storage_that_takes_no_more_is_said_and_leaves_nothing_half_written(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(LedgerError, match=rf"unit {identity.id} cannot be written .*No space left"):
-        run(ledger.remembered(identity, pairs, trainer))
+        run(read_or_train(ledger, identity, pairs, trainer))
     assert "a checkpoint" in said[0]
     assert not [path for path in Path(ledger.where).rglob("*") if path.is_file()]
 
@@ -236,9 +239,9 @@ def test_the_first_of_two_equal_units_stands(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
 ) -> None:
     """A worker that was given up may still finish, after the one that took its place."""
-    slow = ledger.remembered(identity, pairs, trainer)
+    slow = read_or_train(ledger, identity, pairs, trainer)
     next(slow)
-    run(ledger.remembered(identity, pairs, trainer))
+    run(read_or_train(ledger, identity, pairs, trainer))
     folder = Path(ledger.where) / identity.id
     stood = {path: path.read_bytes() for path in folder.iterdir()}
     run(slow)
@@ -252,10 +255,10 @@ def test_what_a_killed_worker_left_goes_with_the_end_of_its_unit(
     folder = Path(ledger.where) / identity.id
     folder.mkdir(parents=True)
     (folder / ".at-00002-5eed.1234abcd.tmp").write_bytes(b"half")
-    told = run(ledger.remembered(identity, pairs, trainer))
+    told = run(read_or_train(ledger, identity, pairs, trainer))
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     (folder / f"at-00004-{'5eed' * 16}.safetensors").write_bytes(b"")
-    assert plain(run(ledger.remembered(identity, pairs, trainer))) == plain(told)
+    assert plain(run(read_or_train(ledger, identity, pairs, trainer))) == plain(told)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
 
@@ -293,17 +296,17 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_bucket_keeps_units_as_a_folder_does(
     bucket: str, identity: Identity, trainer: Trainer, pairs: Pairs, said: list[str]
 ) -> None:
-    ledger = Ledger(bucket, every=2, say=said.append)
+    ledger = Ledger(bucket, checkpoint_every=2, warn=said.append)
     assert ledger.names() == []
-    running = ledger.remembered(identity, pairs, trainer)
+    running = read_or_train(ledger, identity, pairs, trainer)
     for _ in range(3):
         next(running)
     running.close()
     assert ledger.unfinished() == {identity.id: 2}
-    told = run(ledger.remembered(identity, pairs, trainer))
+    told = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0, 2]
     assert ledger.names() == [identity.id]
-    assert plain(run(ledger.remembered(identity, pairs, trainer))) == plain(told)
+    assert plain(run(read_or_train(ledger, identity, pairs, trainer))) == plain(told)
     assert json.dumps(ledger.open(identity.id).facts["result"])
     assert ledger.damage(identity.id) is None
     assert said == []

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from cgn.config import Config
-from cgn_platform import metrics
-from cgn_platform.metrics import SweepMetrics, kind_of
-from cgn_platform.study import Asked, State, TrialRecord
-from cgn_platform.worker import Step
+from cgn_platform.run import prometheus
+from cgn_platform.run.prometheus import SweepMetrics, kind_of
+from cgn_platform.search.records import EpochUpdate, State, TrialRecord, TrialSpec
 
 Figures = dict[tuple[str, ...], float]
 
@@ -36,8 +35,8 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Figures:
         def inc(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
             figures[self.at(tags)] = figures.get(self.at(tags), 0) + value
 
-    monkeypatch.setattr(metrics.metrics, "Gauge", Fake)
-    monkeypatch.setattr(metrics.metrics, "Counter", Fake)
+    monkeypatch.setattr(prometheus.metrics, "Gauge", Fake)
+    monkeypatch.setattr(prometheus.metrics, "Counter", Fake)
     return figures
 
 
@@ -51,8 +50,8 @@ def test_a_sweep_in_figures(exported: Figures) -> None:
         until(lambda: ("cgn_outbox_events", "s") in exported)
         assert exported[("cgn_best_val_auc", "s")] == 0.6
         for number in (3, 4):
-            told.started(Asked(number, Config(), {}))
-            told.epoch(number, Step(0, 0.5))
+            told.started(TrialSpec(number, Config(), {}))
+            told.epoch(number, EpochUpdate(0, 0.5))
         told.lost(3, "ray.exceptions.OutOfMemoryError: task was killed")
         told.ended(record(4, "complete", 0.9))
     assert exported == {
@@ -79,7 +78,7 @@ def test_gauges_are_set_again_though_nothing_happens(
     exported: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray forgets those that are not."""
-    monkeypatch.setattr(metrics, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(prometheus, "PULSE_SECONDS", 0.01)
     with SweepMetrics("s", 2):
         for _ in range(3):
             until(lambda: ("cgn_trials_waiting", "s") in exported)
@@ -110,10 +109,10 @@ def test_an_exporter_that_fails_is_no_reason_to_stop(monkeypatch: pytest.MonkeyP
     def broken(*_: Any) -> None:
         raise RuntimeError("no exporter")
 
-    monkeypatch.setattr(metrics.metrics, "Gauge", broken)
+    monkeypatch.setattr(prometheus.metrics, "Gauge", broken)
     with SweepMetrics("s", 2) as told:
-        told.started(Asked(0, Config(), {}))
-        told.epoch(0, Step(0, 0.5))
+        told.started(TrialSpec(0, Config(), {}))
+        told.epoch(0, EpochUpdate(0, 0.5))
         told.lost(0, "its process ended")
         told.ended(record(0, "complete", 0.5))
 
@@ -123,5 +122,5 @@ def test_an_epoch_costs_next_to_nothing() -> None:
     told = SweepMetrics("s", 2)
     begin = time.perf_counter()
     for _ in range(1000):
-        told.epoch(0, Step(0, 0.5))
+        told.epoch(0, EpochUpdate(0, 0.5))
     assert (time.perf_counter() - begin) / 1000 < 1e-3

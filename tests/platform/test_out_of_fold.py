@@ -12,12 +12,13 @@ from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import LedgerError
 from cgn.results import EpochReport, FoldResult, Predictions
-from cgn_platform import out_of_fold
-from cgn_platform.console import leader_board, make_console
-from cgn_platform.events import Parent
-from cgn_platform.ledger import Identity, Ledger
-from cgn_platform.projection import Projection
-from cgn_platform.study import TrialRecord
+from cgn_platform.console.live import make_console
+from cgn_platform.console.tables import leader_board
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.store import out_of_fold
+from cgn_platform.store.ledger import Identity, Ledger
+from cgn_platform.tracking.events import RunInfo
+from cgn_platform.tracking.writer import MLflowWriter
 
 
 def write_unit(ledger: Ledger, pairs: Pairs, split: Split, seed: int = 0) -> str:
@@ -36,7 +37,7 @@ def write_unit(ledger: Ledger, pairs: Pairs, split: Split, seed: int = 0) -> str
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "units", say=lambda _line: None)
+    return Ledger(tmp_path / "units", warn=lambda _line: None)
 
 
 @pytest.fixture
@@ -99,7 +100,9 @@ def test_mlflow_gets_no_interval_of_an_incomplete_trial(
     facts = {"units": ids[0], "test_auc": 0.5, "folds": [], "seconds": 1.0}
     record = TrialRecord(0, "complete", 0.5, {}, {0: 0.5}, Config(), facts)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    writer = Projection(uri, Parent("e", "s", "1"), artifacts=tmp_path, on_refusal=pytest.fail, ledger=ledger)
+    writer = MLflowWriter(
+        uri, RunInfo("e", "s", "1"), artifacts=tmp_path, on_refusal=pytest.fail, ledger=ledger
+    )
     writer.open(running=True)
     writer.settle([record], None, whole=True)
     writer.finish([record], "FINISHED", 1)

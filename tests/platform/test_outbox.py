@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cgn_platform import outbox
-from cgn_platform.outbox import Outbox
+from cgn_platform.tracking import outbox
+from cgn_platform.tracking.outbox import Outbox
 
 PLATFORM = Path(outbox.__file__).parents[1]
 

@@ -16,13 +16,15 @@ import pytest
 
 from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
-from cgn_platform import cluster
-from cgn_platform.database import Hold, answers, hidden, study_url
-from cgn_platform.events import Parent
-from cgn_platform.projection import Projection
+from cgn_platform.cluster import processes
+from cgn_platform.search.records import TrialSpec
+from cgn_platform.search.study import Study, open_study
+from cgn_platform.search.study_lock import StudyLock, answers
 from cgn_platform.space import Space
-from cgn_platform.study import Asked, Study, open_study
-from cgn_platform.tracking import Tracker
+from cgn_platform.store.databases import hidden, study_url
+from cgn_platform.tracking.events import RunInfo
+from cgn_platform.tracking.tracker import Tracker
+from cgn_platform.tracking.writer import MLflowWriter
 
 pytestmark = pytest.mark.integration
 
@@ -33,9 +35,9 @@ def opened(space: Space, store: Path, url: str) -> Study:
     return open_study("s", space, store=store, identity={}, url=url)
 
 
-def ask(study: Study) -> Asked:
+def ask(study: Study) -> TrialSpec:
     asked = study.ask()
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, TrialSpec)
     return asked
 
 
@@ -74,11 +76,11 @@ def test_a_lock_that_is_given_back_is_free_at_once(tmp_path: Path, database: str
     """Postgres sees the end of a session some time after the client does."""
     for _ in range(100):
         for store in ("a", "b"):
-            Hold("s", tmp_path / store, database).release()
+            StudyLock("s", tmp_path / store, database).release()
 
 
 def test_studies_of_other_names_do_not_wait(tmp_path: Path, database: str) -> None:
-    one, two = Hold("one", tmp_path, database), Hold("two", tmp_path, database)
+    one, two = StudyLock("one", tmp_path, database), StudyLock("two", tmp_path, database)
     one.release()
     two.release()
 
@@ -106,7 +108,7 @@ def test_who_lost_the_lock_to_another_driver_stops(space: Space, tmp_path: Path,
 
 
 def test_a_database_that_does_not_answer_is_one_line_without_its_password(space: Space, store: Path) -> None:
-    port = cluster._free_ports(1)[0]
+    port = processes._free_ports(1)[0]
     url = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/cgn"
     with pytest.raises(StudyError, match=r"me:\*\*\*@127.0.0.1.*does not answer.*CGN_STUDY_URL") as error:
         opened(space, store, url)
@@ -119,7 +121,7 @@ def test_a_database_that_does_not_answer_is_one_line_without_its_password(space:
 def test_whether_a_database_answers(store: Path, database: str) -> None:
     answers(database)
     answers(f"sqlite:///{store / 'none.db'}")
-    (store / "broken.db").write_text("no database " * 1000)
+    (store.root / "broken.db").write_text("no database " * 1000)
     with pytest.raises(StudyError, match=r"broken.db is no database that can be read"):
         answers(f"sqlite:///{store / 'broken.db'}")
 
@@ -168,11 +170,11 @@ def test_a_killed_driver_is_continued_by_the_same_command(
 
 def test_mlflow_writes_to_postgres(tracking_database: str, store: Path) -> None:
     problems: list[str] = []
-    parent = Parent("squares", "smoke", "1")
+    parent = RunInfo("squares", "smoke", "1")
     log = Tracker(store, tracking_database, parent, on_problem=problems.append)
-    log.started(Asked(0, Config(), {}))
+    log.started(TrialSpec(0, Config(), {}))
     log.close("FINISHED", [])
     assert problems == []
-    there = Projection(tracking_database, parent, artifacts=store, on_refusal=print)
+    there = MLflowWriter(tracking_database, parent, artifacts=store, on_refusal=print)
     runs = there._client.search_runs(["1"])
     assert {run.info.run_name: run.info.status for run in runs} == {"smoke": "FINISHED", "trial 0": "KILLED"}

@@ -9,8 +9,8 @@ import pyarrow.fs
 import pytest
 
 from cgn.errors import ClusterError, ConfigError, ResourcesError
-from cgn_platform import preflight
-from cgn_platform.cluster import Cluster, Resources
+from cgn_platform.cluster import preflight
+from cgn_platform.cluster.resources import Cluster, Resources
 
 pytestmark = pytest.mark.integration
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def check(ray: Cluster, store: Path) -> Callable[..., None]:
     def run(**changes: Any) -> None:
-        asked = {"resources": Resources(), "store": store, "ledger": str(store / "units")}
+        asked = {"resources": Resources(), "store": store, "ledger": str(store.root / "units")}
         preflight.preflight(ray, **{**asked, **changes})
 
     return run
@@ -42,12 +42,12 @@ def test_a_folder_that_is_another_one_on_the_node_is_no_ledger(
     check: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`/proc/self/cwd` is this process's own folder, as /data is another disk on another machine."""
-    (store / "mine").mkdir()
-    monkeypatch.chdir(store / "mine")
+    (store.root / "mine").mkdir()
+    monkeypatch.chdir(store.root / "mine")
     with pytest.raises(ClusterError, match=r"does not share the ledger .*a folder that all nodes mount.*s3:"):
         check(ledger="/proc/self/cwd")
-    assert list((store / "mine").iterdir()) == []
-    check(ledger=str(store / "mine"))
+    assert list((store.root / "mine").iterdir()) == []
+    check(ledger=str(store.root / "mine"))
 
 
 def test_a_bucket_is_the_same_from_everywhere(check: Any) -> None:
@@ -67,9 +67,9 @@ def test_a_bucket_is_the_same_from_everywhere(check: Any) -> None:
 
 
 def test_a_ledger_that_nobody_can_write_is_told_before_a_node_is_asked(check: Any, store: Path) -> None:
-    (store / "file").write_text("")
+    (store.root / "file").write_text("")
     with pytest.raises(ConfigError, match=r"ledger .*file/units cannot be written.*--ledger or CGN_LEDGER"):
-        check(ledger=str(store / "file" / "units"))
+        check(ledger=str(store.root / "file" / "units"))
     with pytest.raises(ConfigError, match="--ledger must be a folder or an address like s3://"):
         check(ledger="nothing://there")
 

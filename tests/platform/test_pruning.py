@@ -13,13 +13,15 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
 from cgn.racing import Curve, Floats, budget, fold_aucs, race
 from cgn.results import CrossReport, lockstep
-from cgn_platform.cluster import Resources
-from cgn_platform.ledger import Ledger
-from cgn_platform.pruning import BY_MEAN, BY_PAIRS, Cases, Scores, audited, make_pruner
+from cgn_platform.cluster.resources import Resources
+from cgn_platform.run.site import TrainingSpec
+from cgn_platform.run.worker import Trainer
+from cgn_platform.search.controller import TrialController
+from cgn_platform.search.pruning import BY_MEAN, BY_PAIRS, Cases, Scores, audited, make_pruner
+from cgn_platform.search.records import EpochUpdate, TrialSpec
+from cgn_platform.search.study import Study, open_study
 from cgn_platform.space import PRUNE_RULES, Float, Prune, PruneRule, Space
-from cgn_platform.study import Asked, Study, open_study
-from cgn_platform.sweep import Desk
-from cgn_platform.worker import Step, Trainer, Work
+from cgn_platform.store.ledger import Ledger
 
 EPOCHS, TRIALS, WARMUP = 12, 9, 3
 RULES = [rule for rule in PRUNE_RULES if rule != "none"]
@@ -54,7 +56,7 @@ def opened(space: Space, store: Path) -> Study:
 def run(study: Study, recorded: list[Floats] = RECORDED) -> tuple[int, int | None]:
     """The next trial with its recorded curve: its number, and the epoch after which it was stopped."""
     asked = study.ask()
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, TrialSpec)
     curve = recorded[asked.number]
     for epoch, now in enumerate(curve):
         study.report(asked.number, epoch, mean_auc(now), now)
@@ -78,7 +80,7 @@ def test_every_rule_stops_hopeless_trials_after_their_warm_up_alike_by_any_drive
         whole = dict(run(study) for _ in range(TRIALS))
     in_pieces = {}
     for _ in range(TRIALS):
-        with opened(space, store / "pieces") as study:
+        with opened(space, store.root / "pieces") as study:
             in_pieces.update([run(study)])
     assert in_pieces == whole
     stopped = [epoch for epoch in whole.values() if epoch is not None]
@@ -92,7 +94,7 @@ def test_no_rule_stops_the_default(store: Path, rule: PruneRule) -> None:
     space = a_space(rule)
     with opened(space, store) as study:
         default = study.ask()
-        assert isinstance(default, Asked)
+        assert isinstance(default, TrialSpec)
         for _ in range(5):
             run(study, [scores(3, seed) for seed in range(6)])
         for epoch in range(EPOCHS):
@@ -181,11 +183,11 @@ class TestLedger:
     """A trainer that costs nothing writes units; a new driver finds the incumbent's scores in them."""
 
     @pytest.fixture
-    def work(self, pairs: Pairs, splits: tuple[Split, ...], store: Path, simulate: Any) -> Work:
-        return Work(pairs, splits, Resources(), str(store / "units"), runner=simulate)
+    def work(self, pairs: Pairs, splits: tuple[Split, ...], store: Path, simulate: Any) -> TrainingSpec:
+        return TrainingSpec(pairs, splits, Resources(), str(store.root / "units"), runner=simulate)
 
     @staticmethod
-    def drive(work: Work, store: Path, trials: int, audit: float = 0.0) -> list[Any]:
+    def drive(work: TrainingSpec, store: Path, trials: int, audit: float = 0.0) -> list[Any]:
         """A driver, without Ray, until so many trials have ended."""
         base = Config(epochs=6, beta=0, alpha=1.0)
         edits = [{"alpha": 0.0}, {"alpha": 0.01}]
@@ -194,7 +196,7 @@ class TestLedger:
         told = Scores.of(work.pairs, work.splits, Ledger(work.ledger))
         trainer = Trainer(work)
         with open_study("s", space, store=store, identity={}, scores=told) as study:
-            desk = Desk(study, audit=audit)
+            desk = TrialController(study, audit=audit)
             while (asked := desk.next()) is not None:
                 reports = lockstep([trainer.fold(asked.config, split) for split in work.splits], 6)
                 report: CrossReport
@@ -205,12 +207,14 @@ class TestLedger:
                         list(reports)  # the folds are written
                         units = [work.identity(asked.config, split).id for split in work.splits]
                         result = {"val_auc": report.val_auc, "test_auc": 0.5, "units": units}
-                    if desk.tell(asked.number, Step(report.epoch, report.val_auc, scores=now, result=result)):
+                    if desk.tell(
+                        asked.number, EpochUpdate(report.epoch, report.val_auc, scores=now, result=result)
+                    ):
                         break
             return [record for record in study.trials() if record.state != "waiting"]
 
     def test_a_resumed_search_races_against_the_incumbent_of_the_earlier_driver(
-        self, work: Work, store: Path
+        self, work: TrainingSpec, store: Path
     ) -> None:
         assert [record.state for record in self.drive(work, store, 1)] == ["complete"]
         records = self.drive(work, store, 2)
@@ -218,14 +222,14 @@ class TestLedger:
         assert "racing pruner after" in records[1].facts["reason"]
         assert len(records[1].curve) < 6
 
-    def test_without_the_incumbents_units_nothing_is_stopped(self, work: Work, store: Path) -> None:
+    def test_without_the_incumbents_units_nothing_is_stopped(self, work: TrainingSpec, store: Path) -> None:
         (best,) = self.drive(work, store, 1)
         for unit in best.facts["units"]:
-            (store / "units" / unit / "curve.parquet").write_bytes(b"damaged")
+            (store.root / "units" / unit / "curve.parquet").write_bytes(b"damaged")
         assert [record.state for record in self.drive(work, store, 2)] == ["complete"] * 2
 
     def test_an_audited_trial_is_complete_and_tells_when_it_would_have_been_stopped(
-        self, work: Work, store: Path
+        self, work: TrainingSpec, store: Path
     ) -> None:
         _, second, third = self.drive(work, store, 3, audit=1.0)
         assert (second.state, third.state) == ("complete", "complete")

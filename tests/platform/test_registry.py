@@ -21,14 +21,20 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, RegistryError
 from cgn.fit import fit
 from cgn.results import last
-from cgn_platform import projection, registry, report, serving, tracking
 from cgn_platform.cli import app
-from cgn_platform.cluster import Resources
-from cgn_platform.gate import Demands
-from cgn_platform.ledger import Identity, Ledger
-from cgn_platform.registry import Asked, Outcome, Registry, promote, read_record, rollback
+from cgn_platform.cluster.resources import Resources
+from cgn_platform.registry import promotion, record
+from cgn_platform.registry.gate import Demands
+from cgn_platform.registry.promotion import Outcome, PromotionRequest, promote, rollback
+from cgn_platform.registry.record import read_record
+from cgn_platform.registry.registry import Registry
+from cgn_platform.report import sweep_facts
+from cgn_platform.run.folds import read_or_train
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.serving import package
 from cgn_platform.space import Float, Row, Space, Table
-from cgn_platform.study import TrialRecord
+from cgn_platform.store.ledger import Identity, Ledger
+from cgn_platform.tracking import mlflow_client
 
 HERE = Path(__file__).parent
 BASE = Config(backbone="tiny", generator_blocks=1, epochs=4, batch_size=4, learning_rate=5e-3)
@@ -60,11 +66,12 @@ def facts(units: Path, pairs: Pairs, splits: tuple[Split, ...]) -> dict[str, Any
 
 
 def table_of(units: Path, pairs: Pairs, splits: tuple[Split, ...]) -> dict[str, Any]:
-    from cgn_platform.table import make_plan, table_facts
-    from cgn_platform.worker import Work
+    from cgn_platform.report.table_facts import table_facts
+    from cgn_platform.run.site import TrainingSpec
+    from cgn_platform.run.table import make_plan
 
     declared, ledger = Table("Three", ("row",), ROWS, BASE, baseline=GOOD), Ledger(units)
-    work = Work(pairs, splits, Resources(), str(units))
+    work = TrainingSpec(pairs, splits, Resources(), str(units))
     for job in make_plan(declared, work, 1, ledger).missing:
         if job.config != declared.config(ROWS[3]):
             train(job.config, job.number, pairs, splits, ledger)
@@ -77,7 +84,9 @@ def table_of(units: Path, pairs: Pairs, splits: tuple[Split, ...]) -> dict[str, 
 def train(config: Config, fold: int, pairs: Pairs, splits: tuple[Split, ...], ledger: Ledger) -> Any:
     named = splits_fingerprint(pairs.pair_id, splits)
     identity = Identity.of(config, fold, splits=named, cache=pairs.fingerprint)
-    last(ledger.remembered(identity, pairs, lambda memory: fit(config, pairs, splits[fold], memory=memory)))
+    last(
+        read_or_train(ledger, identity, pairs, lambda memory: fit(config, pairs, splits[fold], memory=memory))
+    )
     return ledger.open(identity.id)
 
 
@@ -85,7 +94,7 @@ def train(config: Config, fold: int, pairs: Pairs, splits: tuple[Split, ...], le
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Making MLflow's tables takes seconds: once for all tests."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    projection.connect(f"sqlite:///{path}")
+    mlflow_client.connect(f"sqlite:///{path}")
     return path
 
 
@@ -97,7 +106,7 @@ def store(empty_database: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def there(store: Path) -> Registry:
-    return Registry(tracking.default_uri(store), "cgn", store / "mlartifacts")
+    return Registry(mlflow_client.default_uri(store), "cgn", store.root / "mlartifacts")
 
 
 Ask = Callable[..., Outcome]
@@ -109,7 +118,7 @@ def ask(store: Path, there: Registry, units: Path, facts: dict[str, Any], pairs:
 
     def run(row: str, demands: Demands = WIDE, **changes: Any) -> Outcome:
         given = {"facts": facts, "pairs": pairs, "ledger": Ledger(units), "alias": "champion"} | changes
-        asked = Asked(row, 0, given["alias"], by="ada", because="a test")
+        asked = PromotionRequest(row, 0, given["alias"], by="ada", because="a test")
         return promote(
             given["facts"],
             given["pairs"],
@@ -150,7 +159,7 @@ def test_who_passes_is_champion_with_all_that_speaks_for_it(
     assert "| pairs (malignant) | 24 (12) |" in card
     assert "cgn table three.py" in card
     assert "\n\n\n" not in card
-    with serving.load(folder) as ensemble:
+    with package.load(folder) as ensemble:
         assert ensemble.check() == 0
         said = ensemble.judge(pairs).fold_p
     for fold, name in enumerate(evidence["candidate"]["served"]):  # what is served is what was measured
@@ -249,14 +258,16 @@ class Killed(BaseException):
     """Nobody catches it, as nobody catches signal 9."""
 
 
-@pytest.mark.parametrize("step", ["decide", "add", "point", "second point", "_record"])
+@pytest.mark.parametrize(
+    "step", ["log_decision", "create_version", "set_alias", "second set_alias", "append_record"]
+)
 def test_killed_after_any_step_the_same_command_finishes(
     step: str, ask: Ask, there: Registry, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(GOOD)
     calls = 0
     name = step.rpartition(" ")[2]
-    owner: Any = registry if name == "_record" else Registry
+    owner: Any = promotion if name == "append_record" else Registry
     real = getattr(owner, name)
 
     def cut(*arguments: Any, **named: Any) -> Any:
@@ -302,7 +313,7 @@ def test_a_rollback_that_was_cut_short_is_finished(
 
 def test_a_line_that_was_cut_short_costs_itself_alone(ask: Ask, store: Path) -> None:
     ask(GOOD)
-    with (store / "promotions.jsonl").open("a") as file:
+    with (store.root / "promotions.jsonl").open("a") as file:
         file.write('{"when": "2026-')
     ask(OTHER)
     assert [line["version"] for line in read_record(store)] == ["1", "2"]
@@ -311,7 +322,7 @@ def test_a_line_that_was_cut_short_costs_itself_alone(ask: Ask, store: Path) -> 
 def test_files_of_a_version_that_were_touched_are_found(ask: Ask, there: Registry, store: Path) -> None:
     ask(GOOD)
     ask(OTHER)
-    for kept in (store / "mlartifacts").rglob("fold_0.safetensors"):
+    for kept in (store.root / "mlartifacts").rglob("fold_0.safetensors"):
         content = bytearray(kept.read_bytes())
         content[-1] ^= 1
         kept.write_bytes(content)
@@ -325,10 +336,10 @@ def test_files_of_a_version_that_were_touched_are_found(ask: Ask, there: Registr
 
 
 def test_one_decision_at_a_time(ask: Ask, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "LOCK_SECONDS", 0.1)
-    (store / "locks").mkdir()
+    monkeypatch.setattr(record, "LOCK_SECONDS", 0.1)
+    (store.root / "locks").mkdir()
     with (
-        FileLock(store / "locks" / "promotions.lock"),
+        FileLock(store.root / "locks" / "promotions.lock"),
         pytest.raises(RegistryError, match="another promotion is at work"),
     ):
         ask(GOOD)
@@ -340,13 +351,13 @@ def test_nobody_is_compared_with_one_who_left_meanwhile(
     """Another store may share the server, and a lock of files does not reach there."""
     ask(GOOD)
     ask(OTHER, alias="challenger")
-    real = registry.gate.judge
+    real = promotion.gate.judge
 
     def meanwhile(*given: Any) -> Any:
-        there.point("champion", "2")
+        there.set_alias("champion", "2")
         return real(*given)
 
-    monkeypatch.setattr(registry.gate, "judge", meanwhile)
+    monkeypatch.setattr(promotion.gate, "judge", meanwhile)
     with pytest.raises(RegistryError, match="was changed by somebody else meanwhile"):
         ask(WEAK, Demands(min_auc=0, margin=1))
     assert aliases(there)["champion"] == "2"
@@ -354,7 +365,7 @@ def test_nobody_is_compared_with_one_who_left_meanwhile(
 
 def test_a_champion_of_unknown_units_is_passed_only_on_demand(ask: Ask, there: Registry) -> None:
     ask(GOOD)
-    there.tag("1", {"cgn.units": "?"})
+    there.set_tags("1", {"cgn.units": "?"})
     assert "its tags do not name the units it was made from" in ask(OTHER).checks[2].words
     outcome = ask(OTHER, replace(WIDE, accept_unpaired=True))
     assert outcome.action == "promoted"
@@ -379,7 +390,7 @@ def test_another_cache_is_refused_and_a_seed_must_be_there(
 ) -> None:
     with pytest.raises(ConfigError, match="--data must be the cache 000000000000, which three ran on"):
         ask(GOOD, pairs=replace(pairs, fingerprint="1" * 12))
-    asked = Asked("1", seed=3)
+    asked = PromotionRequest("1", seed=3)
     with pytest.raises(ConfigError, match="--seed must be one of 0 but got 3"):
         promote(facts, pairs, asked, store=store, registry=there, ledger=Ledger(units), demands=WIDE)
     with pytest.raises(ConfigError, match="--model-name must be of letters"):
@@ -403,7 +414,7 @@ def test_the_winner_of_a_sweep_is_judged_by_what_bbc_leaves_of_it(
         told = {"folds": folds, "units": [unit.id for unit in found], "seconds": 1.0}
         records.append(TrialRecord(number, "complete", value, {}, {}, config, told))
     run = {"command": "cgn sweep", "code": "c", "git_commit": "abc", "when": "2026", "ledger": "units"}
-    swept = report.facts_of_sweep(
+    swept = sweep_facts.facts_of_sweep(
         "swept", Space(BASE.edit(**ROWS[2].changes), {"alpha": Float(0, 1)}, trials=3), records, pairs,
         splits, ledger, importances={}, run=run,
     )  # fmt: skip
@@ -430,8 +441,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a cache of phantoms, trained units and a table's facts."""
     store = tmp_path_factory.mktemp("store")
     cache = write_cache("phantom", phantom.Options(pairs=24, seed=0), size=32, folds=3, store=store).path
-    told = table_of(store / "units", open_cache(cache), open_splits(cache))
-    path = report.facts_path(store, "three")
+    told = table_of(store.root / "units", open_cache(cache), open_splits(cache))
+    path = facts.facts_path(store, "three")
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(told))
     return store
@@ -468,7 +479,7 @@ def test_the_verbs(phantoms: Path, store: Path, monkeypatch: pytest.MonkeyPatch)
     assert "rolled back: version 1 of cgn is champion; before it was version 2" in back.stdout
     assert isinstance(cgn("promote", "nix").exception, ConfigError)
     assert isinstance(cgn("promote", "three", "--row", "9").exception, ConfigError)
-    shutil.rmtree(store / "cache")
+    shutil.rmtree(store.root / "cache")
     assert "give it with --data" in str(cgn("promote", "three", "--row", "1").exception)
 
 
@@ -484,16 +495,16 @@ def server(empty_database: Path, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.integration
 def test_on_a_server_too(server: Any, store: Path, facts: dict[str, Any], pairs: Pairs, units: Path) -> None:
-    there = Registry(server.uri, "cgn", store / "unused")
+    there = Registry(server.uri, "cgn", store.root / "unused")
 
     def ask(row: str) -> Outcome:
-        asked = Asked(row, by="ada")
+        asked = PromotionRequest(row, by="ada")
         return promote(facts, pairs, asked, store=store, registry=there, ledger=Ledger(units), demands=WIDE)
 
     assert ask(GOOD).version == "1"
     assert ask(OTHER).before == "1"
     assert aliases(there) == {"champion": "2", "previous": "1"}
-    with serving.load(there.fetch("2", store)) as ensemble:
+    with package.load(there.fetch("2", store)) as ensemble:
         assert ensemble.check() == 0
     assert rollback(store=store, registry=there, by="ada", because="").version == "1"
-    assert not (store / "unused").exists()
+    assert not (store.root / "unused").exists()

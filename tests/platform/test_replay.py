@@ -19,14 +19,17 @@ from cgn.racing import Curve, Floats, budget, fold_aucs, race
 from cgn.racing import replay as replay_race
 from cgn.results import lockstep
 from cgn_platform.cli import app
-from cgn_platform.cluster import Resources
-from cgn_platform.console import replay_table, summary, wrong_prunes
-from cgn_platform.ledger import Ledger
-from cgn_platform.pruning import Cases
-from cgn_platform.replay import Recording, as_json, orders, outcomes, recording, replay
+from cgn_platform.cluster.resources import Resources
+from cgn_platform.console.tables import replay_table
+from cgn_platform.run.site import TrainingSpec
+from cgn_platform.run.worker import Trainer
+from cgn_platform.search.pruning import Cases
+from cgn_platform.search.records import TrialRecord, TrialSpec
+from cgn_platform.search.replay import Recording, as_json, orders, outcomes, recording, replay
+from cgn_platform.search.study import open_study, recorded
+from cgn_platform.search.summary import summary, wrong_prunes
 from cgn_platform.space import PRUNE_RULES, Float, Prune, Space
-from cgn_platform.study import Asked, TrialRecord, open_study, recorded
-from cgn_platform.worker import Trainer, Work
+from cgn_platform.store.ledger import Ledger
 
 EPOCHS = 10
 CASES = Cases(np.arange(90) % 2, np.arange(90) // 18, np.array([f"p{i // 2}" for i in range(90)]))
@@ -104,11 +107,11 @@ class TestRecording:
     """From a study and its ledger, as a sweep leaves them."""
 
     @pytest.fixture
-    def work(self, pairs: Pairs, splits: tuple[Split, ...], store: Path, simulate: Any) -> Work:
-        return Work(pairs, splits, Resources(), str(store / "units"), runner=simulate)
+    def work(self, pairs: Pairs, splits: tuple[Split, ...], store: Path, simulate: Any) -> TrainingSpec:
+        return TrainingSpec(pairs, splits, Resources(), str(store.root / "units"), runner=simulate)
 
     @staticmethod
-    def record(work: Work, store: Path, trials: int) -> None:
+    def record(work: TrainingSpec, store: Path, trials: int) -> None:
         base = Config(epochs=3, beta=0, alpha=0.5)
         space = Space(base, {"alpha": Float(0, 1)}, trials, Prune("none"), first=[{"alpha": 0.9}])
         here = {
@@ -119,13 +122,13 @@ class TestRecording:
         with open_study("s", space, store=store, identity=here) as study:
             while study.remaining():
                 asked = study.ask()
-                assert isinstance(asked, Asked)
+                assert isinstance(asked, TrialSpec)
                 for report in lockstep([trainer.fold(asked.config, split) for split in work.splits], 3):
                     study.report(asked.number, report.epoch, report.val_auc)
                 units = [work.identity(asked.config, split).id for split in work.splits]
                 study.tell(asked.number, "complete", asked.config.alpha, test_auc=0.5, units=units)
 
-    def test_the_complete_trials_of_a_study_with_their_scores(self, work: Work, store: Path) -> None:
+    def test_the_complete_trials_of_a_study_with_their_scores(self, work: TrainingSpec, store: Path) -> None:
         self.record(work, store, 3)
         found = recording("s", *recorded("s", store), work.pairs, work.splits, Ledger(work.ledger))
         assert [each.value for each in found.curves][:2] == [0.5, 0.9]
@@ -139,7 +142,9 @@ class TestRecording:
         for name in ("CGN_STUDY_URL", "CGN_LEDGER", "CGN_STORE"):
             monkeypatch.delenv(name, raising=False)
         cache = write_cache("phantom", phantom.Options(pairs=24, seed=0), size=32, folds=3, store=store).path
-        work = Work(open_cache(cache), open_splits(cache), Resources(), str(store / "units"), runner=simulate)
+        work = TrainingSpec(
+            open_cache(cache), open_splits(cache), Resources(), str(store.root / "units"), runner=simulate
+        )
         self.record(work, store, 4)
         asked = ["replay", "s", "--data", str(cache), "--store", str(store), "--orders", "2"]
         told = CliRunner().invoke(app, [*asked, "--set", "warmup_epochs=1", "--json"])
@@ -149,7 +154,9 @@ class TestRecording:
         assert [each["rule"] for each in found["outcomes"]] == list(PRUNE_RULES)
         assert "times fewer" in CliRunner().invoke(app, asked).output
 
-    def test_a_study_on_other_data_or_with_too_few_trials_is_refused(self, work: Work, store: Path) -> None:
+    def test_a_study_on_other_data_or_with_too_few_trials_is_refused(
+        self, work: TrainingSpec, store: Path
+    ) -> None:
         self.record(work, store, 1)
         study, ledger = recorded("s", store), Ledger(work.ledger)
         with pytest.raises(StudyError, match=r"has 1 in .*: record some with prune=Prune"):

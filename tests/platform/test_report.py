@@ -18,12 +18,17 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
 from cgn.fit import fit
 from cgn.results import last
-from cgn_platform import charts, report
 from cgn_platform.cli import app
-from cgn_platform.cluster import Resources
-from cgn_platform.ledger import Identity, Ledger
+from cgn_platform.cluster.resources import Resources
+from cgn_platform.report import charts, sweep_facts
+from cgn_platform.report.facts import facts_path, read_facts
+from cgn_platform.report.page import derived, render, write_report
+from cgn_platform.run.folds import read_or_train
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.search.study import importances, open_study
 from cgn_platform.space import Float, Row, Space, Table
-from cgn_platform.study import TrialRecord, importances, open_study
+from cgn_platform.store.layout import Store
+from cgn_platform.store.ledger import Identity, Ledger
 
 BASE = Config(backbone="tiny", generator_blocks=1, epochs=3, batch_size=4, learning_rate=3e-3)
 ROWS = (
@@ -42,19 +47,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ledger(store: Path) -> Ledger:
-    return Ledger(store / "units")
+    return Ledger(store.root / "units")
 
 
 @pytest.fixture(scope="module")
 def table(store: Path, ledger: Ledger, pairs: Pairs, splits: tuple[Split, ...]) -> dict[str, Any]:
     """Facts of a table with two complete rows, two seeds each, and one that was never run."""
-    from cgn_platform.table import make_plan, table_facts
-    from cgn_platform.worker import Work
+    from cgn_platform.report.table_facts import table_facts
+    from cgn_platform.run.site import TrainingSpec
+    from cgn_platform.run.table import make_plan
 
     declared = Table(
         "Table III", ("Bilateral", "L_NE"), ROWS, BASE, description="What each part adds.\n\nMore."
     )
-    work = Work(pairs, splits, Resources(), str(store / "units"))
+    work = TrainingSpec(pairs, splits, Resources(), str(store.root / "units"))
     for job in make_plan(declared, work, 2, ledger).missing:
         if job.config.edit(seed=0) != declared.config(ROWS[1]):
             train(job.config, job.number, pairs, splits, ledger)
@@ -93,7 +99,7 @@ def sweep(store: Path, ledger: Ledger, pairs: Pairs, splits: tuple[Split, ...]) 
         records.append(TrialRecord(number, "complete", value, params, curve, config, told))
     records.append(TrialRecord(3, "pruned", None, {"alpha": 0.2, "learning_rate": 1e-5}, {0: 0.4, 1: 0.45}))
     records.append(TrialRecord(4, "failed", None, {}, {}, facts={"reason": "DivergedError: <nan>"}))
-    facts = report.facts_of_sweep(
+    facts = sweep_facts.facts_of_sweep(
         "flat", space, records, pairs, splits, ledger,
         importances={"alpha": 0.75, "learning_rate": 0.25}, run=RUN,
     )  # fmt: skip
@@ -111,13 +117,15 @@ def train(
 
     named = splits_fingerprint(pairs.pair_id, splits)
     identity = Identity.of(config, fold, splits=named, cache=pairs.fingerprint)
-    last(ledger.remembered(identity, pairs, lambda memory: fit(config, pairs, splits[fold], memory=memory)))
+    last(
+        read_or_train(ledger, identity, pairs, lambda memory: fit(config, pairs, splits[fold], memory=memory))
+    )
     return ledger.open(identity.id)
 
 
 def written(store: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """As a reader of the file finds them."""
-    path = report.facts_path(store, facts["name"])
+    path = facts_path(store, facts["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts))
     read: dict[str, Any] = json.loads(path.read_text())
@@ -132,7 +140,7 @@ def facts(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.fixture
 def page(facts: dict[str, Any], ledger: Ledger, pairs: Pairs) -> str:
-    return report.render(facts, ledger, pairs)
+    return render(facts, ledger, pairs)
 
 
 def at(facts: Any, place: str) -> Any:
@@ -154,7 +162,7 @@ def trace(drawn: Any, name: str) -> Any:
 def test_every_number_is_the_one_of_the_facts(page: str, facts: dict[str, Any]) -> None:
     told = NUMBER.findall(page)
     for value, place, form, text in told:
-        known = at(facts | {"derived": report.derived(facts)}, place)
+        known = at(facts | {"derived": derived(facts)}, place)
         assert value == repr(known), place
         assert text == format(known, form).replace("-", "−"), place
     places = {place for _, place, _, _ in told}
@@ -178,13 +186,13 @@ def test_what_the_facts_count_is_what_the_ledger_has(table: dict[str, Any], ledg
     for row in table["rows"]:
         for units, aucs in zip(row["units"], row.get("fold_auc", []), strict=False):
             assert [ledger.open(name).result.test_auc for name in units] == aucs
-    counts = report.derived(table)
+    counts = derived(table)
     assert (counts["compared"], counts["incomplete"]) == (1, 1)
     assert counts["better"] + counts["worse"] + counts["unclear"] == 1
 
 
 def test_charts_draw_what_the_ledger_has(table: dict[str, Any], ledger: Ledger, pairs: Pairs) -> None:
-    page = report.render(table, ledger, pairs)
+    page = render(table, ledger, pairs)
     complete = [row for row in table["rows"] if row["complete"]]
     spread = spec(page, "spread")
     for seed in range(2):
@@ -202,7 +210,7 @@ def test_charts_draw_what_the_ledger_has(table: dict[str, Any], ledger: Ledger, 
 
 
 def test_a_row_without_its_units_has_no_figures(table: dict[str, Any], ledger: Ledger) -> None:
-    page = report.render(table, ledger)
+    page = render(table, ledger)
     assert "incomplete: 6 of 6 units are missing: not trained yet" in page
     assert "1</data> row is incomplete" in page
     assert "No cache was given (--data), so there are no pictures of films." in page
@@ -215,7 +223,7 @@ def test_without_the_baseline_nothing_is_compared(
     bare = ("name", "cells", "published", "config", "units", "seconds", "fold_auc", "val_auc")
     rows = [{name: row.get(name) for name in bare} for row in table["rows"]]
     rows = [{**row, "complete": i == 0, "why": "lost"} for i, row in enumerate(rows)]
-    page = report.render({**table, "rows": rows, "detectable": None}, ledger, pairs)
+    page = render({**table, "rows": rows, "detectable": None}, ledger, pairs)
     assert "The baseline, AdaIN-GAN / ✓, has no figures yet, so nothing is compared." in page
     assert "trained; there is no baseline to compare with" in page
     assert 'id="forest"' not in page
@@ -225,7 +233,7 @@ def test_without_the_baseline_nothing_is_compared(
 def test_a_unit_that_was_lost_since_is_told(table: dict[str, Any], ledger: Ledger, tmp_path: Path) -> None:
     shutil.copytree(ledger.where, tmp_path / "units")
     (tmp_path / "units" / table["rows"][0]["units"][0][0] / "curve.parquet").unlink()
-    page = report.render(table, Ledger(tmp_path / "units", say=lambda _: None))
+    page = render(table, Ledger(tmp_path / "units", warn=lambda _: None))
     assert "SBF / ×: a unit is not in" in page
     assert 'id="roc-0"' in page
     assert 'id="roc-1"' not in page
@@ -234,7 +242,7 @@ def test_a_unit_that_was_lost_since_is_told(table: dict[str, Any], ledger: Ledge
 def test_pictures_are_chosen_by_rule_and_name_nobody(
     table: dict[str, Any], ledger: Ledger, pairs: Pairs
 ) -> None:
-    page = report.render(table, ledger, pairs)
+    page = render(table, ledger, pairs)
     sources = re.findall(r'<img src="(data:image/png;base64,[^"]+)"', page)
     assert len(sources) == 2  # places; features, since the baseline makes a counterfactual
     baseline = next(row for row in table["rows"] if row["name"] == table["baseline"])
@@ -252,7 +260,7 @@ def test_the_page_asks_nobody_and_runs_no_text_of_others(
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     hostile = "</script><script>alert(1)</script>"
     rows = [{**row, "name": hostile, "cells": [hostile] * 2} for row in facts["rows"]]
-    page = report.render({**facts, "description": hostile, "rows": rows, "baseline": hostile}, ledger)
+    page = render({**facts, "description": hostile, "rows": rows, "baseline": hostile}, ledger)
     assert hostile not in page
 
 
@@ -269,7 +277,7 @@ def test_a_sweep_tells_its_winner_as_it_looks_and_as_it_may_be_expected(sweep: d
 
 
 def test_a_sweep_shows_pruning_and_what_mattered(sweep: dict[str, Any], ledger: Ledger) -> None:
-    page = report.render(sweep, ledger)
+    page = render(sweep, ledger)
     pruned = trace(spec(page, "pruning"), "pruned")
     assert (pruned["x"], pruned["y"]) == ([1, 2, None], [0.4, 0.45, None])
     lines = [t for t in spec(page, "parallel")["data"] if t["mode"] == "lines+markers"]
@@ -284,9 +292,9 @@ def test_a_sweep_of_nothing_complete_is_a_page_too(
 ) -> None:
     space = Space(BASE, {"alpha": Float(0, 1)}, trials=1)
     failed = [TrialRecord(0, "failed", None, {"alpha": 0.5}, {}, facts={"reason": "a bug"})]
-    told = report.facts_of_sweep("n", space, failed, pairs, splits, ledger, importances={}, run=RUN)
+    told = sweep_facts.facts_of_sweep("n", space, failed, pairs, splits, ledger, importances={}, run=RUN)
     assert told["best"] is None
-    assert "No trial is complete, so nothing is chosen." in report.render(told, ledger)
+    assert "No trial is complete, so nothing is chosen." in render(told, ledger)
 
 
 def test_the_area_below_a_mean_curve_is_the_mean_auc() -> None:
@@ -305,7 +313,7 @@ def test_the_area_below_a_mean_curve_is_the_mean_auc() -> None:
 
 def test_importances_are_shares_and_want_more_than_one_trial(tmp_path: Path, space: Space) -> None:
     shares: dict[str, float] = {}
-    with open_study("s", space, store=tmp_path, identity={}) as study:
+    with open_study("s", space, store=Store(tmp_path), identity={}) as study:
         for value in (0.5, 0.6, 0.9, 0.7, 0.55):
             asked: Any = study.ask()
             study.tell(asked.number, "complete", value)
@@ -317,28 +325,28 @@ def test_importances_are_shares_and_want_more_than_one_trial(tmp_path: Path, spa
 
 def test_the_verb_writes_the_page_and_says_where(store: Path, facts: dict[str, Any]) -> None:
     told = CliRunner().invoke(app, ["report", facts["name"], "--store", str(store)])
-    path = store / "reports" / facts["name"] / "report.html"
+    path = store.root / "reports" / facts["name"] / "report.html"
     assert told.output.strip() == str(path)
     assert path.read_text().startswith("<!doctype html>")
     assert not list(path.parent.glob(".*"))
 
 
 def test_facts_of_an_older_version_are_refused_with_the_remedy(tmp_path: Path, sweep: dict[str, Any]) -> None:
-    path = report.facts_path(tmp_path, sweep["name"])
+    path = facts_path(tmp_path, sweep["name"])
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({**sweep, "corrected": 0.763}))
     with pytest.raises(ConfigError, match="run the sweep's command again"):
-        report.read_facts(tmp_path, sweep["name"])
+        read_facts(tmp_path, sweep["name"])
 
 
 def test_what_has_not_run_and_another_cache_are_refused(
     store: Path, table: dict[str, Any], ledger: Ledger, pairs: Pairs
 ) -> None:
     with pytest.raises(ConfigError, match=r"no table or sweep 'five' has ended .* three"):
-        report.write_report(store, "five", ledger.where)
+        write_report(store, "five", ledger.where)
     other = {**table, "data": {**table["data"], "cache": "another"}}
     with pytest.raises(ConfigError, match="the cache must be another, which three ran on"):
-        report.render(other, ledger, pairs)
+        render(other, ledger, pairs)
 
 
 # ------------------------------------------------------------------------------------------- browser
@@ -391,7 +399,7 @@ def complaints(tab: Any) -> list[str]:
 def test_a_browser_draws_every_chart_alone_and_complains_of_nothing(
     scheme: str, browser: Any, store: Path, facts: dict[str, Any], ledger: Ledger, pairs: Pairs
 ) -> None:
-    path = report.write_report(store, facts["name"], ledger.where, pairs)
+    path = write_report(store, facts["name"], ledger.where, pairs)
     tab = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 800}, offline=True)
     wrong = complaints(tab)
     tab.goto(path.as_uri())
@@ -402,7 +410,7 @@ def test_a_browser_draws_every_chart_alone_and_complains_of_nothing(
         assert chart["marks"] > 0, chart
         assert 0 < chart["width"] <= chart["room"] + 1, chart
     for value, place, form, text in tab.eval_on_selector_all("data", NUMBERS):
-        known = at(facts | {"derived": report.derived(facts)}, place)
+        known = at(facts | {"derived": derived(facts)}, place)
         assert (value, text) == (repr(known), format(known, form).replace("-", "−"))
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 100)")
@@ -414,10 +422,10 @@ def test_a_browser_draws_every_chart_alone_and_complains_of_nothing(
 
 
 def test_an_audit_of_pruning_is_told_with_its_interval(sweep: dict[str, Any], ledger: Ledger) -> None:
-    told = report.render(sweep, ledger)
+    told = render(sweep, ledger)
     assert "ran on where pruning" not in told
     figures = {"audited": 4, "wrong_prunes": 1, "wrong_prune_rate": 0.25}
     audit = {**figures, "wrong_prune_rate_low": 0.0063, "wrong_prune_rate_high": 0.8059}
-    text = re.sub(r"<[^>]+>", "", report.render({**sweep, "audit": audit}, ledger))
+    text = re.sub(r"<[^>]+>", "", render({**sweep, "audit": audit}, ledger))
     assert "4 trials ran on where pruning would have stopped" in text
     assert "1 would have won, a rate of 0.25 [0.01, 0.81]." in text

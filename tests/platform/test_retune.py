@@ -8,9 +8,10 @@ import pytest
 from cgn.ablation import Bilateral, Triplet
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn_platform.retune import retune, searches
-from cgn_platform.space import Row, Space, Table, load_table
-from cgn_platform.study import TrialRecord
+from cgn_platform.run.retune import retune, searches
+from cgn_platform.search.load import load_table
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.space import Row, Space, Table
 
 ROWS = (
     Row(("one view",), {"bilateral": Bilateral.NONE, "negative_embedding": False, "triplet": Triplet.NONE}),

@@ -28,9 +28,11 @@ from cgn.data.films import FilmPair
 from cgn.data.folds import splits_fingerprint
 from cgn.errors import ConfigError, LedgerError, ModelError, UnreadableImageError
 from cgn.fit import fit, last
-from cgn_platform import serving, tracking
 from cgn_platform.cli import app
-from cgn_platform.ledger import Identity, Ledger
+from cgn_platform.serving import package
+from cgn_platform.store.layout import Store
+from cgn_platform.store.ledger import Identity, Ledger
+from cgn_platform.tracking import mlflow_client
 
 CONFIG = Config(backbone="tiny", generator_blocks=1, epochs=1, batch_size=4)
 SECONDS = 180  # until a server must answer, also on a busy machine
@@ -50,8 +52,8 @@ class Trained:
             for split in splits:
                 identity = Identity.of(config, split.fold, **named)
                 last(
-                    self.ledger.remembered(
-                        identity, self.pairs, lambda _, s=split: fit(CONFIG, self.pairs, s)
+                    self.read_or_train(
+                        ledger, identity, self.pairs, lambda _, s=split: fit(CONFIG, self.pairs, s)
                     )
                 )
                 self.units.append(identity.id)
@@ -68,13 +70,13 @@ class Trained:
         self.model = self.package(folder / "model", self.units[:3])
 
     def package(self, where: Path, units: list[str]) -> Path:
-        return serving.package(
+        return package.package(
             where, ledger=self.ledger, units=units, pairs=self.pairs, evidence={"gate": "passed"}
         )
 
     def told(self) -> list[dict]:
         """What the ensemble says of every pair."""
-        with serving.load(self.model, processes=1) as ensemble:
+        with package.load(self.model, processes=1) as ensemble:
             said = ensemble.predict([FilmPair.of(*pair) for pair in self.films])
         return [each.facts() for each in said]
 
@@ -94,7 +96,7 @@ def test_a_model_loads_without_a_pickle_and_says_the_same(trained, monkeypatch):
         model = mlflow.pyfunc.load_model(str(trained.model))
         rows = [{"target": t.read_bytes(), "reference": r.read_bytes()} for t, r in trained.films]
         table = model.predict(pd.DataFrame([*rows, {"target": b"no film", "reference": b"at all"}]))
-        again = model.predict(serving.example())
+        again = model.predict(package.example())
         for wrong in ({"target": str(trained.films[0][0])}, {"laterality": "left"}):
             with pytest.raises(mlflow.MlflowException, match=r"and no paths|must be L or R"):
                 model.predict(pd.DataFrame([rows[0] | wrong]))
@@ -111,8 +113,8 @@ def test_a_model_directory_holds_no_pickle_and_tells_why_it_is_there(trained):
     names = {path.name for path in trained.model.rglob("*") if path.is_file()}
     assert names >= {"MLmodel", "served.py", "model.json", "fold_0.safetensors", "fold_1.safetensors"}
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth"))]
-    assert json.loads((trained.model / serving.EVIDENCE).read_text()) == {"gate": "passed"}
-    facts = json.loads((trained.model / serving.ENSEMBLE / "model.json").read_text())
+    assert json.loads((trained.model / package.EVIDENCE).read_text()) == {"gate": "passed"}
+    facts = json.loads((trained.model / package.ENSEMBLE / "model.json").read_text())
     assert facts["made_from"]["units"] == dict(zip("012", trained.units, strict=False))
     assert facts["trained_on"]["dataset"] == "phantom"
 
@@ -133,9 +135,9 @@ def test_units_that_do_not_belong_together_are_refused(trained, tmp_path):
 
 def test_nothing_to_load_is_one_line(tmp_path):
     with pytest.raises(ModelError, match="no model in"):
-        serving.load(tmp_path / "nothing")
+        package.load(tmp_path / "nothing")
     with pytest.raises(ModelError, match="no model at models:/cgn@champion"):
-        serving.load("models:/cgn@champion", store=tmp_path)
+        package.load("models:/cgn@champion", store=Store(tmp_path))
 
 
 def test_a_model_is_found_by_its_alias(trained, tmp_path):
@@ -143,12 +145,12 @@ def test_a_model_is_found_by_its_alias(trained, tmp_path):
         warnings.simplefilter("ignore")
         import mlflow
 
-        client = mlflow.MlflowClient(tracking_uri=tracking.default_uri(tmp_path))
+        client = mlflow.MlflowClient(tracking_uri=mlflow_client.default_uri(tmp_path))
         client.create_registered_model("cgn")
         version = client.create_model_version("cgn", str(trained.model))
         client.set_registered_model_alias("cgn", "champion", version.version)
         for where in ("models:/cgn@champion", "models:/cgn/1"):
-            with serving.load(where, store=tmp_path) as ensemble:
+            with package.load(where, store=Store(tmp_path)) as ensemble:
                 assert ensemble.check() == 0
 
 
@@ -208,8 +210,8 @@ def rows_of(out):
 @pytest.mark.usefixtures("ray")
 def test_a_table_is_predicted_resumed_and_its_bad_rows_listed(trained, tmp_path, monkeypatch):
     table, out = table_of(trained, tmp_path), tmp_path / "out"
-    inner = trained.model / serving.ENSEMBLE
-    from cgn_platform import batch
+    inner = trained.model / package.ENSEMBLE
+    from cgn_platform.serving import batch
 
     monkeypatch.setattr(batch, "BATCH", 8)
     heard = []
@@ -303,7 +305,7 @@ def test_a_server_answers_with_the_same_numbers(trained, tmp_path):
             status, content = ask(port, "POST", "/invocations", json.dumps(body))
             assert status == http.HTTPStatus.OK, content
             told += json.loads(content)["predictions"]
-        with serving.load(trained.model, processes=1) as ensemble:
+        with package.load(trained.model, processes=1) as ensemble:
             said = [ensemble.predict([FilmPair.of(*pair)])[0].facts() for pair in trained.films[:3]]
         for row, each in zip(told, said, strict=True):
             assert row["p_malignant"] == each["p_malignant"]

@@ -6,17 +6,8 @@ import pytest
 from cgn.ablation import Triplet
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn_platform.space import (
-    PRUNE_RULES,
-    Choice,
-    Float,
-    Integer,
-    Prune,
-    Space,
-    check_names,
-    difference,
-    load_space,
-)
+from cgn_platform.search.load import check_names, load_space
+from cgn_platform.space import PRUNE_RULES, Choice, Float, Integer, Prune, Space, difference
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
 SEARCH_SPACES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("table_"))

@@ -11,9 +11,9 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
+from cgn_platform.search.storage import HeldStorage
+from cgn_platform.search.study import open_study
 from cgn_platform.space import Prune, Space
-from cgn_platform.storage import HeldStorage
-from cgn_platform.study import open_study
 
 
 def url(folder: Path) -> str:

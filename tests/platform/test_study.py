@@ -10,8 +10,9 @@ import pytest
 from cgn.ablation import Triplet
 from cgn.config import Config
 from cgn.errors import StudyError
+from cgn_platform.search.records import TrialSpec
+from cgn_platform.search.study import Study, open_study, recorded
 from cgn_platform.space import Choice, Float, Space
-from cgn_platform.study import Asked, Study, open_study, recorded
 
 IDENTITY = {"cache": "c0ffee", "splits": "f00d"}
 
@@ -20,13 +21,13 @@ def opened(space: Space, store: Path, name: str = "s", **identity: str) -> Study
     return open_study(name, space, store=store, identity={**IDENTITY, **identity})
 
 
-def ask(study: Study) -> Asked:
+def ask(study: Study) -> TrialSpec:
     asked = study.ask()
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, TrialSpec)
     return asked
 
 
-def run(study: Study, n: int = 99) -> list[Asked]:
+def run(study: Study, n: int = 99) -> list[TrialSpec]:
     """Complete what is asked, with alpha as the score."""
     done = []
     while study.remaining() and len(done) < n:
@@ -208,9 +209,9 @@ def test_values_that_cannot_be_together_fail_their_trial_only(
         with monkeypatch.context() as refusing:
             refusing.setattr(Space, "configure", refuse)
             record = study.ask()
-        assert not isinstance(record, Asked)
+        assert not isinstance(record, TrialSpec)
         assert (record.state, record.facts["reason"][:5]) == ("failed", "alpha")
-        assert isinstance(study.ask(), Asked)
+        assert isinstance(study.ask(), TrialSpec)
 
 
 def test_a_database_that_fails_is_told_in_a_line_whatever_is_asked(

@@ -20,11 +20,12 @@ from rich.console import Console
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ResourcesError
-from cgn_platform import cluster
-from cgn_platform.cluster import Cluster, Resources
-from cgn_platform.ledger import Ledger
+from cgn_platform.cluster import processes
+from cgn_platform.cluster.resources import Cluster, Resources
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.search.study import open_study
 from cgn_platform.space import Choice, Float, Prune, Space
-from cgn_platform.study import TrialRecord, open_study
+from cgn_platform.store.ledger import Ledger
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +46,7 @@ def sweep(
     monkeypatch.delenv("CGN_STUDY_URL", raising=False)
 
     def run(space: Space, **options: Any) -> tuple[list[TrialRecord], str]:
-        from cgn_platform.sweep import run_sweep
+        from cgn_platform.run.sweep import run_sweep
 
         asked: dict[str, Any] = {
             "name": "s",
@@ -147,14 +148,14 @@ def test_fractions_of_gpus_fill_them(
     ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
     """Half a GPU and half a CPU each: eight trials at once on four of each, or none would end."""
-    from cgn_platform.sweep import run_trials
-    from cgn_platform.worker import Work
+    from cgn_platform.run.site import TrainingSpec
+    from cgn_platform.run.tune import run_trials
 
     def meet(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
         import os
         import time
 
-        (store / f"here-{os.getpid()}").touch()
+        (store.root / f"here-{os.getpid()}").touch()
         deadline = time.monotonic() + 120
         while len(list(store.glob("here-*"))) < 8:
             if time.monotonic() > deadline:
@@ -164,7 +165,7 @@ def test_fractions_of_gpus_fill_them(
 
     space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=8, prune=Prune("none"))
     with open_study("g", space, store=store, identity={}) as study:
-        work = Work(pairs, tuple(splits), Resources(0.5, 0.5), str(store / "units"), runner=meet)
+        work = TrainingSpec(pairs, tuple(splits), Resources(0.5, 0.5), str(store.root / "units"), runner=meet)
         run_trials(study, work, cluster=ray)
         assert Counter(record.state for record in study.trials()) == {"complete": 8}
 
@@ -196,7 +197,7 @@ def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: P
     # Ray's two agents try for a minute to tell the dead head before they end: not waited for here.
     names = [process.name() for process in left if process.is_running()]
     assert all("Agent" in name for name in names), names
-    cluster.end_processes(left)
+    processes.end_processes(left)
 
     second = subprocess.run(driver, **options, check=False, timeout=120)
     assert second.returncode == 0, second.stdout
@@ -255,15 +256,15 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoints(sweep: Any, store:
         import signal
 
         state = memory.load()
-        (store / f"fold-{split.fold}-from-{len(state.facts['reports']) if state else 0}").touch()
+        (store.root / f"fold-{split.fold}-from-{len(state.facts['reports']) if state else 0}").touch()
         run = simulate(config, pairs, split, device, memory)
         while True:
             try:
                 report = next(run)
             except StopIteration as end:
                 return end.value
-            if report.epoch == 4 and split.fold == 2 and not (store / "died").exists():
-                (store / "died").touch()
+            if report.epoch == 4 and split.fold == 2 and not (store.root / "died").exists():
+                (store.root / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             yield report
 
@@ -295,7 +296,7 @@ def test_folds_in_actors_of_their_own_give_the_same_numbers(
     alone: Any = last(cross_validate(tiny, pairs, splits))
     assert records[0].value == alone.val_auc
     assert [fold["test_auc"] for fold in records[0].facts["folds"]] == [fold.test_auc for fold in alone.folds]
-    assert Ledger(store / "units").names() == sorted(records[0].facts["units"])
+    assert Ledger(store.root / "units").names() == sorted(records[0].facts["units"])
 
 
 def test_more_fold_workers_than_the_cluster_has_room_for_are_refused(sweep: Any) -> None:
@@ -309,7 +310,7 @@ def test_equal_units_are_computed_once_across_sweeps(sweep: Any, store: Path, si
     def counted(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
         import uuid
 
-        (store / f"trained-{uuid.uuid4()}").touch()
+        (store.root / f"trained-{uuid.uuid4()}").touch()
         return (yield from simulate(config, pairs, split, device, memory))
 
     space = Space(Config(epochs=4), {"alpha": Choice((0.5, 0.7))}, trials=2, first=[{"alpha": 0.7}])
@@ -332,6 +333,6 @@ def test_a_pruned_trial_leaves_no_checkpoint_and_its_epochs_in_the_study(sweep: 
     assert [record.state for record in records] == ["complete", "pruned"]
     assert [step["val_auc"] for step in records[1].facts["steps"]] == list(records[1].curve.values())
     assert set(records[1].facts["steps"][0]["folds"]) == {"0", "1", "2"}
-    ledger = Ledger(store / "units")
+    ledger = Ledger(store.root / "units")
     assert ledger.names() == sorted(records[0].facts["units"])
     assert ledger.unfinished() == {}

@@ -16,10 +16,11 @@ from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
-from cgn_platform.cluster import Cluster, Resources
-from cgn_platform.console import table_of
-from cgn_platform.ledger import Ledger
+from cgn_platform.cluster.resources import Cluster, Resources
+from cgn_platform.console.tables import table_of
 from cgn_platform.space import Row, Table
+from cgn_platform.store.layout import Store
+from cgn_platform.store.ledger import Ledger
 
 pytestmark = pytest.mark.integration
 
@@ -36,10 +37,10 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture
 def run(ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]) -> Run:
     def table(declared: Table, **options: Any) -> dict[str, Any]:
-        from cgn_platform.table import run_table
+        from cgn_platform.run.table import run_table
 
         asked = {"name": "t", "seeds": 1, "store": store, "resources": Resources(), "runner": simulate}
-        asked |= {"ledger": str(store / "units"), "cluster": ray, "screen": Ears()}
+        asked |= {"ledger": str(store.root / "units"), "cluster": ray, "screen": Ears()}
         return run_table(declared, pairs, splits, **{**asked, **options})
 
     return table
@@ -71,8 +72,8 @@ def test_equal_rows_share_units_and_what_stands_costs_nothing(run: Run, store: P
     assert ears.units == 2 * 3 * 2  # two distinct rows, three folds, two seeds
     assert [row["complete"] for row in facts["rows"]] == [True] * 3
     assert facts["rows"][1]["units"] == facts["rows"][2]["units"]
-    assert len(Ledger(store / "units").names()) == 12
-    assert json.loads((store / "reports" / "t" / "facts.json").read_text()) == facts
+    assert len(Ledger(store.root / "units").names()) == 12
+    assert json.loads((store.root / "reports" / "t" / "facts.json").read_text()) == facts
     again = Ears()
     more = run(declared(), seeds=3, screen=again)
     assert again.units == 2 * 3
@@ -87,7 +88,7 @@ def test_the_figures_are_those_of_the_units_and_the_real_network(
         Row(("cgn",), {}),
     )
     facts = run(Table("Mine", ("row",), rows, tiny), runner=None, seeds=2)
-    ledger = Ledger(store / "units")
+    ledger = Ledger(store.root / "units")
     for row in facts["rows"]:
         means = []
         for seed, names in enumerate(row["units"]):
@@ -134,7 +135,7 @@ def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Path, simulate:
         import os
         import signal
 
-        died = store / "died"
+        died = store.root / "died"
         if split.fold == 1 and config.alpha == 0.9 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -142,7 +143,7 @@ def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Path, simulate:
 
     ears = Ears()
     facts = run(declared(), runner=dies_once, screen=ears)
-    assert (store / "died").exists()
+    assert (store.root / "died").exists()
     assert all(row["complete"] for row in facts["rows"])
     assert ears.told == [""] * 6
 
@@ -159,8 +160,8 @@ def test_a_retuned_table_trains_what_its_searches_chose(
     """The searches' units are the table's first seed; killed or not, the same call ends the same."""
     from rich.console import Console
 
-    from cgn_platform.retune import retune
-    from cgn_platform.sweep import run_sweep
+    from cgn_platform.run.retune import retune
+    from cgn_platform.run.sweep import run_sweep
 
     plain = Table("T", ("row",), (Row(("a",), {"beta": 2.0}), Row(("b",), {"beta": 3.0})), Config(epochs=2))
     how: dict[str, Any] = {"store": store, "cluster": ray, "resources": Resources(), "runner": simulate}
@@ -176,7 +177,7 @@ def test_a_retuned_table_trains_what_its_searches_chose(
                 splits,
                 name=name,
                 console=Console(quiet=True),
-                ledger=str(store / "units"),
+                ledger=str(store.root / "units"),
                 **how,
             ),
         )
@@ -207,7 +208,7 @@ TABLE = Table("Mine", ("row",), tuple(Row((str(a),), {"alpha": a}) for a in (0.2
 
 def test_a_killed_table_goes_on_by_the_same_command(tmp_path: Path) -> None:
     """kill -9 of the driver once a unit stands: what stood is there as it was, the rest is trained."""
-    cache = write_cache("phantom", phantom.Options(pairs=24), size=32, folds=3, store=tmp_path).path
+    cache = write_cache("phantom", phantom.Options(pairs=24), size=32, folds=3, store=Store(tmp_path)).path
     (tmp_path / "mine.py").write_text(TABLE_FILE)
     command = [sys.executable, "-m", "cgn_platform.cli", "table", str(tmp_path / "mine.py")]
     command += ["--data", str(cache), "--store", str(tmp_path), "--address", "local", "--concurrent", "1"]

@@ -7,7 +7,8 @@ import pytest
 from cgn.ablation import Bilateral, Triplet
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn_platform.space import Row, Table, add_one_in, leave_one_out, load_table
+from cgn_platform.search.load import load_table
+from cgn_platform.space import Row, Table, add_one_in, leave_one_out
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
 ROWS = {"table_3": 10, "table_4": 3, "table_5": 4}

@@ -18,15 +18,19 @@ from typer.testing import CliRunner
 
 from cgn.config import Config
 from cgn.errors import LedgerError, PlatformError, StudyError
-from cgn_platform import events, tracking
 from cgn_platform.cli import app
-from cgn_platform.events import Parent
-from cgn_platform.outbox import Outbox
-from cgn_platform.projection import Projection, make_database
+from cgn_platform.search.records import ORPHAN, EpochUpdate, State, TrialRecord, TrialSpec
+from cgn_platform.search.study import open_study
 from cgn_platform.space import Float, Space
-from cgn_platform.study import ORPHAN, Asked, State, TrialRecord, open_study
-from cgn_platform.tracking import Tracker, default_uri, track
-from cgn_platform.worker import Step
+from cgn_platform.store.layout import Store
+from cgn_platform.tracking import events, links, tables
+from cgn_platform.tracking import tracker as tracker_module
+from cgn_platform.tracking.delivery import track
+from cgn_platform.tracking.events import RunInfo
+from cgn_platform.tracking.mlflow_client import default_uri, make_database
+from cgn_platform.tracking.outbox import Outbox
+from cgn_platform.tracking.tracker import Tracker
+from cgn_platform.tracking.writer import MLflowWriter
 
 HERE = Path(__file__).parent
 CONFIG = Config(epochs=2)
@@ -41,7 +45,7 @@ FOLDS = [
     for k in range(2)
 ]
 FACTS = {"test_auc": 0.65, "localization_error": None, "seconds": 3.0, "folds": FOLDS}
-PARENT = Parent("phantom", "smoke", "5eed", {"cache": "c0ffee"}, {"alpha": "[0, 1]"})
+PARENT = RunInfo("phantom", "smoke", "5eed", {"cache": "c0ffee"}, {"alpha": "[0, 1]"})
 
 Runs = dict[str, dict[str, Any]]
 
@@ -51,8 +55,8 @@ Runs = dict[str, dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "AWAY_SECONDS", (0.1, 0.5))
-    monkeypatch.setattr(tracking, "PULSE_SECONDS", 0.05)
+    monkeypatch.setattr(tracker_module, "AWAY_SECONDS", (0.1, 0.5))
+    monkeypatch.setattr(tracker_module, "PULSE_SECONDS", 0.05)
     for name in ("MLFLOW_TRACKING_URI", "CGN_STUDY_URL"):
         monkeypatch.delenv(name, raising=False)
 
@@ -89,8 +93,8 @@ def server(empty_database: Path, tmp_path: Path) -> Iterator[Any]:
     made.kill()
 
 
-def projection(uri: str, store: Path, parent: Parent = PARENT) -> Projection:
-    return Projection(uri, parent, artifacts=store / "mlartifacts", on_refusal=print)
+def projection(uri: str, store: Path, parent: RunInfo = PARENT) -> MLflowWriter:
+    return MLflowWriter(uri, parent, artifacts=store.root / "mlartifacts", on_refusal=print)
 
 
 def tracker(
@@ -105,8 +109,8 @@ def record(number: int, state: State, value: float | None = None, **facts: Any) 
     return TrialRecord(number, state, value, {}, {0: 0.5, 1: 0.6}, CONFIG, facts)
 
 
-def step(epoch: int, value: float) -> Step:
-    return Step(epoch, value, {0: value, 1: value + 0.1}, {"l_cls": 0.3})
+def step(epoch: int, value: float) -> EpochUpdate:
+    return EpochUpdate(epoch, value, {0: value, 1: value + 0.1}, {"l_cls": 0.3})
 
 
 def steps(*values: float) -> list[dict[str, Any]]:
@@ -117,7 +121,7 @@ def steps(*values: float) -> list[dict[str, Any]]:
 
 
 def tell(log: Tracker, number: int, *values: float) -> None:
-    log.started(Asked(number, CONFIG, {}))
+    log.started(TrialSpec(number, CONFIG, {}))
     for epoch, value in enumerate(values):
         log.epoch(number, step(epoch, value))
 
@@ -211,8 +215,8 @@ def test_events_that_come_again_change_nothing(folder: Path, runs: Any) -> None:
 
 def test_numbers_that_are_none_are_points_too(folder: Path) -> None:
     log = tracker(folder)
-    log.started(Asked(0, CONFIG, {}))
-    log.epoch(0, Step(0, 0.5, {}, {"nan": float("nan"), "inf": float("inf")}))
+    log.started(TrialSpec(0, CONFIG, {}))
+    log.epoch(0, EpochUpdate(0, 0.5, {}, {"nan": float("nan"), "inf": float("inf")}))
     log.close("KILLED", [])
     metrics = read(default_uri(folder), folder)["trial 0"]["metrics"]
     assert metrics["nan"] != metrics["nan"]
@@ -222,9 +226,9 @@ def test_numbers_that_are_none_are_points_too(folder: Path) -> None:
 def test_what_the_server_will_never_take_is_said_and_left_out(folder: Path, runs: Any) -> None:
     problems: list[str] = []
     log = tracker(folder, problems=problems)
-    log.started(Asked(0, CONFIG, {}))
+    log.started(TrialSpec(0, CONFIG, {}))
     log.epoch(0, step(0, 0.5))
-    log.epoch(0, Step(1, 0.6, {}, {"no such name?": 1.0}))
+    log.epoch(0, EpochUpdate(1, 0.6, {}, {"no such name?": 1.0}))
     log.epoch(0, step(2, 0.7))
     log.close("KILLED", [])
     assert len(problems) == 1
@@ -253,7 +257,7 @@ def test_a_file_goes_with_its_run_and_one_that_is_gone_is_said(folder: Path) -> 
     figure = folder / "figure.txt"
     figure.write_text("a picture")
     log = tracker(folder, problems=problems)
-    log.started(Asked(0, CONFIG, {}))
+    log.started(TrialSpec(0, CONFIG, {}))
     log.artifact(figure, 0)
     log.artifact(figure)
     log.artifact(folder / "gone.txt")
@@ -329,21 +333,21 @@ from pathlib import Path
 from cgn.config import Config
 from cgn_platform.space import Float, Space
 from cgn_platform.study import open_study
-from cgn_platform.events import Parent
+from cgn_platform.events import RunInfo
 from cgn_platform.tracking import Tracker
-from cgn_platform.worker import Step
+from cgn_platform.worker import EpochUpdate
 
 store, uri = Path(sys.argv[1]), sys.argv[2]
 space = Space(base=Config(epochs=3), dimensions={"alpha": Float(0, 1)}, trials=4)
 with open_study("smoke", space, store=store, identity={}) as study:
-    parent = Parent("phantom", "smoke", study.id, {"cache": "c0ffee"}, {})
+    parent = RunInfo("phantom", "smoke", study.id, {"cache": "c0ffee"}, {})
     log = Tracker(store, uri, parent, records=study.trials())
     while study.remaining():
         asked = study.ask()
         log.started(asked)
         told = []
         for epoch in range(3):
-            step = Step(epoch, 0.5 + epoch / 10, {0: 0.5, 1: 0.6}, {"l_cls": 0.3})
+            step = EpochUpdate(epoch, 0.5 + epoch / 10, {0: 0.5, 1: 0.6}, {"l_cls": 0.3})
             told.append({"epoch": epoch, "val_auc": step.val_auc, "folds": step.folds, "losses": step.losses})
             study.report(asked.number, epoch, step.val_auc)
             log.epoch(asked.number, step)
@@ -473,10 +477,10 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_once(folder: Path
 def test_a_server_that_is_away_from_start_to_end(folder: Path, server: Any) -> None:
     problems: list[str] = []
     space = Space(base=CONFIG, dimensions={"alpha": Float(0, 1)}, trials=1)
-    with open_study("smoke", space, store=folder, identity={}) as study:
+    with open_study("smoke", space, store=Store(folder), identity={}) as study:
         log = tracker(folder, problems=problems, uri=server.uri, parent=replace(PARENT, study_id=study.id))
         asked = study.ask()
-        assert isinstance(asked, Asked)
+        assert isinstance(asked, TrialSpec)
         begin = time.monotonic()
         log.started(asked)
         for epoch in range(100):
@@ -592,7 +596,7 @@ def test_a_run_is_told_again_from_the_ledger_the_steps_or_the_curve() -> None:
 def test_a_rebuild_is_what_was_seen_live(folder: Path, another: str, runs: Any) -> None:
     space = Space(base=CONFIG, dimensions={"alpha": Float(0, 1)}, trials=4)
     ledger: Any = Units()
-    with open_study("smoke", space, store=folder, identity={}) as study:
+    with open_study("smoke", space, store=Store(folder), identity={}) as study:
         parent = replace(PARENT, study_id=study.id)
         log = tracker(folder, parent=parent, ledger=ledger)
         ends: list[tuple[State, float | None, dict[str, Any]]] = [
@@ -602,7 +606,7 @@ def test_a_rebuild_is_what_was_seen_live(folder: Path, another: str, runs: Any) 
         ]
         for number, (state, value, facts) in enumerate(ends):
             asked = study.ask()
-            assert isinstance(asked, Asked)
+            assert isinstance(asked, TrialSpec)
             log.started(asked)
             for epoch, auc in enumerate((0.5, 0.6) if state != "failed" else ()):
                 study.report(number, epoch, auc)
@@ -638,7 +642,7 @@ def test_mlflow_on_postgres(tracking_database: str, folder: Path, runs: Any) -> 
         tell(log, 0, 0.5, 0.6)
         log.ended(done)
         log.close("FINISHED", [done])
-        (store / "outbox" / "5eed" / "state.json").unlink()
+        (store.root / "outbox" / "5eed" / "state.json").unlink()
         tracker(store, uri=uri).close("FINISHED", [done])
     assert read(tracking_database, folder) == runs()
 
@@ -681,7 +685,7 @@ def written(store: Path, rows: list[dict[str, Any]], seeds: int = 2, when: int =
             "wall_seconds": 5.0,
         },
     }
-    folder = store / "reports" / "t"
+    folder = store.root / "reports" / "t"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "declaration.json").write_text("{}")
     (folder / "facts.json").write_text(json.dumps(facts))
@@ -706,7 +710,7 @@ BEST = row("adain | gan", difference=GAP, p_adjusted=0.2, words="not distinguish
 def told_of(store: Path, rows: list[dict[str, Any]], uri: str | None = None, **more: Any) -> list[str]:
     said: list[str] = []
     facts = written(store, rows, **more)
-    tracking.track_table(facts, store=store, uri=uri or default_uri(store), say=said.append)
+    tables.track_table(facts, store=store, uri=uri or default_uri(store), say=said.append)
     return said
 
 
@@ -822,7 +826,7 @@ def test_cgn_report_gives_its_page_to_mlflow_or_says_that_it_waits(
         page.write_text("the page")
         return page
 
-    monkeypatch.setattr("cgn_platform.report.write_report", write)
+    monkeypatch.setattr("cgn_platform.report.page.write_report", write)
     page.parent.mkdir(parents=True)
     asked = ["report", "t", "--store", str(folder)]
     untracked = CliRunner().invoke(app, asked)
@@ -860,10 +864,10 @@ def test_a_sweep_says_its_best_trials_and_shows_the_columns_people_compare_by(
     assert {"metrics.`fold_1/test_auc`", "metrics.`test_auc_low`", "params.`alpha`"} <= set(
         view["selectedColumns"]
     )
-    page = tracking.page_of(folder, "smoke")
+    page = links.page_of(folder, "smoke")
     assert page == "#/experiments/1/runs?viewStateShareKey=5eed&workflowType=machine_learning"
     assert page in note
-    assert tracking.page_of(folder, "never tracked") == tracking.PAGE
+    assert links.page_of(folder, "never tracked") == links.PAGE
 
 
 def test_a_description_that_somebody_edited_is_theirs(folder: Path, runs: Any) -> None:

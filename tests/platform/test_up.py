@@ -18,7 +18,8 @@ import pytest
 
 from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
-from cgn_platform import cluster
+from cgn_platform.cluster import processes
+from cgn_platform.servers import up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -33,7 +34,7 @@ class Servers(NamedTuple):
     mlflow_port: int
     ui_port: int
     told: str
-    up: cluster.Up
+    up: up.ServerState
 
 
 def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -52,17 +53,17 @@ def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     store = tmp_path_factory.mktemp("up") / "store"
-    ray_port, mlflow_port, ui_port = cluster._free_ports(3)
+    ray_port, mlflow_port, ui_port = processes._free_ports(3)
     ports = ("--ray-port", str(ray_port), "--mlflow-port", str(mlflow_port))
     ports += ("--ui", "--ui-port", str(ui_port))
     try:
         told = cgn("up", "--store", str(store), "--num-gpus", "4", *ports)
         assert told.returncode == 0, told.stderr
-        state = cluster.read_up(store)
+        state = up.read_up(store)
         assert state is not None
         yield Servers(store, ray_port, mlflow_port, ui_port, told.stdout, state)
     finally:
-        cluster.down(store)
+        up.down(store)
 
 
 def sockets(process: psutil.Process) -> list[Any]:
@@ -149,7 +150,7 @@ def ask_ui(servers: Servers, method: str, path: str, body: Any = None) -> tuple[
 
 def test_prometheus_is_told_where_to_look(servers: Servers) -> None:
     """On this machine only, and without a token, like all that Ray exports."""
-    path = Path(servers.up.temporary) / "r" / cluster.EXPORTERS
+    path = Path(servers.up.temporary) / "r" / up.EXPORTERS
     assert str(path) in servers.told
     (group,) = json.loads(path.read_text())
     assert {target.partition(":")[0] for target in group["targets"]} == {"127.0.0.1"}
@@ -315,7 +316,7 @@ def test_after_a_kill_the_next_up_ends_what_was_left(servers: Servers) -> None:
     ports = ("--ray-port", str(servers.ray_port), "--mlflow-port", str(servers.mlflow_port))
     asked = ("up", "--store", str(servers.store), "--num-cpus", "1", *ports)
     assert cgn(*asked).returncode == 0
-    killed = cluster.read_up(servers.store)
+    killed = up.read_up(servers.store)
     assert killed is not None
     everyone = killed.tree()
     for pid, _ in killed.processes:

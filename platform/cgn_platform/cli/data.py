@@ -1,0 +1,276 @@
+"""Commands about data: caches, the symmetric prior, pictures of pairs, phantom films, pseudonyms."""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cgn.errors import ConfigError, DataError
+from cgn_platform.cli.app import app
+from cgn_platform.cli.options import (
+    DEFAULT_STORE,
+    Data,
+    Edits,
+    StoreAt,
+    edits_of,
+    open_data,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+class _Datasets(typer.core.TyperGroup):
+    """`cgn cache DATASET`: one command a module of `cgn.data.datasets`, its options read from `Options`."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        from cgn.data import datasets
+
+        return datasets.names()
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        from cgn.data import datasets
+
+        if cmd_name not in datasets.names():
+            raise ConfigError(f"no dataset {cmd_name!r}: take one of {', '.join(datasets.names())}")
+        one = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        one.command(cmd_name)(self.command_of(cmd_name))
+        return typer.main.get_command(one)
+
+    def command_of(self, dataset: str) -> Callable[..., None]:
+        return _cache_command(dataset)
+
+
+class _Bilateral(_Datasets):
+    """`cgn bilateral DATASET`: those with pairs that are known to be healthy."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        from cgn.measure import with_healthy_pairs
+
+        return with_healthy_pairs()
+
+    def command_of(self, dataset: str) -> Callable[..., None]:
+        return _bilateral_command(dataset)
+
+
+caches = typer.Typer(
+    cls=_Datasets,
+    no_args_is_help=True,
+    help="""Prepare the pairs of a dataset, once: crop, orient, resize, fold. Prints the cache's folder.
+
+      cgn cache mias --raw DIR --cohort mass
+
+      cgn cache phantom --pairs 300 --seed 1""",
+)
+app.add_typer(caches, name="cache")
+
+
+bilateral = typer.Typer(
+    cls=_Bilateral,
+    no_args_is_help=True,
+    help="""Test the symmetric prior (Sec. IV-D): do a lesion's sides differ more than healthy ones?
+
+      cgn bilateral mias --raw DIR
+
+      cgn bilateral phantom --pairs 300 --size 96""",
+)
+app.add_typer(bilateral, name="bilateral")
+
+
+@bilateral.callback()
+@caches.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def look(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="PNG", help="The picture to write.")] = Path("pairs.png"),
+    pairs: Annotated[int, typer.Option(min=1, help="How many, spread over the cache.")] = 12,
+) -> None:
+    """Draw some pairs of a cache with their lesions' boxes: look at them before you train on them.
+
+    For example: cgn look --data runs/cache/mias-all-... pairs.png
+    """
+    from cgn.data.picture import contact_sheet
+
+    there, _ = open_data(data)
+    count = min(pairs, len(there))
+    contact_sheet(there, [i * len(there) // count for i in range(count)], out)
+    typer.echo(f"{count} of {len(there)} pairs in {out}")
+
+
+@app.command()
+def films(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    pairs: Annotated[int, typer.Option(min=1, help="How many women, two films each.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the drawing; caches of phantoms have 0 unless told.")] = 7,
+    size: Annotated[int, typer.Option(min=32, help="As that of the cache that a model was trained on.")] = 96,
+) -> None:
+    """Draw phantoms as PNG films with a table of them: something to ask a model about, or to cache.
+
+      cgn films drawn
+
+      cgn predict drawn/phantom-7-00001-L.png drawn/phantom-7-00001-R.png --side L
+
+      cgn cache manifest --file drawn/films.csv --name drawn --folds 2
+
+    Prints where the table is.
+    """
+    from cgn.data.datasets.phantom import Options
+    from cgn.data.drawn import write_films
+
+    typer.echo(write_films(folder, Options(pairs=pairs, seed=seed), size))
+
+
+@app.command()
+def whose(
+    pseudonyms: Annotated[list[str], typer.Argument(metavar="PSEUDONYM...", help="As caches name them.")],
+    raw: Annotated[Path, typer.Option(help="The folder with the raw files.")],
+) -> None:
+    """Tell, on this terminal alone, which raw files pseudonyms stand for; needs the key that made them.
+
+    For example: cgn whose film-3f9a0c5d1e7b2846 --raw /data/inbreast
+    """
+    from cgn.data.pseudonym import open_pseudonyms
+    from cgn.data.whose import files_of
+
+    found = files_of(pseudonyms, raw, open_pseudonyms())
+    for pseudonym in pseudonyms:
+        for path in found[pseudonym]:
+            typer.echo(f"{pseudonym}: {path}")
+    unknown = [pseudonym for pseudonym in pseudonyms if not found[pseudonym]]
+    if unknown:
+        raise DataError(f"nothing in {raw} stands behind {', '.join(unknown)} under this key")
+
+
+def _cache_command(dataset: str) -> Callable[..., None]:
+    from rich.progress import Progress
+
+    from cgn.data import datasets
+    from cgn.data.cache import CacheReport, write_cache
+    from cgn_platform.console.live import make_console
+
+    options = datasets.load(dataset).Options
+
+    def command(**values: Any) -> None:
+        asked = options.of({name: values.pop(name) for name in options.model_fields})
+        values["parts"] = _parts(values.pop("splits"))
+        values["store"] = values.pop("store_path")
+        console = make_console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"preparing {dataset}", total=None)
+            report: CacheReport = write_cache(
+                dataset, asked, progress=lambda done, n: bar.update(task, completed=done, total=n), **values
+            )
+        _say_cache(report)
+
+    # A dataset's options first, then what all share: both are read from where they are declared.
+    of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, default, annotation in (
+            ("size", 224, Annotated[int, typer.Option(help="Side of the cached images in pixels.")]),
+            ("background", "keep", Annotated[str, typer.Option(help="keep, or mask what is no breast.")]),
+            ("folds", 5, Annotated[int, typer.Option(help="Folds, grouped by patient and stratified.")]),
+            (
+                "splits",
+                None,
+                Annotated[str | None, typer.Option(help="Instead of folds: train:val:test, e.g. 8:1:1.")],
+            ),
+            ("split_seed", 0, Annotated[int, typer.Option(help="Of the folds.")]),
+            ("out", None, Annotated[Path | None, typer.Option(help="The cache's folder.")]),
+            ("store_path", DEFAULT_STORE, StoreAt),
+        )
+    ]
+    command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
+    command.__doc__ = f"{inspect.getdoc(options)}\n\nA second call with nothing changed does no work."
+    return command
+
+
+def _bilateral_command(dataset: str) -> Callable[..., None]:
+    from cgn.data import datasets
+
+    options = datasets.load(dataset).Options
+
+    def command(size: int, edits: list[str] | None, **values: Any) -> None:
+        from cgn import measure
+        from cgn.config import Config
+        from cgn_platform.console.live import make_console
+        from cgn_platform.console.tables import bilateral_table
+
+        config = Config().edit(**edits_of(edits))
+        trunk = measure.trunk(config.backbone, config.backbone_weights, config.seed)
+        named = f"{config.backbone}, weights {config.backbone_weights}, seed {config.seed}"
+        tests, rejected = measure.prior(
+            dataset, options.of(values), size, {"grey values": measure.grey_cells, named: trunk}
+        )
+        for pair in rejected:
+            typer.echo(f"left out: {pair}")
+        make_console().print(bilateral_table(tests))
+
+    of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, default, annotation in (
+            ("size", 224, Annotated[int, typer.Option(help="Side of the prepared images in pixels.")]),
+            ("edits", None, Edits),
+        )
+    ]
+    command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
+    command.__doc__ = (
+        "Test Eq. 15 by grey values and by the features of a fixed backbone.\n\n"
+        "Give it weights, --set backbone_weights=imagenet or a file's path: drawn ones see little.\n\n"
+        f"{inspect.getdoc(options)}"
+    )
+    return command
+
+
+def _parameter(name: str, field: Any) -> inspect.Parameter:
+    option = typer.Option(help=field.description)
+    default = inspect.Parameter.empty if field.is_required() else field.get_default()
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[field.annotation, option]
+    )
+
+
+def _parts(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    numbers = text.split(":")
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"--splits must be train:val:test like 8:1:1 but got {text!r}")
+    train, val, test = map(int, numbers)
+    return train, val, test
+
+
+def _say_cache(report: Any) -> None:
+    from cgn_platform.console.live import make_console
+
+    for kind in ("missing", "notes"):
+        for told in getattr(report, kind):
+            typer.echo(f"{kind}: {told}")
+    if report.rejected:
+        make_console().print(_reasons(report.rejected))
+    counts = ", ".join(f"{name} {count}" for name, count in report.counts.items())
+    speed = f" ({report.images_per_second:.1f} images/s)" if report.fresh else ""
+    typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s{speed}: {counts}")
+    typer.echo(report.path)
+    if report.rejected:  # the cache is whole without them, but nobody should overlook it
+        raise DataError(
+            f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "
+            f"{report.quarantine} lists them: replace these films and run this again"
+        )
+
+
+def _reasons(rejected: Any) -> Any:
+    from rich.table import Table
+
+    table = Table("pairs", "reason", "for example", box=None)
+    for reason, count in Counter(r.reason for r in rejected).most_common():
+        table.add_row(str(count), reason, str(next(r for r in rejected if r.reason == reason)))
+    return table

@@ -1,0 +1,388 @@
+"""Commands that train: train, sweep, table; and replay, which trains nothing."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cgn.errors import ConfigError
+from cgn_platform.cli.app import app
+from cgn_platform.cli.options import (
+    DEFAULT_STORE,
+    Address,
+    CheckpointEvery,
+    Data,
+    Edits,
+    LedgerAt,
+    StoreAt,
+    edits_of,
+    open_data,
+    open_ledger,
+    open_store,
+)
+from cgn_platform.store.layout import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cgn.config import Config
+    from cgn.data.pairs import Pairs, Split
+    from cgn.figures import Snapshots
+    from cgn.fit import Images
+    from cgn.results import CrossResult
+    from cgn_platform.run.site import Site
+    from cgn_platform.search.controller import Listener
+    from cgn_platform.search.records import TrialRecord
+    from cgn_platform.space import Space
+
+
+@app.command()
+def train(
+    data: Data,
+    store_path: StoreAt = DEFAULT_STORE,
+    edits: Edits = None,
+    ledger: LedgerAt = None,
+    checkpoint_every: CheckpointEvery = 5,
+    fold: Annotated[int | None, typer.Option(help="Train this fold only.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Draw Fig. 4 to 6 of some test pairs of the first fold."),
+    ] = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="Measure the counterfactual features of the test pairs (Sec. IV-F)."
+        ),
+    ] = None,
+    track: Annotated[
+        bool, typer.Option("--track", help="Log the run to MLflow, figures and measurements as artifacts.")
+    ] = False,
+) -> None:
+    """Train one configuration in this process, without Ray; all folds in lockstep.
+
+    Prints an epoch a line, then the folds at their best validation epoch. Finished folds stand in the
+    ledger: the same command again reads them, and goes on with those that were cut short.
+
+      cgn train --data runs/cache/phantom-... --set backbone=tiny --set epochs=10 --fold 0
+
+      cgn train --data runs/cache/mias-... --figures figures --measure distances.json --track
+    """
+    from cgn.config import Config
+    from cgn_platform.search.load import check_names
+
+    config = Config().edit(**edits_of(edits))
+    pairs, splits = open_data(data)
+    check_names(config)
+    if fold is not None and not 0 <= fold < len(splits):
+        raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
+    if measure:
+        from cgn.measure import check
+
+        check(config)
+    from cgn.fit import Images
+    from cgn.results import CrossResult
+    from cgn_platform.console.live import epoch_line, make_console
+    from cgn_platform.console.tables import fold_table
+    from cgn_platform.run.train import snapshots_of
+    from cgn_platform.run.train import train as train_folds
+
+    store, console = open_store(store_path), make_console()
+    asked = tuple(splits) if fold is None else (splits[fold],)
+    console.print(
+        f"{pairs.name}: {len(pairs)} pairs, {len(asked)} folds; configuration {config.fingerprint()}"
+    )
+    images = Images(pairs, device)
+    snapshots = snapshots_of(config, images, asked[0]) if figures else None
+    units = open_ledger(ledger, store, checkpoint_every, console.print)
+    running = train_folds(config, images, splits, asked, ledger=units, snapshots=snapshots)
+    reports = []
+    while True:
+        try:
+            report = next(running)
+        except StopIteration as end:
+            result: CrossResult = end.value
+            break
+        reports.append(report)
+        console.print(epoch_line(report, config.epochs), highlight=False, soft_wrap=True)
+    console.print(fold_table(result.folds))
+    written: list[Path] = []
+    if figures and snapshots:
+        written += _draw(snapshots, result, figures, console)
+    if measure:
+        written += _measure(config, images, result, measure, console)
+    if track:
+        from cgn_platform.tracking.runs import log_training
+
+        uri = log_training(config, pairs, splits, (reports, result, written), store, console.print)
+        _say_where(console, "to look at in MLflow", uri)
+
+
+def _draw(snapshots: "Snapshots", result: "CrossResult", folder: Path, console: "Console") -> list[Path]:
+    """Fig. 4 to 6 of the first fold."""
+    from cgn.figures import save
+
+    written = []
+    for name, figure in snapshots.figures(result.folds[0]).items():
+        written.append(folder / f"{name}.png")
+        save(figure, written[-1])
+    console.print(f"figures in {folder}", highlight=False)
+    return written
+
+
+def _measure(
+    config: "Config", images: "Images", result: "CrossResult", path: Path, console: "Console"
+) -> list[Path]:
+    """The distances of Sec. IV-F."""
+    from cgn.measure import PUBLISHED, measure_folds, summary, write_rows
+    from cgn_platform.console.tables import measure_table
+
+    columns = measure_folds(config, images, result.folds)
+    write_rows(columns, path)
+    console.print(measure_table(summary(columns), PUBLISHED))
+    return [path]
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of search_spaces/.")],
+    data: Data,
+    store_path: StoreAt = DEFAULT_STORE,
+    name: Annotated[
+        str | None, typer.Option(help="Of the study; the file's and the data's name where not given.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="In all, those that stand included.")] = None,
+    edits: Edits = None,
+    cpus: Annotated[float, typer.Option(help="CPUs a trial.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs a trial, or a fraction of one.")] = 0,
+    fold_workers: Annotated[
+        int,
+        typer.Option(min=0, help="Share a trial's folds among so many workers, each with --cpus and --gpus."),
+    ] = 0,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; all that fit.")] = None,
+    audit_pruning: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Finish this share of what would be stopped: how often was that wrong?"
+        ),
+    ] = 0.0,
+    address: Address = None,
+    ledger: LedgerAt = None,
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Search a space with pruning; shows a leader board and how to open MLflow.
+
+    The same command again goes on where it was stopped, and with a larger --trials adds to it. Folds that
+    any sweep or table has finished are read from the ledger, not trained.
+
+      cgn sweep search_spaces/alpha_beta.py --data runs/cache/mias-all-...
+
+      cgn sweep search_spaces/smoke.py --data CACHE --trials 4 --set epochs=3
+
+      ray job submit --working-dir . -- cgn sweep search_spaces/alpha_beta.py --data /abs/CACHE --gpus 0.25
+    """
+    from cgn_platform.cluster.connect import connect
+    from cgn_platform.cluster.resources import Resources
+    from cgn_platform.console.live import make_console
+    from cgn_platform.search.load import check_names, load_space
+
+    resources = Resources(cpus, gpus)
+    space = load_space(file).edit(trials, **edits_of(edits))
+    store = open_store(store_path)
+    pairs, splits = open_data(data)
+    check_names(space.base, space.dimensions)
+    console = make_console()
+    name = name or f"{file.stem}-{pairs.name}"
+    units = open_ledger(ledger, store, checkpoint_every)
+    with connect(address) as cluster:
+        from cgn_platform.report.facts import write_facts
+        from cgn_platform.report.sweep_facts import sweep_facts
+        from cgn_platform.run.site import Site
+
+        site = Site(store, units, cluster, resources, concurrent, fold_workers)
+        records = _sweep(space, pairs, splits, name, site, console, audit_pruning)
+        write_facts(store, sweep_facts(space, pairs, splits, name=name, records=records, site=site))
+    _say_results(console, records, store, name)
+
+
+def _sweep(
+    space: "Space",
+    pairs: "Pairs",
+    splits: "Sequence[Split]",
+    name: str,
+    site: "Site",
+    console: "Console",
+    audit: float = 0.0,
+) -> "list[TrialRecord]":
+    """Run a sweep, shown in the terminal, in MLflow and to Prometheus."""
+    from cgn_platform.console.live import SweepConsole
+    from cgn_platform.run.prometheus import SweepMetrics
+    from cgn_platform.run.sweep import run_sweep
+    from cgn_platform.tracking.mlflow_client import default_uri
+    from cgn_platform.tracking.tracker import Tracker
+
+    tracker = Tracker(
+        site.store,
+        default_uri(site.store),
+        ledger=site.ledger,
+        on_problem=lambda line: console.print(line, markup=False, style="yellow"),
+    )
+    listeners: list[Listener] = [tracker, SweepMetrics(lambda: tracker.left), SweepConsole(console)]
+    try:
+        return run_sweep(space, pairs, splits, name=name, site=site, listeners=listeners, audit=audit)
+    except SystemExit:
+        console.print("interrupted: run the same command again to resume")
+        raise
+
+
+def _say_results(console: "Console", records: Any, store: Store, name: str) -> None:
+    from cgn_platform.console.tables import leader_board
+    from cgn_platform.search.summary import summary
+    from cgn_platform.tracking.links import page_of
+    from cgn_platform.tracking.mlflow_client import default_uri
+
+    console.print(leader_board(records))
+    figures = summary(records)
+    orphans = f", {figures['trials_orphan']:g} orphans asked again" if figures["trials_orphan"] else ""
+    console.print(
+        f"{figures['trials_complete']:g} complete, {figures['trials_pruned']:g} pruned, "
+        f"{figures['trials_failed']:g} failed{orphans}; "
+        f"pruning saved {figures['epochs_saved']:.0%} of the epochs",
+        highlight=False,
+    )
+    if "audited" in figures:
+        console.print(
+            f"audit: {figures['audited']:g} ran on where they would have been stopped, "
+            f"{figures['wrong_prunes']:g} of them would have won: wrong-prune rate "
+            f"{figures['wrong_prune_rate']:.2f} [{figures['wrong_prune_rate_low']:.2f}, "
+            f"{figures['wrong_prune_rate_high']:.2f}]",
+            highlight=False,
+            markup=False,
+        )
+    _say_where(console, "to compare in MLflow", default_uri(store), page_of(store, name))
+
+
+def _say_where(console: "Console", purpose: str, uri: str, page: str | None = None) -> None:
+    from cgn_platform.tracking.links import PAGE, how_to_look
+
+    where = how_to_look(uri, page or PAGE)
+    console.print(f"{purpose}: {where}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def replay(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies, run with no pruning.")],
+    data: Data,
+    store_path: StoreAt = DEFAULT_STORE,
+    edits: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Edit a setting of Prune; may be repeated."),
+    ] = None,
+    orders: Annotated[int, typer.Option(min=1, help="The recorded order and shuffled ones, in all.")] = 20,
+    ledger: LedgerAt = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Replay every rule of pruning over the complete trials of studies: what each saves, and what it costs.
+
+    Record them with prune=Prune("none"); several orders of the same trials tell how far chance goes.
+
+      cgn replay recorded --data runs/cache/phantom-...
+
+      cgn replay recorded --data CACHE --set warmup_epochs=8 --set confidence=0.8
+    """
+    from cgn_platform.console.live import make_console
+    from cgn_platform.console.tables import replay_table
+    from cgn_platform.search import replay
+    from cgn_platform.search.study import recorded
+    from cgn_platform.space import Prune
+
+    prune = Prune().edit(**edits_of(edits))
+    store, (pairs, splits) = open_store(store_path), open_data(data)
+    units = open_ledger(ledger, store)
+    recordings = [replay.recording(name, *recorded(name, store), pairs, splits, units) for name in names]
+    found = [outcome for each in recordings for outcome in replay.outcomes(each, prune, orders)]
+    if as_json:
+        typer.echo(json.dumps(replay.as_json(found, prune), indent=1))
+    else:
+        make_console().print(replay_table(found))
+
+
+@app.command()
+def table(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table of search_spaces/.")],
+    data: Data,
+    store_path: StoreAt = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="The file's and the data's name where not given.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat every row with so many seeds.")] = 1,
+    retune: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="TRIALS",
+            help="Search learning_rate, alpha and beta for each row first, with so many trials each; "
+            "without it all rows share the settings of the table's base.",
+        ),
+    ] = None,
+    edits: Edits = None,
+    cpus: Annotated[float, typer.Option(help="CPUs a fold.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs a fold, or a fraction of one.")] = 0,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Folds at once; all that fit.")] = None,
+    address: Address = None,
+    ledger: LedgerAt = None,
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Run every row of a table on the same folds and seeds, and say what can be told apart.
+
+    Every fold of every row is scheduled on its own. Those that the ledger has cost nothing: run it again
+    after it was stopped, with more seeds, or for another table that shares rows with this one.
+
+      cgn table search_spaces/table_3.py --data runs/cache/mias-all-... --seeds 3
+
+      cgn table search_spaces/table_3.py --data CACHE --set frozen_backbone=true --set epochs=30
+
+      cgn table search_spaces/table_3.py --data CACHE --retune 8
+    """
+    from cgn_platform.cluster.connect import connect
+    from cgn_platform.cluster.resources import Resources
+    from cgn_platform.console.live import TableScreen, make_console
+    from cgn_platform.console.tables import table_of
+    from cgn_platform.report.facts import declare, write_facts
+    from cgn_platform.search.load import check_names, load_table
+    from cgn_platform.tracking.links import page_of
+    from cgn_platform.tracking.mlflow_client import default_uri
+    from cgn_platform.tracking.tables import track_table
+
+    resources = Resources(cpus, gpus)
+    declared = load_table(file).edit(**edits_of(edits))
+    store = open_store(store_path)
+    pairs, splits = open_data(data)
+    for row in declared.rows:
+        check_names(declared.config(row))
+    console = make_console()
+    name = name or f"{file.stem}-{pairs.name}{'-retuned' if retune else ''}"
+    units = open_ledger(ledger, store, checkpoint_every)
+    with connect(address) as cluster:
+        from cgn_platform.report.table_facts import table_facts
+        from cgn_platform.run.retune import retune as tune_rows
+        from cgn_platform.run.site import Site
+        from cgn_platform.run.table import run_table
+
+        site = Site(store, units, cluster, resources, concurrent)
+        if retune:
+
+            def search(study: str, space: "Space") -> "list[TrialRecord]":
+                console.rule(study, align="left")
+                return _sweep(space, pairs, splits, study, site, console)
+
+            declared = tune_rows(declared, name, retune, search)
+        declare(store, name, declared, pairs, splits)
+        with TableScreen(console) as screen:
+            run = run_table(declared, pairs, splits, seeds=seeds, site=site, screen=screen)
+    facts = table_facts(declared, pairs, splits, name=name, run=run, site=site)
+    write_facts(store, facts)
+    console.print(table_of(facts))
+    uri = default_uri(store)
+    track_table(facts, store=store, uri=uri, say=lambda line: console.print(line, style="yellow"))
+    _say_where(console, "to compare in MLflow", uri, page_of(store, name))

@@ -1,0 +1,138 @@
+"""Connect to a Ray cluster: one started for this process, or one at an address.
+
+A local Ray listens on the loopback address only and asks for a token.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from cgn.errors import ClusterError, first_line
+from cgn_platform.cluster.processes import END_SECONDS, LOOPBACK, has_name, process_tree
+from cgn_platform.cluster.resources import Cluster
+from cgn_platform.cluster.temporary import DRIVERS, make_temporary, remove_folder, remove_leftovers
+
+QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a trial without a GPU must not hide the node's
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables ignore verbose=0 otherwise
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as at the prompt
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the memory: Tune need not write its own
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",  # (sic) preflight says it at once
+}
+
+
+# Ray replaces a loopback address by the machine's own, unless clusters are switched off: then all of its
+# services keep to 127.0.0.1. Other machines' nodes cannot join, which is the point.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+_joined: list[str] = []  # the address of the Ray that this process has joined, be it left again or not
+
+
+def in_job() -> bool:
+    """Whether this process is the entry point of a submitted job: it runs in an uploaded copy."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextlib.contextmanager
+def connect(
+    address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None
+) -> Iterator[Cluster]:
+    """Ray at the address, or `RAY_ADDRESS`, or one of its own that ends with the block ("local").
+
+    Once in a process. Ray (2.60) ends the thread that exports its figures for the first connection only; that
+    of a second one goes on while the process ends, and now and then reads what is gone: a segmentation fault.
+
+    Raises:
+        ClusterError: nothing answers, or it refuses the token.
+        RuntimeError: this process has joined a Ray before.
+    """
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if where.startswith("http"):
+        raise ClusterError(
+            f"{where} takes jobs, not drivers: use 'ray job submit --address {where} -- cgn sweep ...', "
+            "or --address local"
+        )
+    if own := where == "local":
+        prepare_local()
+        remove_leftovers()
+    else:
+        os.environ.update(QUIET)
+        knock(where)
+    if _joined:
+        raise RuntimeError(f"this process has joined the Ray at {_joined[0]}: join another in a new process")
+    import ray
+
+    with contextlib.ExitStack() as ending:
+        options: dict[str, Any] = {}
+        if own:
+            temporary = make_temporary(DRIVERS)
+            ending.callback(remove_folder, temporary)
+            options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+            options["_temp_dir"] = str(temporary / "r")
+        ending.callback(_shut_down)
+        try:
+            ray.init(where, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            remedy = (
+                "try again, or give --address"
+                if own
+                else "start one ('cgn up'), name its token's file in RAY_AUTH_TOKEN_PATH, or drop --address"
+            )
+            raise ClusterError(f"no Ray can be used at {where}: {first_line(error)}: {remedy}") from error
+        _joined.append(where)
+        yield Cluster(where, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def prepare_local() -> None:
+    """Environment of a Ray of one's own. Ray reads it when it is first imported, so this comes before.
+
+    Raises:
+        RuntimeError: it is too late; Ray would ask for a token and not show its own.
+    """
+    decisive = {**LOOPBACK_ONLY, "RAY_AUTH_MODE": "token"}
+    if "ray" in sys.modules and any(os.environ.get(name) != value for name, value in decisive.items()):
+        raise RuntimeError("ray was imported before connect(): import cgn_platform.sweep within its block")
+    os.environ.update(QUIET | decisive)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _shut_down() -> None:
+    """Leave Ray. It waits a second for each process that it started; a busy machine needs longer."""
+    import ray
+
+    started = process_tree(psutil.Process())[1:]
+    ray.shutdown()
+    servers = [process for process in started if has_name(process, "raylet", "gcs_server")]
+    psutil.wait_procs(servers, timeout=END_SECONDS)
+
+
+def knock(address: str) -> None:
+    """Ray itself would try for minutes where nothing answers.
+
+    Raises:
+        ClusterError: nothing does, or it is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdigit()):
+        raise ClusterError(f"--address must be host:port, like 127.0.0.1:6379, but got {address!r}")
+    if host in (LOOPBACK, "localhost"):
+        os.environ.update(LOOPBACK_ONLY)  # or Ray looks for it at the machine's own address
+    if address == "auto" or host.startswith("ray://"):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nothing answers at {address} ({error}): start a Ray ('cgn up') or drop --address"
+        ) from error

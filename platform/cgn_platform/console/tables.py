@@ -1,0 +1,232 @@
+"""Tables that commands print."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from cgn_platform.search.summary import ranking_value
+
+if TYPE_CHECKING:
+    from cgn.fit import FoldResult
+    from cgn.measure import BilateralTest
+    from cgn_platform.registry.registry import Version
+    from cgn_platform.search.records import TrialRecord
+    from cgn_platform.search.replay import Outcome
+    from cgn_platform.space import Scalar
+    from cgn_platform.store.ledger import Unit
+
+
+UNRANKED = {"pruned": 1, "failed": 2, "orphan": 3}  # below those that are complete
+
+
+def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
+    """Trials by mean validation AUC; the test figures stand beside it and rank nothing."""
+    table = Table(title="Leader board, by mean validation AUC", title_justify="left", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False  # 80 columns hold it
+    for name in ("rank", "trial", "val AUC", "test AUC ± sd*", "loc. error*", "epochs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    ended = [record for record in records if record.state in ("complete", "pruned", "failed")]
+    ended.sort(key=lambda record: (UNRANKED.get(record.state, 0), -ranking_value(record), record.number))
+    for rank, record in enumerate(ended[:rows], 1):
+        complete = record.state == "complete"
+        epochs = f"{len(record.curve)}/{record.config.epochs}" if record.config else ""
+        table.add_row(
+            str(rank) if complete else record.state,
+            str(record.number),
+            f"{ranking_value(record):.3f}" if record.curve or complete else "",
+            _test_auc(record.facts) if complete else "",
+            _figure(record.facts.get("localization_error")) if complete else "",
+            epochs,
+            format_params(record.params),
+        )
+    table.caption = "trial 0 is the default; * on the test pairs, mean over folds: shown, never chosen by"
+    if len(ended) > rows:
+        table.caption += f"; {len(ended) - rows} more trials are in the study and in MLflow"
+    table.caption_justify = "left"
+    return table
+
+
+def replay_table(outcomes: "Sequence[Outcome]") -> Table:
+    """`cgn replay`: what each rule saves and costs, means over orders."""
+    table = Table(title="Rules replayed over complete trials", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("study")
+    table.add_column("rule", no_wrap=True)
+    for name in ("epochs", "times fewer", "regret", "worst", "test regret ± sd", "wrong", "stopped"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in outcomes:
+        table.add_row(
+            each.study,
+            each.rule,
+            f"{each.epochs:.0f}",
+            f"{each.times_fewer:.2f}",
+            f"{each.regret:.4f}",
+            f"{each.regret_worst:.4f}",
+            f"{each.test_regret:+.4f} ± {each.test_regret_sd:.4f}",
+            f"{each.wrong:.2f}",
+            f"{each.stopped:.1f} of {each.trials}",
+        )
+    unreadable = {each.study: each.unreadable for each in outcomes if each.unreadable}
+    missing = "".join(
+        f"INCOMPLETE: {count} complete trials of {study} are left out because a unit is missing or damaged, "
+        "run its sweep again; "
+        for study, count in unreadable.items()
+    )
+    table.caption = (
+        f"{missing}means over {outcomes[0].orders} orders, the recorded one first; regret: validation AUC of "
+        "the best trial less that of the winner left; wrong: stopped trials that would have won"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def fold_table(folds: "Sequence[FoldResult]") -> Table:
+    """The last words of `cgn train`: a row a fold, and their means."""
+    table = Table(
+        "fold", "best epoch", "val AUC", "test AUC", "localisation error", "of any class", "seconds"
+    )
+    for fold in folds:
+        figures = (fold.val_auc, fold.test_auc, fold.localization_error, fold.localization_error_any_class)
+        seconds = f"{fold.seconds:.1f}"
+        table.add_row(str(fold.fold), str(fold.best_epoch + 1), *map(_figure, figures), seconds)
+    if len(folds) > 1:
+        table.add_section()
+        names = ("val_auc", "test_auc", "localization_error", "localization_error_any_class")
+        means = [statistics.fmean(getattr(fold, name) for fold in folds) for name in names]
+        table.add_row("mean", "", *map(_figure, means), f"{sum(fold.seconds for fold in folds):.1f}")
+    return table
+
+
+def table_of(facts: Mapping[str, Any]) -> Table:
+    """`cgn table`: rows as printed, published figures, and what was measured here beside them."""
+    data = facts["data"]
+    title = f"{facts['title']} on {data['name']}: {data['pairs']} pairs, {data['folds']} folds"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in facts["header"]:
+        table.add_column(name)
+    settings = sorted({setting for row in facts["rows"] for setting in row["published"]})
+    for setting in settings:
+        table.add_column(f"({setting})", justify="right", style="dim")
+    for name in ("AUC here", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}")
+    resources = facts["run"]["resources"]
+    unit, share = ("GPU-s", resources["gpus"]) if resources["gpus"] else ("CPU-s", resources["cpus"])
+    table.add_column(unit, justify="right")
+    for row in facts["rows"]:
+        published = [_figure(row["published"].get(setting)) for setting in settings]
+        seconds = row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0)
+        table.add_row(*row["cells"], *published, *_measured(row), f"{seconds * share:.0f}")
+    told = [f"({', '.join(settings)}): as published, on other data"] if settings else []
+    told.append("AUC: mean over folds and seeds, 95 % interval over patients")
+    if facts["run"]["mode"] == "retuned":
+        told.append(f"each row as its own search of {facts['rows'][0]['tuned']['trials']} trials chose it")
+    if facts["detectable"] is not None:
+        told.append(f"below {facts['detectable']:.3f} differences may vanish in trainings on other patients")
+    table.caption, table.caption_justify = "; ".join(told), "left"
+    return table
+
+
+def _last_is_baseline(facts: Mapping[str, Any]) -> bool:
+    return bool(facts["rows"][-1]["name"] == facts["baseline"])
+
+
+def _measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """AUC, difference and words of a row."""
+    if not row["complete"]:
+        return ("INCOMPLETE", "", str(row["why"]))
+    if "auc" not in row:
+        aucs = [auc for seed in row["fold_auc"] for auc in seed]
+        return (_figure(statistics.fmean(aucs)), "", "")
+    difference = row["difference"]
+    gap = "" if difference is None else f"{difference['estimate']:+.3f} {_range(difference, '+')}"
+    return (f"{row['auc']['estimate']:.3f} {_range(row['auc'])}", gap, row["words"] or "")
+
+
+def _range(interval: Mapping[str, float], sign: str = "") -> str:
+    return f"[{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
+
+
+def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table:
+    """`cgn units`: finished folds, then those with a checkpoint."""
+    table = Table("unit", "method", "backbone", "bilateral", "fold", "seed", "epochs", box=SIMPLE_HEAD)
+    for name in ("val AUC", "test AUC", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("reused")
+    for unit in units:
+        identity, figures = unit.identity, unit.facts["result"]
+        shown = [str(identity.config.get(name, "-")) for name in ("method", "backbone", "bilateral")]
+        numbers = [_figure(figures["val_auc"]), _figure(figures["test_auc"]), f"{figures['seconds']:.1f}"]
+        counts = [str(identity.fold), str(identity.config["seed"]), str(identity.config["epochs"])]
+        table.add_row(unit.id, *shown, *counts, *numbers, "no" if unit.outdated else "yes")
+    for name, epochs in unfinished.items():
+        table.add_row(name, "", "", "", "", "", f"{epochs} so far", style="dim")
+    reasons = Counter(reason for unit in units if (reason := unit.outdated))
+    table.caption = f"{len(units)} finished, {len(unfinished)} cut short" + "".join(
+        f"\n{count} can be read but are not reused ({reason})" for reason, count in reasons.most_common()
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def models_table(versions: "Sequence[Version]") -> Table:
+    """`cgn models`: registered versions, the newest first."""
+    table = Table("version", "aliases", "of", "row", "AUC", "when", "by", box=SIMPLE_HEAD)
+    for version in versions:
+        shown = (version.tags.get(f"cgn.{name}", "-") for name in ("name", "row", "auc", "when", "by"))
+        cells = (Text(cell) for cell in (version.number, ", ".join(sorted(version.aliases)), *shown))
+        table.add_row(
+            *cells, style="dim" if "cgn.withdrawn" in version.tags and not version.aliases else None
+        )
+    table.caption = f"{len(versions)} versions"
+    table.caption_justify = "left"
+    return table
+
+
+def unit_facts(unit: "Unit") -> dict[str, object]:
+    """A unit as `cgn units ID` shows it: all but its hashes."""
+    return {name: value for name, value in unit.facts.items() if name not in ("files", "format")}
+
+
+def bilateral_table(tests: "Mapping[str, BilateralTest]") -> Table:
+    """Eq. 15, a row a way to see: are the sides of unhealthy pairs further apart?"""
+    table = Table("features", "healthy", "unhealthy", "mean healthy", "mean unhealthy", "t", "p", "AUC")
+    table.caption = "Frechet distances between the sides; p: Welch's t-test, one-sided (the paper: 0.014)"
+    table.caption_justify = "left"
+    for name, test in tests.items():
+        means = (f"{mean:.3g}" for mean in (test.mean_healthy, test.mean_unhealthy))
+        figures = (f"{test.t:.2f}", f"{test.p_value:.2g}", _figure(test.auc))
+        table.add_row(name, str(test.healthy), str(test.unhealthy), *means, *figures)
+    return table
+
+
+def measure_table(means: Mapping[str, float], published: Mapping[str, float]) -> Table:
+    """Sec. IV-F, means over the test pairs, the published ones beside them."""
+    table = Table("Sec. IV-F", "mean", "published")
+    for name, mean in means.items():
+        told = f"{published[name]:.2f}" if name in published else ""
+        table.add_row(name.replace("_", " "), "-" if math.isnan(mean) else f"{mean:.3f}", told)
+    return table
+
+
+def _test_auc(facts: Mapping[str, Any]) -> str:
+    folds = [fold["test_auc"] for fold in facts.get("folds", ())]
+    spread = f" ± {statistics.stdev(folds):.3f}" if len(folds) > 1 and None not in folds else ""
+    return f"{_figure(facts.get('test_auc'))}{spread}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def format_params(params: "Mapping[str, Scalar]") -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in params.items()
+    )

@@ -1,0 +1,111 @@
+"""The facts of a table or sweep: every figure that is shown of it, as one JSON file.
+
+The page, MLflow, the registry and the terminal read facts, and nothing else knows how a figure is made.
+"""
+
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cgn import files, sealed
+from cgn.data.folds import splits_fingerprint
+from cgn.data.pairs import Pairs, Split
+from cgn.errors import ConfigError
+from cgn.provenance import code_fingerprint, code_version
+from cgn_platform.run.site import Site
+from cgn_platform.space import Table
+from cgn_platform.store.layout import Store
+
+Facts = Mapping[str, Any]
+
+
+def read_facts(store: Store, name: str) -> dict[str, Any]:
+    """The facts of a finished table or sweep.
+
+    Raises:
+        ConfigError: nothing of this name has finished, or an older version wrote the facts.
+    """
+    try:
+        facts: dict[str, Any] = json.loads(store.report(name).facts.read_text())
+    except FileNotFoundError:
+        existing = ", ".join(store.reported()) or "none"
+        raise ConfigError(
+            f"no table or sweep {name!r} has finished in {store}: there are {existing}"
+        ) from None
+    if isinstance(facts.get("corrected"), float):  # without its interval
+        raise ConfigError(
+            f"an older version wrote the facts of {name!r}: run the sweep's command again, which finds its "
+            "trials complete and writes new facts"
+        )
+    return facts
+
+
+def write_facts(store: Store, facts: Facts) -> None:
+    """Write the facts of a finished table or sweep, in place of earlier ones."""
+    path = store.report(facts["name"]).facts
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, sealed.plain(facts))
+
+
+def declare(store: Store, name: str, table: Table, pairs: Pairs, splits: Sequence[Split]) -> None:
+    """Reserve a name for this table on these data, before anything is trained.
+
+    Raises:
+        ConfigError: the name belongs to another table or to other data.
+    """
+    path = store.report(name).declaration
+    declared = sealed.plain({"table": table.declaration(), "data": data_facts(pairs, splits)})
+    if path.exists() and json.loads(path.read_text()) != json.loads(declared):
+        raise ConfigError(
+            f"the name {name!r} belongs to another table or to other data: choose another --name"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, declared)
+
+
+def data_facts(pairs: Pairs, splits: Sequence[Split]) -> dict[str, Any]:
+    """The data that a table or sweep ran on."""
+    return {
+        "name": pairs.name,
+        "cache": pairs.fingerprint,
+        "splits": splits_fingerprint(pairs.pair_id, splits),
+        "pairs": len(pairs),
+        "patients": len(set(pairs.patient_id.tolist())),
+        "malignant": int(pairs.label.sum()),
+        "folds": len(splits),
+        "size": pairs.size,
+    }
+
+
+def run_facts(site: Site, seeds: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:
+    """How a table or sweep ran: command, code, time, resources.
+
+    Args:
+        site: where it ran.
+        seeds: of every row.
+        seconds: of training, of everything that was trained.
+    """
+    hours = math.fsum(seconds) / 3600
+    return {
+        **provenance_facts(),
+        "seeds": list(seeds),
+        "resources": asdict(site.resources),
+        "cpu_hours": hours * site.resources.cpus,
+        "gpu_hours": hours * site.resources.gpus,
+        "ledger": site.ledger.where,
+    }
+
+
+def provenance_facts() -> dict[str, str]:
+    """The command of this process, its code, and the time."""
+    return {
+        "command": shlex.join(["cgn", *sys.argv[1:]]),
+        "code": code_fingerprint(),
+        "git_commit": code_version(),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

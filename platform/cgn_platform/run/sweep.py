@@ -1,0 +1,92 @@
+"""A sweep: open the study, run its remaining trials, return all records."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from cgn.data.pairs import Pairs, Split
+from cgn.provenance import code_version
+from cgn_platform.cluster.preflight import preflight
+from cgn_platform.run.site import Site, TrainingSpec
+from cgn_platform.run.tune import required_bytes, run_trials
+from cgn_platform.search.controller import Listener, Outcome
+from cgn_platform.search.pruning import Scores
+from cgn_platform.search.records import StudyInfo, TrialRecord
+from cgn_platform.search.study import Study, open_study
+from cgn_platform.space import Space
+
+
+def run_sweep(
+    space: Space,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    *,
+    name: str,
+    site: Site,
+    listeners: Sequence[Listener] = (),
+    audit: float = 0.0,
+) -> list[TrialRecord]:
+    """Run what the study of this name still lacks.
+
+    Args:
+        space: what is searched.
+        pairs, splits: the data.
+        name: of the study.
+        site: where it runs.
+        listeners: follow the sweep.
+        audit: see `TrialController`.
+
+    Returns:
+        All trials of the study, those of earlier runs included.
+
+    Raises:
+        ResourcesError: no node has room for a trial; nothing was written then.
+        StudyError: another driver holds the study, or the name belongs to another search.
+        ClusterError: the cluster is lost, or runs other code.
+        LedgerError: its storage takes no more.
+        SystemExit: after SIGTERM or Ctrl-C, once everything is stored.
+    """
+    spec = TrainingSpec.of(pairs, splits, site)
+    preflight(
+        site.cluster,
+        resources=site.resources,
+        store=site.store.root,
+        ledger=site.ledger.place,
+        needs_bytes=required_bytes(space, spec, site.slots()),
+    )
+    identity = spec.fingerprints()
+    scores = Scores.of(pairs, splits, site.ledger)
+    with open_study(name, space, store=site.store, identity=identity, scores=scores) as study:
+        with _informed(listeners, _info(study, spec), study):
+            run_trials(study, spec, site=site, listeners=listeners, audit=audit)
+        return study.trials()
+
+
+def _info(study: Study, spec: TrainingSpec) -> StudyInfo:
+    space = study.space
+    return StudyInfo(
+        name=study.name,
+        id=study.id,
+        trials=space.trials,
+        records=study.trials(),
+        orphans=study.orphans,
+        dataset=spec.pairs.name,
+        folds=len(spec.splits),
+        tags={**spec.fingerprints(), "code": spec.code, "git_commit": code_version()},
+        params={"sampler_seed": str(space.seed), **{name: str(d) for name, d in space.dimensions.items()}},
+    )
+
+
+@contextlib.contextmanager
+def _informed(listeners: Sequence[Listener], info: StudyInfo, study: Study) -> Iterator[None]:
+    """Begin every listener, and end those that began, the last one first, also after an error."""
+    outcome: Outcome = "KILLED"
+
+    def end(listener: Listener) -> None:
+        listener.end(outcome, study.trials())
+
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            listener.begin(info)
+            stack.callback(end, listener)
+        yield
+        outcome = "FINISHED" if study.remaining() == 0 else "KILLED"

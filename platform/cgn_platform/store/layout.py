@@ -1,0 +1,130 @@
+"""The layout of a store: every path in it, in one place.
+
+cache/NAME-SIZE-HASH/      prepared pairs
+units/ID/                  finished folds and checkpoints (or elsewhere, by --ledger)
+studies.db                 Optuna's studies
+mlflow.db, mlartifacts/    MLflow's runs and files, where no other server is named
+outbox/STUDY_ID/           events that MLflow does not have yet
+reports/NAME/              facts, declaration and page of a table or sweep
+promotions.jsonl           decisions about models
+locks/, up.lock            one driver a study, one decision at a time, one `cgn up` at a time
+up.json, ray_token, logs/  servers of `cgn up`
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ReportFolder:
+    """The files of one table or sweep."""
+
+    folder: Path
+
+    @property
+    def facts(self) -> Path:
+        """All figures, as JSON."""
+        return self.folder / "facts.json"
+
+    @property
+    def declaration(self) -> Path:
+        """What makes it this table: rows, base, data."""
+        return self.folder / "declaration.json"
+
+    @property
+    def page(self) -> Path:
+        """The HTML file."""
+        return self.folder / "report.html"
+
+
+@dataclass(frozen=True)
+class Store(os.PathLike[str]):
+    """A store, by its folder. Nothing is made or read until a path is used."""
+
+    root: Path
+
+    def __fspath__(self) -> str:
+        return str(self.root)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    @property
+    def caches(self) -> Path:
+        """The folder of caches whose place was not given."""
+        return self.root / "cache"
+
+    @property
+    def units(self) -> Path:
+        """The ledger, where no other one was given."""
+        return self.root / "units"
+
+    @property
+    def studies(self) -> Path:
+        """Optuna's database, where no other one was given."""
+        return self.root / "studies.db"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's database, where no server was given."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """MLflow's files, where no server was given."""
+        return self.root / "mlartifacts"
+
+    @property
+    def locks(self) -> Path:
+        """The folder of lock files."""
+        return self.root / "locks"
+
+    @property
+    def promotions(self) -> Path:
+        """The record of decisions about models, a JSON line each."""
+        return self.root / "promotions.jsonl"
+
+    @property
+    def servers(self) -> Path:
+        """What `cgn up` started."""
+        return self.root / "up.json"
+
+    @property
+    def servers_lock(self) -> Path:
+        """Held by `cgn up` and `cgn down`."""
+        return self.root / "up.lock"
+
+    @property
+    def ray_token(self) -> Path:
+        """Lets jobs into the Ray of `cgn up`; readable for its owner only."""
+        return self.root / "ray_token"
+
+    @property
+    def logs(self) -> Path:
+        """Of the servers of `cgn up`."""
+        return self.root / "logs"
+
+    def outbox(self, study_id: str) -> Path:
+        """The folder of a study's outbox."""
+        return self.root / "outbox" / study_id
+
+    def outboxes(self) -> list[Path]:
+        """The folders of all outboxes."""
+        return sorted(path for path in (self.root / "outbox").glob("*") if path.is_dir())
+
+    def report(self, name: str) -> ReportFolder:
+        """The files of a table or sweep."""
+        return ReportFolder(self.root / "reports" / name)
+
+    def reported(self) -> list[str]:
+        """Names of the tables and sweeps that have facts."""
+        return sorted(path.parent.name for path in self.root.glob("reports/*/facts.json"))
+
+    def cache_with(self, fingerprint: str) -> Path | None:
+        """The cache of this fingerprint; None if it is not in this store."""
+        for manifest in sorted(self.caches.glob("*/manifest.json")):
+            if json.loads(manifest.read_text()).get("fingerprint") == fingerprint:
+                return manifest.parent
+        return None

@@ -1,0 +1,431 @@
+"""The ledger of finished folds, the only truth: one unit for each fold of a configuration, named by its identity.
+
+    units/<id>/unit.json             written last: identity, result, seconds, sha256 of the other files
+    units/<id>/curve.parquet         one row for each epoch
+    units/<id>/predictions.parquet   one row for each test pair
+    units/<id>/model.safetensors     the network at its best epoch
+    units/<id>/at-*.safetensors      checkpoints of a fold that is not finished (`checkpoints`)
+
+The id is a hash of the configuration's fields that the method reads, fold, splits, cache and the code that
+decides the numbers (`cgn.provenance`), so that equal units are computed once, whichever sweep or table needs
+them. Workers write, everybody reads; a unit exists once its `unit.json` does. Every file is verified when it is
+first opened. A damaged unit is named and counts as absent: it is computed again, and never averaged.
+"""
+
+import hashlib
+import io
+import logging
+import math
+import platform
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property, lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cgn.config import Config
+from cgn.data.pairs import Pairs
+from cgn.errors import ConfigError, LedgerError, one_line
+from cgn.places import Place, shown
+from cgn.provenance import fields_read, training_code
+from cgn.results import EpochReport, FoldResult, Memory, Predictions
+from cgn.sealed import DamagedError, FormatError, canonical, seal, sha256, unseal
+from cgn_platform.store.checkpoints import Checkpoints, epochs_of, from_safetensors, to_safetensors
+
+FORMAT = 2
+"""The identity holds the fields that the method reads, and the code that decides its numbers."""
+READABLE = (1, FORMAT)
+"""The identity of format 1 held all fields, and all source files of `cgn`."""
+FACTS = "unit.json"
+DATA = ("curve.parquet", "predictions.parquet", "model.safetensors")
+
+FIGURES = (
+    "fold",
+    "best_epoch",
+    "val_auc",
+    "test_auc",
+    "localization_error",
+    "localization_error_any_class",
+    "seconds",
+)
+CURVE = pa.schema(
+    [
+        ("epoch", pa.int64()),
+        ("val_auc", pa.float64()),
+        ("losses", pa.map_(pa.string(), pa.float64())),
+        ("seconds", pa.float64()),
+        ("val_scores", pa.list_(pa.float64())),
+    ]
+)
+PREDICTIONS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("pair_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("fold", pa.int64()),
+        ("label", pa.int64()),
+        ("p_malignant", pa.float64()),
+        ("box", pa.list_(pa.float64(), 4)),
+        ("iou", pa.float64()),
+        ("localized", pa.bool_()),
+    ]
+)
+
+Warn = Callable[[str], None]
+_log = logging.getLogger(__name__).warning
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a unit is made from. Equal identities give equal bits on the same kind of machine.
+
+    Attributes:
+        config: the fields of the configuration that its method reads; weights given as a file are named by
+            their content.
+        fold: number of the split.
+        splits, cache: fingerprints of the data.
+        code: `cgn.provenance.training_code`.
+    """
+
+    config: Mapping[str, Any]
+    fold: int
+    splits: str
+    cache: str
+    code: str
+
+    @classmethod
+    def of(cls, config: Config, fold: int, *, splits: str, cache: str) -> Self:
+        """The identity of a fold that the code of this process trains. Raises ConfigError."""
+        read = fields_read(config.method)
+        values = {name: value for name, value in config.model_dump(mode="json").items() if name in read}
+        weights = Path(config.backbone_weights)
+        if weights.is_file():
+            status = weights.stat()
+            values["backbone_weights"] = f"sha256:{_file_sha256(weights, status.st_mtime_ns, status.st_size)}"
+        return cls(values, fold, splits, cache, training_code(config.method, config.backbone))
+
+    @cached_property
+    def id(self) -> str:
+        """Twenty-four hexadecimal digits."""
+        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()[:24]
+
+
+@lru_cache(maxsize=16)
+def _file_sha256(path: Path, _modified: int, _size: int) -> str:
+    """Of a file's content; the file is read again once it was modified."""
+    return sha256(path.read_bytes())
+
+
+class Unit:
+    """A finished unit, verified when it was opened; its parts are read when they are asked for."""
+
+    def __init__(self, unit_id: str, facts: Mapping[str, Any], read: Callable[[str], bytes]) -> None:
+        self.id, self.facts, self._read = unit_id, facts, read
+
+    @property
+    def identity(self) -> Identity:
+        """What it was made from."""
+        return Identity(**self.facts["identity"])
+
+    @property
+    def outdated(self) -> str | None:
+        """Why no sweep or table of today's code reuses this unit; None if one may."""
+        if self.facts["format"] == 1:
+            return "format 1: its identity counted every source file of cgn and every field"
+        identity = self.identity
+        try:
+            code = training_code(str(identity.config["method"]), str(identity.config["backbone"]))
+        except ConfigError as error:
+            return str(error)
+        return None if code == identity.code else f"trained by code {identity.code}, today's is {code}"
+
+    @cached_property
+    def reports(self) -> tuple[EpochReport, ...]:
+        """Its epochs, as they were told."""
+        table = pq.read_table(pa.BufferReader(self._read("curve.parquet")), page_checksum_verification=True)
+        fold = self.facts["identity"]["fold"]
+        return tuple(
+            EpochReport(
+                fold, **{**row, "losses": dict(row["losses"]), "val_scores": np.array(row["val_scores"])}
+            )
+            for row in table.to_pylist()
+        )
+
+    @cached_property
+    def predictions(self) -> pa.Table:
+        """`predictions.parquet`: a row a test pair."""
+        content = self._read("predictions.parquet")
+        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+
+    @cached_property
+    def result(self) -> FoldResult:
+        """As `cgn.fit.fit` returned it."""
+        table, figures = self.predictions, self.facts["result"]
+        predictions = Predictions(
+            index=np.array(table["index"], np.int64),
+            label=np.array(table["label"], np.int64),
+            p_malignant=np.array(table["p_malignant"], np.float64),
+            box=np.array(table["box"].to_pylist(), np.float64).reshape(-1, 4),
+            iou=np.array([math.nan if iou is None else iou for iou in table["iou"].to_pylist()], np.float64),
+            localized=np.array(table["localized"].fill_null(False), np.bool_),
+        )
+        numbers: dict[str, Any] = {
+            name: math.nan if value is None else value for name, value in figures.items()
+        }
+        return FoldResult(**numbers, predictions=predictions, state=_Tensors(self))
+
+    def model(self) -> dict[str, Any]:
+        """The network's tensors at its best epoch."""
+        return from_safetensors(self._read("model.safetensors"))[0]
+
+
+class _Tensors(Mapping[str, Any]):
+    """A unit's tensors, read when the first one is asked for: a resume needs none of them."""
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+
+    @cached_property
+    def _all(self) -> dict[str, Any]:
+        return self._unit.model()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+class Ledger:
+    """Finished units in a folder, or at an address that pyarrow knows (`s3://`, `gs://`).
+
+    Pickled by its address: a worker that receives a ledger opens it again.
+    """
+
+    def __init__(self, address: str | Path, checkpoint_every: int = 5, warn: Warn = _log) -> None:
+        """Open it; nothing is read or written.
+
+        Args:
+            address: a folder or an address.
+            checkpoint_every: epochs between two checkpoints of a fold in training.
+            warn: called with a line on each damaged unit or checkpoint.
+
+        Raises:
+            LedgerError: no ledger can be kept at this address.
+        """
+        self.checkpoint_every, self._warn = checkpoint_every, warn
+        try:
+            self.place = Place(address)
+        except OSError as error:
+            raise LedgerError(f"no ledger can be kept at {shown(str(address))}: {one_line(error)}") from None
+
+    @property
+    def where(self) -> str:
+        """The address as it may be printed."""
+        return self.place.shown
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ledger, (self.place.address, self.checkpoint_every)
+
+    def find(self, unit_id: str) -> Unit | None:
+        """The verified unit; None if it is missing, or if it is damaged, which is warned of."""
+        if FACTS not in self.place.names(unit_id):
+            return None
+        try:
+            return self.open(unit_id)
+        except LedgerError as error:
+            self._warn(str(error))
+            return None
+
+    def open(self, unit_id: str, *, verify: bool = True) -> Unit:
+        """The unit; every file is compared with its sha256 now, or when it is read.
+
+        Raises:
+            LedgerError: it is missing or damaged; the message names the file.
+        """
+        facts = self._facts(unit_id)
+
+        def read(name: str) -> bytes:
+            content = self._read(unit_id, name)
+            if content is None or sha256(content) != facts["files"][name]:
+                raise _damaged(unit_id, name, "missing" if content is None else "its sha256 differs")
+            return content
+
+        for name in DATA if verify else ():
+            read(name)
+        return Unit(unit_id, facts, read)
+
+    def names(self) -> list[str]:
+        """Ids of the finished units, damaged ones included."""
+        return [name for name in self.place.folders() if FACTS in self.place.names(name)]
+
+    def unfinished(self) -> dict[str, int]:
+        """Ids of the units with a checkpoint and no result, with the number of their epochs."""
+        files = {unit_id: self.place.names(unit_id) for unit_id in self.place.folders()}
+        epochs = {unit_id: max(map(epochs_of, names), default=0) for unit_id, names in files.items()}
+        return {unit_id: count for unit_id, count in epochs.items() if count and FACTS not in files[unit_id]}
+
+    def damage(self, unit_id: str) -> str | None:
+        """What is wrong with a unit, read again from storage; None if nothing is."""
+        try:
+            self.open(unit_id)
+        except LedgerError as error:
+            return str(error)
+        return None
+
+    def write(
+        self, identity: Identity, reports: Sequence[EpochReport], result: FoldResult, pairs: Pairs
+    ) -> None:
+        """Write a finished unit: `unit.json` last, then its checkpoints are removed.
+
+        If two workers trained it at once, as when a lost one was still alive, the first one is kept.
+
+        Raises:
+            LedgerError: the storage takes no more.
+        """
+        if self.find(identity.id):
+            self.delete_checkpoints(identity.id)
+            return
+        content = {
+            "curve.parquet": _parquet(_curve(reports)),
+            "predictions.parquet": _parquet(_predictions(result, pairs)),
+            "model.safetensors": to_safetensors(result.state, {}),
+        }
+        facts = {
+            "format": FORMAT,
+            "id": identity.id,
+            "identity": asdict(identity),
+            "state": "finished",
+            "result": {name: _number(getattr(result, name)) for name in FIGURES},
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # of the process
+            "environment": _environment(result.state),
+            "files": {name: sha256(data) for name, data in content.items()},
+        }
+        try:
+            for name, data in content.items():
+                self.place.write(f"{identity.id}/{name}", data)
+            self.place.write(f"{identity.id}/{FACTS}", seal(facts))
+        except OSError as error:
+            raise LedgerError(
+                f"unit {identity.id} cannot be written to {self.where}: {one_line(error)}"
+            ) from error
+        self.delete_checkpoints(identity.id)
+
+    def delete_checkpoints(self, unit_id: str) -> None:
+        """Remove the checkpoints of a unit that is finished, or that nobody will resume.
+
+        Raises:
+            LedgerError: the storage refuses it.
+        """
+        try:
+            for name in self.place.names(unit_id):
+                if epochs_of(name):
+                    self.place.remove(f"{unit_id}/{name}")
+            self.place.remove_drafts(unit_id)
+        except OSError as error:
+            raise LedgerError(
+                f"checkpoints of unit {unit_id} cannot be removed from {self.where}: {one_line(error)}"
+            ) from error
+
+    def checkpoints(self, identity: Identity) -> Memory:
+        """Where a fold of this identity finds and leaves its checkpoints."""
+        return Checkpoints(self.place, identity.id, self.checkpoint_every, self._warn)
+
+    def _read(self, unit_id: str, name: str) -> bytes | None:
+        try:
+            return self.place.read(f"{unit_id}/{name}")
+        except OSError as error:  # a missing right, a folder in its place, a link to nowhere
+            raise _damaged(unit_id, name, one_line(error)) from None
+
+    def _facts(self, unit_id: str) -> dict[str, Any]:
+        content = self._read(unit_id, FACTS)
+        if content is None:
+            raise LedgerError(f"no unit {unit_id} in {self.where}: 'cgn units' lists the existing ones")
+        try:
+            return unseal(content, READABLE)
+        except FormatError as error:
+            raise LedgerError(
+                f"unit {unit_id} {error}: read it with the version of cgn-platform that wrote it, or a later one"
+            ) from None
+        except DamagedError as error:
+            raise _damaged(unit_id, FACTS, str(error)) from None
+
+
+def _curve(reports: Sequence[EpochReport]) -> pa.Table:
+    rows = [
+        {
+            "epoch": report.epoch,
+            "val_auc": report.val_auc,
+            "losses": list(report.losses.items()),
+            "seconds": report.seconds,
+            "val_scores": report.val_scores.tolist(),
+        }
+        for report in reports
+    ]
+    return pa.Table.from_pylist(rows, CURVE)
+
+
+def _predictions(result: FoldResult, pairs: Pairs) -> pa.Table:
+    """Null where a target has no box: nothing there could be found (reading 20)."""
+    told = result.predictions
+    columns = (told.index, told.label, told.p_malignant, told.box, told.iou, told.localized)
+    rows = [
+        {
+            "index": int(index),
+            "pair_id": str(pairs.pair_id[index]),
+            "patient_id": str(pairs.patient_id[index]),
+            "fold": result.fold,
+            "label": int(label),
+            "p_malignant": float(score),
+            "box": box.tolist(),
+            "iou": None if math.isnan(iou) else float(iou),
+            "localized": None if math.isnan(iou) else bool(localized),
+        }
+        for index, label, score, box, iou, localized in zip(*columns, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, PREDICTIONS)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    return stream.getvalue()
+
+
+def _environment(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What else may change bits: named, so that a difference can be explained."""
+    device = next((str(tensor.device) for tensor in state.values()), "none")
+    on_gpu = device.startswith("cuda")  # as `cgn.fit` sets it there
+    return {
+        "torch": _version("torch"),
+        "numpy": _version("numpy"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device,
+        "channels_last": on_gpu,
+        "fused_adam": on_gpu,
+    }
+
+
+@cache
+def _version(package: str) -> str:
+    return metadata.version(package)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _damaged(unit_id: str, name: str, why: str) -> LedgerError:
+    return LedgerError(
+        f"{name} of unit {unit_id} is damaged ({why}): the unit is computed again when a run needs it"
+    )
