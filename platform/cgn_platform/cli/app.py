@@ -1,35 +1,46 @@
-"""The `cgn` application: one command for each verb, registered by the modules of this package."""
+"""The `cgn` application; the modules of this package register its commands."""
 
 from typing import Annotated, Any
 
 import typer
 
+ORDER = (
+    *("cache", "look", "films", "bilateral", "whose"),
+    *("train", "sweep", "table", "replay"),
+    *("report", "track", "units"),
+    *("promote", "rollback", "models", "predict"),
+    *("up", "down", "doctor"),
+)
+"""The order in which a user needs the commands: data, training, results, models, servers."""
 
-class _Verbs(typer.core.TyperGroup):
-    """In the order in which people need them."""
+
+class _Commands(typer.core.TyperGroup):
+    """The commands in `ORDER`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=lambda name: name != "cache")
+        return sorted(super().list_commands(ctx), key=lambda name: (*ORDER, name).index(name))
 
 
 app = typer.Typer(
-    cls=_Verbs,
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="""The bilateral counterfactual generating network: prepare films, train, sweep.
+    help="""The bilateral counterfactual generating network: prepare films, train, search, report, promote.
 
-    A first round, without a cluster:
+    To start, without a cluster:
 
-      cgn cache phantom --pairs 60 --size 96          makes pairs; prints the folder it wrote
+      cgn cache phantom --pairs 60 --size 96          makes pairs and prints their folder
 
-      cgn train --data FOLDER --set backbone=tiny     one configuration, in this process
+      cgn train --data FOLDER --set backbone=tiny     trains one configuration in this process
 
-      cgn sweep search_spaces/smoke.py --data FOLDER  many, with pruning, on a local Ray
+      cgn sweep search_spaces/smoke.py --data FOLDER  searches many, with pruning, on a local Ray
 
-    Errors are one line on standard error and exit code 2; --debug shows where they come from.""",
+    An error is one line on standard error with exit code 2; --debug shows its traceback.""",
 )
+
+_debug = False
 
 
 @app.callback()
@@ -38,9 +49,6 @@ def _options(
 ) -> None:
     global _debug
     _debug = debug
-
-
-_debug = False
 
 
 def debugging() -> bool:

@@ -4,7 +4,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,12 +19,13 @@ from cgn_platform.cli.options import (
     open_data,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 class _Datasets(typer.core.TyperGroup):
-    """`cgn cache DATASET`: one command a module of `cgn.data.datasets`, its options read from `Options`."""
+    """`cgn cache DATASET`: one command for each module of `cgn.data.datasets`.
+
+    Options are read from the module's pydantic model, so that a dataset is one file. typer has no command of
+    a model; hence the function signatures made here.
+    """
 
     def list_commands(self, _ctx: Any) -> list[str]:
         from cgn.data import datasets
@@ -45,7 +46,7 @@ class _Datasets(typer.core.TyperGroup):
 
 
 class _Bilateral(_Datasets):
-    """`cgn bilateral DATASET`: those with pairs that are known to be healthy."""
+    """`cgn bilateral DATASET`: the datasets with pairs that are known to be healthy."""
 
     def list_commands(self, _ctx: Any) -> list[str]:
         from cgn.measure import with_healthy_pairs
@@ -59,7 +60,8 @@ class _Bilateral(_Datasets):
 caches = typer.Typer(
     cls=_Datasets,
     no_args_is_help=True,
-    help="""Prepare the pairs of a dataset, once: crop, orient, resize, fold. Prints the cache's folder.
+    help="""Prepare the pairs of a dataset once: crop, orient, resize, divide into folds. Prints the cache's
+    folder.
 
       cgn cache mias --raw DIR --cohort mass
 
@@ -71,7 +73,7 @@ app.add_typer(caches, name="cache")
 bilateral = typer.Typer(
     cls=_Bilateral,
     no_args_is_help=True,
-    help="""Test the symmetric prior (Sec. IV-D): do a lesion's sides differ more than healthy ones?
+    help="""Test the symmetric prior (Sec. IV-D): do the two sides differ more if one has a lesion?
 
       cgn bilateral mias --raw DIR
 
@@ -90,28 +92,30 @@ def _group() -> None:
 def look(
     data: Data,
     out: Annotated[Path, typer.Argument(metavar="PNG", help="The picture to write.")] = Path("pairs.png"),
-    pairs: Annotated[int, typer.Option(min=1, help="How many, spread over the cache.")] = 12,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of pairs, spread over the cache.")] = 12,
 ) -> None:
-    """Draw some pairs of a cache with their lesions' boxes: look at them before you train on them.
+    """Draw some pairs of a cache with the boxes of their lesions. Look at them before you train.
 
-    For example: cgn look --data runs/cache/mias-all-... pairs.png
+    Example: cgn look --data runs/cache/mias-all-... pairs.png
     """
     from cgn.data.picture import contact_sheet
 
-    there, _ = open_data(data)
-    count = min(pairs, len(there))
-    contact_sheet(there, [i * len(there) // count for i in range(count)], out)
-    typer.echo(f"{count} of {len(there)} pairs in {out}")
+    cached, _ = open_data(data)
+    count = min(pairs, len(cached))
+    contact_sheet(cached, [i * len(cached) // count for i in range(count)], out)
+    typer.echo(f"{count} of {len(cached)} pairs in {out}")
 
 
 @app.command()
 def films(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
-    pairs: Annotated[int, typer.Option(min=1, help="How many women, two films each.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the drawing; caches of phantoms have 0 unless told.")] = 7,
-    size: Annotated[int, typer.Option(min=32, help="As that of the cache that a model was trained on.")] = 96,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of women, two films each.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing; cached phantoms have 0 by default.")] = 7,
+    size: Annotated[
+        int, typer.Option(min=32, help="Pixels; that of the cache that the model was trained on.")
+    ] = 96,
 ) -> None:
-    """Draw phantoms as PNG films with a table of them: something to ask a model about, or to cache.
+    """Draw phantoms as PNG films with a manifest: input for a model, or for a cache.
 
       cgn films drawn
 
@@ -119,7 +123,7 @@ def films(
 
       cgn cache manifest --file drawn/films.csv --name drawn --folds 2
 
-    Prints where the table is.
+    Prints the path of the manifest.
     """
     from cgn.data.datasets.phantom import Options
     from cgn.data.drawn import write_films
@@ -129,23 +133,22 @@ def films(
 
 @app.command()
 def whose(
-    pseudonyms: Annotated[list[str], typer.Argument(metavar="PSEUDONYM...", help="As caches name them.")],
-    raw: Annotated[Path, typer.Option(help="The folder with the raw files.")],
+    pseudonyms: Annotated[list[str], typer.Argument(metavar="PSEUDONYM...", help="Names as in a cache.")],
+    raw: Annotated[Path, typer.Option(help="Folder of the raw files.")],
 ) -> None:
-    """Tell, on this terminal alone, which raw files pseudonyms stand for; needs the key that made them.
+    """Print the raw files of pseudonyms. Needs the key that made them; nothing is logged or stored.
 
-    For example: cgn whose film-3f9a0c5d1e7b2846 --raw /data/inbreast
+    Example: cgn whose film-3f9a0c5d1e7b2846 --raw /data/inbreast
     """
     from cgn.data.pseudonym import open_pseudonyms
     from cgn.data.whose import files_of
 
-    found = files_of(pseudonyms, raw, open_pseudonyms())
+    paths = files_of(pseudonyms, raw, open_pseudonyms())
     for pseudonym in pseudonyms:
-        for path in found[pseudonym]:
+        for path in paths[pseudonym]:
             typer.echo(f"{pseudonym}: {path}")
-    unknown = [pseudonym for pseudonym in pseudonyms if not found[pseudonym]]
-    if unknown:
-        raise DataError(f"nothing in {raw} stands behind {', '.join(unknown)} under this key")
+    if unknown := [pseudonym for pseudonym in pseudonyms if not paths[pseudonym]]:
+        raise DataError(f"no file in {raw} has the pseudonym {', '.join(unknown)} under this key")
 
 
 def _cache_command(dataset: str) -> Callable[..., None]:
@@ -158,37 +161,60 @@ def _cache_command(dataset: str) -> Callable[..., None]:
     options = datasets.load(dataset).Options
 
     def command(**values: Any) -> None:
-        asked = options.of({name: values.pop(name) for name in options.model_fields})
+        dataset_options = options.of({name: values.pop(name) for name in options.model_fields})
         values["parts"] = _parts(values.pop("splits"))
         values["store"] = values.pop("store_path")
         console = make_console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"preparing {dataset}", total=None)
             report: CacheReport = write_cache(
-                dataset, asked, progress=lambda done, n: bar.update(task, completed=done, total=n), **values
+                dataset,
+                dataset_options,
+                progress=lambda done, n: bar.update(task, completed=done, total=n),
+                **values,
             )
-        _say_cache(report)
+        _print_report(report)
 
-    # A dataset's options first, then what all share: both are read from where they are declared.
+    # The dataset's own options first, then those that all datasets share.
     of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, default, annotation in (
             ("size", 224, Annotated[int, typer.Option(help="Side of the cached images in pixels.")]),
-            ("background", "keep", Annotated[str, typer.Option(help="keep, or mask what is no breast.")]),
-            ("folds", 5, Annotated[int, typer.Option(help="Folds, grouped by patient and stratified.")]),
+            (
+                "background",
+                "keep",
+                Annotated[str, typer.Option(help="keep, or mask everything outside the breast.")],
+            ),
+            (
+                "folds",
+                5,
+                Annotated[int, typer.Option(help="Number of folds, grouped by patient and stratified.")],
+            ),
             (
                 "splits",
                 None,
-                Annotated[str | None, typer.Option(help="Instead of folds: train:val:test, e.g. 8:1:1.")],
+                Annotated[
+                    str | None,
+                    typer.Option(help="One division train:val:test in place of folds, e.g. 8:1:1."),
+                ],
             ),
-            ("split_seed", 0, Annotated[int, typer.Option(help="Of the folds.")]),
-            ("out", None, Annotated[Path | None, typer.Option(help="The cache's folder.")]),
+            ("split_seed", 0, Annotated[int, typer.Option(help="Seed of the folds.")]),
+            (
+                "out",
+                None,
+                Annotated[
+                    Path | None,
+                    typer.Option(help="The cache's folder. Default: one in the store, named by its content."),
+                ],
+            ),
             ("store_path", DEFAULT_STORE, StoreAt),
         )
     ]
     command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
-    command.__doc__ = f"{inspect.getdoc(options)}\n\nA second call with nothing changed does no work."
+    command.__doc__ = (
+        f"{inspect.getdoc(options)}\n\nIf nothing has changed since an earlier call, no film is read."
+    )
     return command
 
 
@@ -205,9 +231,9 @@ def _bilateral_command(dataset: str) -> Callable[..., None]:
 
         config = Config().edit(**edits_of(edits))
         trunk = measure.trunk(config.backbone, config.backbone_weights, config.seed)
-        named = f"{config.backbone}, weights {config.backbone_weights}, seed {config.seed}"
+        features = f"{config.backbone}, weights {config.backbone_weights}, seed {config.seed}"
         tests, rejected = measure.prior(
-            dataset, options.of(values), size, {"grey values": measure.grey_cells, named: trunk}
+            dataset, options.of(values), size, {"grey values": measure.grey_cells, features: trunk}
         )
         for pair in rejected:
             typer.echo(f"left out: {pair}")
@@ -224,7 +250,7 @@ def _bilateral_command(dataset: str) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
     command.__doc__ = (
         "Test Eq. 15 by grey values and by the features of a fixed backbone.\n\n"
-        "Give it weights, --set backbone_weights=imagenet or a file's path: drawn ones see little.\n\n"
+        "Give it weights (--set backbone_weights=imagenet, or a file): untrained features show little.\n\n"
         f"{inspect.getdoc(options)}"
     )
     return command
@@ -248,22 +274,22 @@ def _parts(text: str | None) -> tuple[int, int, int] | None:
     return train, val, test
 
 
-def _say_cache(report: Any) -> None:
+def _print_report(report: Any) -> None:
     from cgn_platform.console.live import make_console
 
     for kind in ("missing", "notes"):
-        for told in getattr(report, kind):
-            typer.echo(f"{kind}: {told}")
+        for line in getattr(report, kind):
+            typer.echo(f"{kind}: {line}")
     if report.rejected:
         make_console().print(_reasons(report.rejected))
     counts = ", ".join(f"{name} {count}" for name, count in report.counts.items())
     speed = f" ({report.images_per_second:.1f} images/s)" if report.fresh else ""
     typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s{speed}: {counts}")
     typer.echo(report.path)
-    if report.rejected:  # the cache is whole without them, but nobody should overlook it
+    if report.rejected:  # the cache is complete without them, but the exit code must say it
         raise DataError(
             f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "
-            f"{report.quarantine} lists them: replace these films and run this again"
+            f"{report.quarantine} lists them: replace these films and run this command again"
         )
 
 

@@ -14,53 +14,55 @@ if TYPE_CHECKING:
     from cgn.data.pairs import Pairs, Split
     from cgn_platform.store.ledger import Ledger, Warn
 
+DEFAULT_STORE = Path("runs")
+
 StoreAt = Annotated[
     Path,
-    typer.Option("--store", envvar="CGN_STORE", help="Where caches, studies and MLflow's database live."),
+    typer.Option(
+        "--store", envvar="CGN_STORE", help="Folder of caches, studies, units and MLflow's database."
+    ),
 ]
-
-
 Data = Annotated[
-    str, typer.Option("--data", help="A cache: its folder or, on a cluster, an absolute path or storage URI.")
+    str,
+    typer.Option(
+        "--data", help="A cache: its folder or, in a submitted job, an absolute path or storage URI."
+    ),
 ]
-
-
 Edits = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Edit a field of the configuration; may be repeated."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the configuration; repeatable."),
 ]
-
-
 LedgerAt = Annotated[
     str | None,
     typer.Option(
         "--ledger",
         envvar="CGN_LEDGER",
-        help="Where finished folds are kept: a folder or address (s3://...) that all workers reach; "
-        "STORE/units where not given.",
+        help="Where finished folds are stored: a folder or address (s3://...) that all workers reach. "
+        "Default: STORE/units.",
+    ),
+]
+CheckpointEvery = Annotated[
+    int,
+    typer.Option(min=1, help="Epochs between two checkpoints of a fold: the most that a lost worker costs."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster, host:port. Default: RAY_ADDRESS, or a Ray started for this command."),
+]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        "--url", help="Address of MLflow. Default: MLFLOW_TRACKING_URI, or a database in the store."
     ),
 ]
 
 
-CheckpointEvery = Annotated[
-    int,
-    typer.Option(min=1, help="Epochs between two checkpoints of a fold: what a lost worker costs at most."),
-]
-
-
-Address = Annotated[
-    str | None, typer.Option(help="A Ray cluster, host:port; RAY_ADDRESS, or a local Ray of its own.")
-]
-
-
-DEFAULT_STORE = Path("runs")
-
-
 def edits_of(edits: list[str] | None) -> dict[str, Any]:
+    """Fields and values of `--set`; a value is read as JSON if it can be, else as text. Raises ConfigError."""
     changes: dict[str, Any] = {}
     for edit in edits or ():
-        name, given, value = edit.partition("=")
-        if not given:
+        name, equals, value = edit.partition("=")
+        if not equals:
             raise ConfigError(f"--set must be FIELD=VALUE but got {edit!r}")
         try:
             changes[name.strip()] = json.loads(value)
@@ -70,6 +72,12 @@ def edits_of(edits: list[str] | None) -> dict[str, Any]:
 
 
 def open_data(data: str) -> "tuple[Pairs, tuple[Split, ...]]":
+    """The pairs and folds of a cache.
+
+    Raises:
+        ConfigError: a relative path in a submitted job.
+        CacheError: no cache there, or a damaged one.
+    """
     from cgn.data.cache import open_cache, open_splits
     from cgn_platform.cluster.connect import in_job
 
@@ -77,23 +85,10 @@ def open_data(data: str) -> "tuple[Pairs, tuple[Split, ...]]":
         if in_job():
             raise ConfigError(
                 f"--data must be an absolute path or a storage URI in a job but got {data!r}: "
-                "a job runs in an uploaded copy of the folder, which holds no cache"
+                "a job runs in an uploaded copy of the folder, which contains no cache"
             )
         data = os.path.abspath(data)  # noqa: PTH100 - keeps symbolic links as the user knows them
     return open_cache(data), open_splits(data)
-
-
-def open_ledger(
-    address: str | None, store: Store, checkpoint_every: int = 5, warn: "Warn | None" = None
-) -> "Ledger":
-    """The ledger at this address, or in the store."""
-    from cgn_platform.store.ledger import Ledger
-
-    if address is None:
-        address = str(store.units)
-    elif "://" not in address:
-        address = str(Path(address).absolute())
-    return Ledger(address, checkpoint_every, warn) if warn else Ledger(address, checkpoint_every)
 
 
 def open_store(path: Path) -> Store:
@@ -103,6 +98,19 @@ def open_store(path: Path) -> Store:
     if in_job() and not path.is_absolute():
         raise ConfigError(
             f"--store must be an absolute path in a job but got {str(path)!r}: "
-            "a job's folder is removed with it; give --store, or CGN_STORE to the cluster"
+            "the job's folder is deleted when the job ends; give --store, or CGN_STORE to the cluster"
         )
     return Store(path.absolute())
+
+
+def open_ledger(
+    address: str | None, store: Store, checkpoint_every: int = 5, warn: "Warn | None" = None
+) -> "Ledger":
+    """The ledger at this address or, without one, in the store."""
+    from cgn_platform.store.ledger import Ledger
+
+    if address is None:
+        address = str(store.units)
+    elif "://" not in address:
+        address = str(Path(address).absolute())
+    return Ledger(address, checkpoint_every, warn) if warn else Ledger(address, checkpoint_every)

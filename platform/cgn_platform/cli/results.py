@@ -10,27 +10,32 @@ from cgn_platform.cli.options import (
     DEFAULT_STORE,
     LedgerAt,
     StoreAt,
+    Tracking,
     open_data,
     open_ledger,
     open_store,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
+
+    from cgn_platform.store.ledger import Ledger, Unit
 
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="Of a table or sweep that has run in this store.")],
+    name: Annotated[str, typer.Argument(help="Name of a finished table or sweep.")],
     store_path: StoreAt = DEFAULT_STORE,
     ledger: LedgerAt = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="The cache it ran on: with it, the page has pictures.")
+        str | None, typer.Option("--data", help="The cache it ran on: adds pictures to the page.")
     ] = None,
 ) -> None:
-    """Turn a finished table or sweep into one HTML file that opens from disk; prints where it is.
+    """Write the results of a finished table or sweep as one HTML file; print its path.
 
-    The page goes to MLflow, too, as an artifact of the table's or sweep's run.
+    The file opens from disk without a server. It is also added to the run in MLflow.
 
       cgn report table_3-mias-all --data runs/cache/mias-all-...
     """
@@ -45,26 +50,24 @@ def report(
         try:
             delivery.track(store, mlflow_client.default_uri(store), name=name, ledger=units)
         except PlatformError as error:
-            typer.echo(f"the page is not in MLflow yet, 'cgn track' sends it: {error}", err=True)
+            typer.echo(f"the page is not in MLflow yet, 'cgn track' adds it: {error}", err=True)
 
 
 @app.command()
 def track(
     store_path: StoreAt = DEFAULT_STORE,
     name: Annotated[
-        str | None, typer.Option(help="Of a single sweep or table; all that no driver holds.")
+        str | None, typer.Option(help="Name of one sweep or table. Default: all that are not running.")
     ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Of MLflow; MLFLOW_TRACKING_URI, or a database in the store.")
-    ] = None,
+    url: Tracking = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Compare every run with study and ledger, point by point.")
+        bool, typer.Option("--rebuild", help="Compare every point of every run with study and ledger.")
     ] = False,
     ledger: LedgerAt = None,
 ) -> None:
-    """Send MLflow what it does not have yet of sweeps and tables: after it was away, or a driver was killed.
+    """Send MLflow the missing runs and points of sweeps and tables, e.g. after an outage or a killed driver.
 
-    Runs of dead drivers are ended. May be repeated: nothing is there twice.
+    Runs whose driver has died are ended. The command can be repeated: nothing is sent twice.
 
       cgn track
 
@@ -87,22 +90,22 @@ def track(
                 tasks[study] = bar.add_task(study, total=total)
             bar.advance(tasks[study], done)
 
-        brought = delivery.track(
+        updated = delivery.track(
             store,
             url,
             name=name,
             rebuild=rebuild,
             ledger=open_ledger(ledger, store),
-            say=lambda told: bar.console.print(told, markup=False, style="yellow"),
+            say=lambda line: bar.console.print(line, markup=False, style="yellow"),
             on_progress=advance,
         )
-    typer.echo(f"{databases.hidden(url)} tells {', '.join(brought) or 'nothing new'}")
+    typer.echo(f"{databases.hidden(url)} is up to date with {', '.join(updated) or 'no sweep or table'}")
 
 
 @app.command()
 def units(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[UNIT]...", help="Ids, or how they begin.")
+        list[str] | None, typer.Argument(metavar="[UNIT]...", help="Ids, or the beginnings of ids.")
     ] = None,
     store_path: StoreAt = DEFAULT_STORE,
     ledger: LedgerAt = None,
@@ -110,9 +113,9 @@ def units(
         bool, typer.Option("--verify", help="Read every file again and compare its hash.")
     ] = False,
 ) -> None:
-    """List the ledger's finished folds, show some of them, or verify them all.
+    """List the finished folds in the ledger, show some of them, or verify them.
 
-    A damaged one is named, counts as absent, and is computed anew when a sweep or table asks for it.
+    A damaged unit is named and counts as absent: it is computed again when a sweep or table needs it.
 
       cgn units
 
@@ -124,34 +127,35 @@ def units(
     from cgn_platform.console.tables import unit_facts, units_table
 
     console = make_console()
-    there = open_ledger(ledger, open_store(store_path), warn=lambda line: console.print(line, style="yellow"))
-    found = there.names()
-    chosen = [unit for unit in found if not names or any(unit.startswith(name) for name in names)]
+    source = open_ledger(
+        ledger, open_store(store_path), warn=lambda line: console.print(line, style="yellow")
+    )
+    chosen = [unit for unit in source.names() if not names or any(unit.startswith(name) for name in names)]
     if names and not chosen:
-        raise LedgerError(f"no unit begins with {', '.join(names)} in {there.where}: 'cgn units' lists them")
+        raise LedgerError(f"no unit begins with {', '.join(names)} in {source.where}: 'cgn units' lists them")
     if verify:
-        _verify(there, chosen, console)
+        _verify(source, chosen, console)
     elif names:
         for unit in chosen:
-            console.print_json(data=unit_facts(there.open(unit)))
+            console.print_json(data=unit_facts(source.open(unit)))
     else:
-        console.print(units_table(list(_readable(there, chosen, console)), there.unfinished()))
+        console.print(units_table(list(_readable(source, chosen, console)), source.unfinished()))
 
 
-def _readable(ledger: Any, names: list[str], console: "Console") -> Any:
-    """Those whose facts can be read; the large files behind them are left to --verify."""
-    for name in names:
+def _readable(ledger: "Ledger", ids: list[str], console: "Console") -> "Iterator[Unit]":
+    """The units whose facts can be read; their large files are verified by --verify only."""
+    for unit_id in ids:
         try:
-            yield ledger.open(name, verify=False)
+            yield ledger.open(unit_id, verify=False)
         except LedgerError as error:
             console.print(str(error), style="yellow")
 
 
-def _verify(ledger: Any, names: list[str], console: "Console") -> None:
-    from rich.progress import track
+def _verify(ledger: "Ledger", ids: list[str], console: "Console") -> None:
+    from rich.progress import track as progress
 
-    found = {name: ledger.damage(name) for name in track(names, "verifying", console=console, transient=True)}
-    damaged = [told for told in found.values() if told]
-    typer.echo(f"{len(found) - len(damaged)} of {len(found)} units are whole")
-    if damaged:
-        raise LedgerError("; ".join(damaged))
+    checked = progress(ids, "verifying", console=console, transient=True)
+    damages = [damage for unit_id in checked if (damage := ledger.damage(unit_id))]
+    typer.echo(f"{len(ids) - len(damages)} of {len(ids)} units are undamaged")
+    if damages:
+        raise LedgerError("; ".join(damages))

@@ -49,7 +49,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
     figures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Draw Fig. 4 to 6 of some test pairs of the first fold."),
+        typer.Option(metavar="DIR", help="Draw Fig. 4 to 6 for some test pairs of the first fold."),
     ] = None,
     measure: Annotated[
         Path | None,
@@ -58,13 +58,15 @@ def train(
         ),
     ] = None,
     track: Annotated[
-        bool, typer.Option("--track", help="Log the run to MLflow, figures and measurements as artifacts.")
+        bool,
+        typer.Option("--track", help="Log the run to MLflow, with figures and measurements as artifacts."),
     ] = False,
 ) -> None:
-    """Train one configuration in this process, without Ray; all folds in lockstep.
+    """Train one configuration in this process, without Ray, all folds in lockstep.
 
-    Prints an epoch a line, then the folds at their best validation epoch. Finished folds stand in the
-    ledger: the same command again reads them, and goes on with those that were cut short.
+    Prints a line for each epoch, then each fold at its best validation epoch. Finished folds are stored in
+    the
+    ledger: the same command reads them, and resumes folds that were interrupted.
 
       cgn train --data runs/cache/phantom-... --set backbone=tiny --set epochs=10 --fold 0
 
@@ -117,7 +119,7 @@ def train(
         from cgn_platform.tracking.runs import log_training
 
         uri = log_training(config, pairs, splits, (reports, result, written), store, console.print)
-        _say_where(console, "to look at in MLflow", uri)
+        _say_where(console, "to view in MLflow", uri)
 
 
 def _draw(snapshots: "Snapshots", result: "CrossResult", folder: Path, console: "Console") -> list[Path]:
@@ -151,31 +153,38 @@ def sweep(
     data: Data,
     store_path: StoreAt = DEFAULT_STORE,
     name: Annotated[
-        str | None, typer.Option(help="Of the study; the file's and the data's name where not given.")
+        str | None, typer.Option(help="Name of the study. Default: names of file and data set.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="In all, those that stand included.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials in all, finished ones included.")
+    ] = None,
     edits: Edits = None,
-    cpus: Annotated[float, typer.Option(help="CPUs a trial.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs a trial, or a fraction of one.")] = 0,
+    cpus: Annotated[float, typer.Option(help="CPUs for each trial.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs for each trial, or a fraction of one.")] = 0,
     fold_workers: Annotated[
         int,
-        typer.Option(min=0, help="Share a trial's folds among so many workers, each with --cpus and --gpus."),
+        typer.Option(min=0, help="Workers that share a trial's folds, each with --cpus and --gpus."),
     ] = 0,
-    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; all that fit.")] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Most trials at once. Default: all that fit.")
+    ] = None,
     audit_pruning: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Finish this share of what would be stopped: how often was that wrong?"
+            min=0,
+            max=1,
+            help="Finish this share of the pruned trials, to measure how often pruning is wrong.",
         ),
     ] = 0.0,
     address: Address = None,
     ledger: LedgerAt = None,
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
-    """Search a space with pruning; shows a leader board and how to open MLflow.
+    """Search a space with pruning. Prints a leader board and the address of the runs in MLflow.
 
-    The same command again goes on where it was stopped, and with a larger --trials adds to it. Folds that
-    any sweep or table has finished are read from the ledger, not trained.
+    The same command resumes an interrupted sweep, and with a larger --trials extends it. Folds that any sweep
+    or table has finished are read from the ledger, not trained. A search file is Python code that is
+    executed: run only files that you trust.
 
       cgn sweep search_spaces/alpha_beta.py --data runs/cache/mias-all-...
 
@@ -245,7 +254,7 @@ def _say_results(console: "Console", records: Any, store: Store, name: str) -> N
 
     console.print(leader_board(records))
     figures = summary(records)
-    orphans = f", {figures['trials_orphan']:g} orphans asked again" if figures["trials_orphan"] else ""
+    orphans = f", {figures['trials_orphan']:g} orphans queued again" if figures["trials_orphan"] else ""
     console.print(
         f"{figures['trials_complete']:g} complete, {figures['trials_pruned']:g} pruned, "
         f"{figures['trials_failed']:g} failed{orphans}; "
@@ -254,7 +263,7 @@ def _say_results(console: "Console", records: Any, store: Store, name: str) -> N
     )
     if "audited" in figures:
         console.print(
-            f"audit: {figures['audited']:g} ran on where they would have been stopped, "
+            f"audit: {figures['audited']:g} trials ran on although the pruner would have stopped them, "
             f"{figures['wrong_prunes']:g} of them would have won: wrong-prune rate "
             f"{figures['wrong_prune_rate']:.2f} [{figures['wrong_prune_rate_low']:.2f}, "
             f"{figures['wrong_prune_rate_high']:.2f}]",
@@ -273,20 +282,22 @@ def _say_where(console: "Console", purpose: str, uri: str, page: str | None = No
 
 @app.command()
 def replay(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies, run with no pruning.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies that ran without pruning.")],
     data: Data,
     store_path: StoreAt = DEFAULT_STORE,
     edits: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Edit a setting of Prune; may be repeated."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting of Prune; repeatable."),
     ] = None,
-    orders: Annotated[int, typer.Option(min=1, help="The recorded order and shuffled ones, in all.")] = 20,
+    orders: Annotated[
+        int, typer.Option(min=1, help="Number of orders: the recorded one, and shuffled ones.")
+    ] = 20,
     ledger: LedgerAt = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Replay every rule of pruning over the complete trials of studies: what each saves, and what it costs.
+    """Replay every pruning rule over the complete trials of studies: what each rule saves and costs.
 
-    Record them with prune=Prune("none"); several orders of the same trials tell how far chance goes.
+    Record the trials with prune=Prune("none"). Shuffled orders show how much depends on chance.
 
       cgn replay recorded --data runs/cache/phantom-...
 
@@ -302,11 +313,11 @@ def replay(
     store, (pairs, splits) = open_store(store_path), open_data(data)
     units = open_ledger(ledger, store)
     recordings = [replay.recording(name, *recorded(name, store), pairs, splits, units) for name in names]
-    found = [outcome for each in recordings for outcome in replay.outcomes(each, prune, orders)]
+    outcomes = [outcome for each in recordings for outcome in replay.outcomes(each, prune, orders)]
     if as_json:
-        typer.echo(json.dumps(replay.as_json(found, prune), indent=1))
+        typer.echo(json.dumps(replay.as_json(outcomes, prune), indent=1))
     else:
-        make_console().print(replay_table(found))
+        make_console().print(replay_table(outcomes))
 
 
 @app.command()
@@ -314,29 +325,33 @@ def table(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A table of search_spaces/.")],
     data: Data,
     store_path: StoreAt = DEFAULT_STORE,
-    name: Annotated[str | None, typer.Option(help="The file's and the data's name where not given.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeat every row with so many seeds.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Default: names of file and data set.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of each row.")] = 1,
     retune: Annotated[
         int | None,
         typer.Option(
             min=2,
             metavar="TRIALS",
-            help="Search learning_rate, alpha and beta for each row first, with so many trials each; "
-            "without it all rows share the settings of the table's base.",
+            help="Tune learning_rate, alpha and beta for each row first, with this many trials each. "
+            "Default: all rows share the settings of the table's base.",
         ),
     ] = None,
     edits: Edits = None,
-    cpus: Annotated[float, typer.Option(help="CPUs a fold.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs a fold, or a fraction of one.")] = 0,
-    concurrent: Annotated[int | None, typer.Option(min=1, help="Folds at once; all that fit.")] = None,
+    cpus: Annotated[float, typer.Option(help="CPUs for each fold.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs for each fold, or a fraction of one.")] = 0,
+    concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Most folds at once. Default: all that fit.")
+    ] = None,
     address: Address = None,
     ledger: LedgerAt = None,
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
-    """Run every row of a table on the same folds and seeds, and say what can be told apart.
+    """Run every row of a table on the same folds and seeds, and print which differences are significant.
 
-    Every fold of every row is scheduled on its own. Those that the ledger has cost nothing: run it again
-    after it was stopped, with more seeds, or for another table that shares rows with this one.
+    Each fold of each row is scheduled on its own, and folds in the ledger are not trained again: the same
+    command resumes an interrupted table, extends it by seeds, and shares rows with other tables. A table file
+    is Python
+    code that is executed: run only files that you trust.
 
       cgn table search_spaces/table_3.py --data runs/cache/mias-all-... --seeds 3
 

@@ -19,22 +19,24 @@ if TYPE_CHECKING:
 @app.command()
 def up(
     store_path: StoreAt = DEFAULT_STORE,
-    ray_port: Annotated[int, typer.Option(help="Of Ray's jobs and dashboard.")] = 8265,
-    mlflow_port: Annotated[int, typer.Option(help="Of MLflow.")] = 5000,
-    num_cpus: Annotated[int | None, typer.Option(min=1, help="Count so many CPUs.")] = None,
-    num_gpus: Annotated[int | None, typer.Option(min=0, help="Count so many GPUs, there or not.")] = None,
+    ray_port: Annotated[int, typer.Option(help="Port of Ray's jobs and dashboard.")] = 8265,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.")] = 5000,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray counts. Default: all.")] = None,
+    num_gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs that Ray counts, existing or not. Default: all.")
+    ] = None,
     ui: Annotated[
-        bool, typer.Option("--ui", help="Optuna's dashboard, too: studies while they run, read only.")
+        bool, typer.Option("--ui", help="Also start Optuna's dashboard: running studies, read-only.")
     ] = False,
-    ui_port: Annotated[int, typer.Option(help="Of Optuna's dashboard.")] = 8080,
+    ui_port: Annotated[int, typer.Option(help="Port of Optuna's dashboard.")] = 8080,
 ) -> None:
-    """Start a Ray head and an MLflow server on this machine's loopback address, for jobs.
+    """Start a Ray head and an MLflow server on this machine's loopback address, for submitted jobs.
 
-    Ray asks for a token (a file only you can read). MLflow and Optuna's dashboard have no password: whoever
-    may use this machine may look. The dashboard's buttons that would change a study answer with an error,
-    since it opens the database to read. All end with 'cgn down'.
+    Ray requires a token (a file that only you can read). MLflow and Optuna's dashboard have no password:
+    every user of this machine can open them. The dashboard opens the studies read-only, so its buttons that
+    would change a study fail. 'cgn down' ends all of them.
 
-      cgn up --ui         may be added while the others are up
+      cgn up --ui         adds the dashboard, also to servers that are running
     """
     from cgn_platform.servers import up
     from cgn_platform.tracking import links
@@ -49,13 +51,13 @@ def up(
     )
     export, job = up.submit_lines(state)
     lines = [
-        "" if fresh else "already up",
+        "" if fresh else "already running",
         f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
         f"MLflow  {links.how_to_look(state.mlflow)}",
-        *([f"Optuna  {state.ui}  (studies while they run; read only)"] if state.ui else []),
-        f"metrics {state.temporary}/r/{up.EXPORTERS} names what Prometheus reads (dashboards/grafana)",
+        *([f"Optuna  {state.ui}  (running studies, read-only)"] if state.ui else []),
+        f"metrics {state.temporary}/r/{up.EXPORTERS} lists the targets for Prometheus (dashboards/grafana)",
         "",
-        "to submit a sweep, with the absolute path of a cache for CACHE:",
+        "to submit a sweep (CACHE is the absolute path of a cache):",
         f"  {export}",
         f"  {job}",
     ]
@@ -64,24 +66,24 @@ def up(
 
 @app.command()
 def down(store_path: StoreAt = DEFAULT_STORE) -> None:
-    """End the servers that 'cgn up' started in this store, and no others."""
+    """End the servers that 'cgn up' started for this store, and no others."""
     from cgn_platform.servers import up
 
     store = open_store(store_path)
-    typer.echo("ended" if up.down(store) else f"nothing is up in {store}")
+    typer.echo("ended" if up.down(store) else f"no servers are running for {store}")
 
 
 @app.command()
 def doctor(
     store_path: StoreAt = DEFAULT_STORE,
     address: Annotated[
-        str | None, typer.Option(help="A Ray to look at, too: host:port, or http://host:port of its jobs.")
+        str | None, typer.Option(help="Also check this Ray: host:port, or http://host:port of its jobs.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at versions, decoders, GPUs, disk, file modes, listeners, databases; say what is unsafe.
+    """Check versions, decoders, GPUs, disk, file modes, open ports and databases; report what is unsafe.
 
-    Changes nothing and tells no secret. Exit code 0: all is fine; 1: something is missing or does not
+    Changes nothing and prints no secret. Exit code 0: everything is fine; 1: something is missing or does not
     answer; 2: something is unsafe.
     """
     from dataclasses import asdict

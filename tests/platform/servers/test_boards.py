@@ -19,7 +19,7 @@ from cgn.data.pairs import Pairs, Split
 from cgn_platform.cluster.resources import Cluster, Resources
 from cgn_platform.space import Float, Prune, Space
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GRAFANA = ROOT / "dashboards" / "grafana"
 BOARDS = sorted((GRAFANA / "boards").glob("*.json"))
 # Ray's agent measures these by NVIDIA's library, only on nodes where that finds a GPU.

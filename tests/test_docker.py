@@ -10,7 +10,7 @@ import yaml
 
 from cgn_platform.servers import up
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
 SERVERS = ("mlflow", "ray-head", "ray-worker")
 

@@ -23,7 +23,7 @@ from cgn_platform.servers import up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_"))}
 

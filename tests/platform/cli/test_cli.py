@@ -19,7 +19,7 @@ from cgn_platform import cli
 from cgn_platform.tracking.events import RunInfo
 from cgn_platform.tracking.writer import MLflowWriter
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMOKE = str(ROOT / "search_spaces" / "smoke.py")
 
 
