@@ -20,6 +20,8 @@ from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
 from cgn_platform.cluster import processes
 from cgn_platform.servers import up
+from cgn_platform.servers.state import ServerState, read_state
+from cgn_platform.store.layout import Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -34,7 +36,7 @@ class Servers(NamedTuple):
     mlflow_port: int
     ui_port: int
     told: str
-    up: up.ServerState
+    up: ServerState
 
 
 def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -53,17 +55,17 @@ def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     store = tmp_path_factory.mktemp("up") / "store"
-    ray_port, mlflow_port, ui_port = processes._free_ports(3)
+    ray_port, mlflow_port, ui_port = processes.free_ports(3)
     ports = ("--ray-port", str(ray_port), "--mlflow-port", str(mlflow_port))
     ports += ("--ui", "--ui-port", str(ui_port))
     try:
         told = cgn("up", "--store", str(store), "--num-gpus", "4", *ports)
         assert told.returncode == 0, told.stderr
-        state = up.read_up(store)
+        state = read_state(Store(store))
         assert state is not None
         yield Servers(store, ray_port, mlflow_port, ui_port, told.stdout, state)
     finally:
-        up.down(store)
+        up.down(Store(store))
 
 
 def sockets(process: psutil.Process) -> list[Any]:
@@ -309,14 +311,14 @@ def test_down_ends_all_of_it_and_nothing_else(servers: Servers) -> None:
     for port in (servers.ray_port, servers.mlflow_port, servers.ui_port):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
-    assert cgn("down", "--store", str(servers.store)).stdout.startswith("nothing is up")
+    assert cgn("down", "--store", str(servers.store)).stdout.startswith("no servers are running")
 
 
 def test_after_a_kill_the_next_up_ends_what_was_left(servers: Servers) -> None:
     ports = ("--ray-port", str(servers.ray_port), "--mlflow-port", str(servers.mlflow_port))
     asked = ("up", "--store", str(servers.store), "--num-cpus", "1", *ports)
     assert cgn(*asked).returncode == 0
-    killed = up.read_up(servers.store)
+    killed = read_state(Store(servers.store))
     assert killed is not None
     everyone = killed.tree()
     for pid, _ in killed.processes:
