@@ -1,4 +1,4 @@
-"""What the documents name exists: links, anchors, files, verbs, options, configuration fields, make targets."""
+"""What the documents name exists: links, anchors, files, verbs, options, fields and make targets."""
 
 import re
 import shlex
@@ -158,21 +158,19 @@ def test_options_that_stand_alone_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)
 def test_fields_that_are_set_exist(document: Path) -> None:
-    prune = set(Prune.__dataclass_fields__)
-    for line in calls(document):
-        for option, value in zip(line, line[1:], strict=False):
-            if option == "--set":
-                field = value.partition("=")[0]
-                assert field in {*Config.model_fields, *prune, "field", "FIELD"}, f"--set {value}"
+    known = {*Config.model_fields, *Prune.__dataclass_fields__, "field", "FIELD"}
+    for code in code_of(document):
+        for field in re.findall(r"--set (\w+)=", code):
+            assert field in known, f"--set {field}= sets no field of Config or Prune"
 
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)
 def test_files_that_are_named_exist(document: Path) -> None:
     folders = "cgn|dashboards|docker|docs|platform|search_spaces|tests"
+    path_of = re.compile(rf"(?<![\w/.-])(?:{folders})/[\w/.-]+\.(?:py|md|json|ya?ml|j2|css|txt)\b")
     for code in code_of(document):
-        for path in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w/.-]+\.(?:py|md|json|ya?ml|j2|css|txt)\b", code):
-            if not re.search(r"NAME", path):
-                assert (ROOT / path).exists(), path
+        for path in path_of.findall(code):
+            assert "NAME" in path or (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)

@@ -93,15 +93,16 @@ def run_to_the_end(script: str, folder: Path) -> tuple[int | None, str]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        code: int | None = None
         try:
-            code: int | None = shell.wait(SECONDS)
+            code = shell.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            code = None
+            pass
         finally:
             if shell.poll() is None:
                 os.killpg(shell.pid, signal.SIGKILL)
                 shell.wait()
-            if "cgn up" in script:  # its servers are in a session of their own
+            if code != 0 and "cgn up" in script:  # its servers are in a session of their own
                 down = [sys.executable, "-m", "cgn_platform.cli", "down"]
                 subprocess.run(down, cwd=folder, env=environment(folder), timeout=60, check=False)
     return code, log.read_text(errors="replace")
