@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,15 +62,6 @@ def with_free_ports(script: str) -> str:
     return script
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A scratch folder with the project's searches. Its path is short: Ray's sockets lie below it."""
-    path = Path(tempfile.mkdtemp(prefix="cgnt-"))
-    shutil.copytree(ROOT / "search_spaces", path / "search_spaces")
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def environment(folder: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_"))}
     return {
@@ -108,15 +100,38 @@ def run_to_the_end(script: str, folder: Path) -> tuple[int | None, str]:
     return code, log.read_text(errors="replace")
 
 
+def run_document(document: Path) -> tuple[int | None, str]:
+    """In a scratch folder with the project's searches. Its path is short: Ray's sockets lie below it."""
+    folder = Path(tempfile.mkdtemp(prefix="cgnt-"))
+    try:
+        shutil.copytree(ROOT / "search_spaces", folder / "search_spaces")
+        for block in fenced_blocks(document):
+            language, _, name = block.info.partition(" ")
+            if language == "python" and name:
+                (folder / name).write_text(block.text)
+        return run_to_the_end(with_free_ports(shell_script(document)), folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[tuple[int | None, str]]]]:
+    """The selected documents, two at a time: they mostly wait for servers and workers to start."""
+    selected = [
+        item.callspec.params["document"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.function is test_its_commands_run
+    ]
+    pool = ThreadPoolExecutor(2)
+    yield {document: pool.submit(run_document, document) for document in selected}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.integration
-@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("document", RUNNABLE, ids=lambda path: path.stem)
-def test_its_commands_run(document: Path, folder: Path) -> None:
-    for block in fenced_blocks(document):
-        language, _, name = block.info.partition(" ")
-        if language == "python" and name:
-            (folder / name).write_text(block.text)
-    code, output = run_to_the_end(with_free_ports(shell_script(document)), folder)
+def test_its_commands_run(document: Path, runs: dict[Path, Future[tuple[int | None, str]]]) -> None:
+    code, output = runs[document].result()
     assert code == 0, f"exit code {code}:\n{output[-5000:]}"
 
 
