@@ -78,9 +78,10 @@ def sockets(process: psutil.Process) -> list[Any]:
 # Each task waits until as many run as there are slots, and a moment more for one too many.
 OVERLAP = """
 import json, sys
-from cgn_platform import cluster
+from cgn_platform.cluster.connect import connect
+from cgn_platform.cluster.resources import Resources
 
-with cluster.connect(sys.argv[1]) as there:
+with connect(sys.argv[1]) as there:
     import ray
 
     @ray.remote
@@ -108,7 +109,7 @@ with cluster.connect(sys.argv[1]) as there:
 
     told = []
     for gpus in (1, 0.25):
-        slots = there.slots(cluster.Resources(0.1, gpus))
+        slots = there.slots(Resources(0.1, gpus))
         count = Count.options(num_cpus=0).remote()
         remote = ray.remote(num_cpus=0.1, num_gpus=gpus)(task)
         ray.get([remote.remote(count, slots) for _ in range(slots + 2)], timeout=150)
@@ -138,7 +139,7 @@ def test_what_is_printed_can_be_typed(servers: Servers) -> None:
     assert f"ray job submit --address {servers.up.jobs} --working-dir . -- cgn sweep" in servers.told
     assert f"http://127.0.0.1:{servers.ui_port}" in servers.told
     again = cgn("up", "--store", str(servers.store))
-    assert again.stdout.startswith("already up")
+    assert again.stdout.startswith("already running")
 
 
 def ask_ui(servers: Servers, method: str, path: str, body: Any = None) -> tuple[int, str]:
@@ -328,9 +329,9 @@ def test_after_a_kill_the_next_up_ends_what_was_left(servers: Servers) -> None:
 
     again = cgn(*asked)
     assert again.returncode == 0, again.stderr
-    assert not again.stdout.startswith("already up")
+    assert not again.stdout.startswith("already running")
     later = cgn(*asked, "--ui", "--ui-port", str(servers.ui_port))
-    assert later.stdout.startswith("already up")
+    assert later.stdout.startswith("already running")
     assert ask_ui(servers, "GET", "/api/studies")[0] == http.HTTPStatus.OK
     assert [process for process in everyone if process.is_running()] == []
     assert not Path(killed.temporary).exists()
