@@ -65,7 +65,8 @@ def test_readme_is_short() -> None:
 
 def test_readme_leads_to_every_document() -> None:
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in LINK.findall(prose(ROOT / "README.md"))}
-    assert set(DOCUMENTS) - linked <= {ROOT / "README.md"}
+    own = {path for path in DOCUMENTS if path.parent == ROOT or "tests" not in path.relative_to(ROOT).parts}
+    assert own - linked <= {ROOT / "README.md"}
 
 
 def test_images_are_small() -> None:
