@@ -93,10 +93,10 @@ def promote(
     """Register a sweep's winner or a table's row in MLflow, if it passes every check.
 
     The checks: its units are undamaged; its AUC lies above --min-auc (for a sweep's winner, both the AUC on
-    the test folds and the validation AUC corrected for the choice by BBC-CV); its AUC and localisation are not
-    worse than the champion's by --margin on the same cases (95 % intervals); and the packaged model, loaded
-    again, predicts the same to the bit. Then it becomes champion, and the old champion becomes previous. Exit
-    code 3 means refused: every reason is printed, and the refusal is recorded.
+    the test folds and the validation AUC corrected for the choice by BBC-CV); its AUC and localisation are
+    not worse than the champion's by --margin on the same cases (95 % intervals); and the packaged model,
+    loaded again, predicts the same to the bit. Then it becomes champion, and the old champion becomes
+    previous. Exit code 3 means refused: every reason is printed, and the refusal is recorded.
 
       cgn promote smoke-phantom --because "first one"
 

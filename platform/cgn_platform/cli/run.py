@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -273,9 +274,8 @@ def table(
             )
         facts = _table(declared, pairs, splits, name, seeds, site, console)
     console.print(table_of(facts))
-    uri = default_uri(store)
-    track_table(facts, store=store, uri=uri, say=lambda line: console.print(line, style="yellow"))
-    print_address(console, "to compare in MLflow", uri, page_of(store, name))
+    track_table(facts, store=store, uri=default_uri(store), say=partial(console.print, style="yellow"))
+    print_address(console, "to compare in MLflow", default_uri(store), page_of(store, name))
 
 
 def _table(

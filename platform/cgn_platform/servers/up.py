@@ -19,6 +19,7 @@ from cgn import files
 from cgn.errors import ClusterError
 from cgn_platform.cluster.processes import LOOPBACK, end_processes, identity_of, is_free
 from cgn_platform.cluster.temporary import SERVERS, make_temporary, remove_folder
+from cgn_platform.servers import ports
 from cgn_platform.servers.launch import (
     Ports,
     environment,
@@ -29,15 +30,14 @@ from cgn_platform.servers.launch import (
 from cgn_platform.servers.state import ServerState, read_state, write_state
 from cgn_platform.store.layout import Store
 
-RAY_PORT, MLFLOW_PORT, UI_PORT = 8265, 5000, 8080
 EXPORTERS = "prom_metrics_service_discovery.json"  # Ray's list of targets for Prometheus, in its folder
 
 
 def up(
     store: Store,
     *,
-    ray_port: int = RAY_PORT,
-    mlflow_port: int = MLFLOW_PORT,
+    ray_port: int = ports.RAY,
+    mlflow_port: int = ports.MLFLOW,
     num_cpus: int | None = None,
     num_gpus: int | None = None,
     ui_port: int | None = None,
@@ -67,8 +67,8 @@ def up(
                     )
                 return _with_dashboard(store, running, ui_port), False
             _end(store, running)
-        ports = {"--ray-port": ray_port, "--mlflow-port": mlflow_port}
-        _check_free(ports if ui_port is None else {**ports, "--ui-port": ui_port})
+        wanted = {"--ray-port": ray_port, "--mlflow-port": mlflow_port}
+        _check_free(wanted if ui_port is None else {**wanted, "--ui-port": ui_port})
         state = _start(store, Ports.choose(ray_port, mlflow_port), num_cpus, num_gpus)
         return _with_dashboard(store, state, ui_port), True
 
@@ -99,24 +99,24 @@ def submit_lines(state: ServerState, data: str = "CACHE") -> tuple[str, str]:
     return export, job
 
 
-def _start(store: Store, ports: Ports, num_cpus: int | None, num_gpus: int | None) -> ServerState:
+def _start(store: Store, chosen: Ports, num_cpus: int | None, num_gpus: int | None) -> ServerState:
     from cgn_platform.tracking.mlflow_client import make_tables  # imports MLflow
 
     make_tables(store)
     store.logs.mkdir(mode=0o700, exist_ok=True)
     temporary = make_temporary(SERVERS)
     state = ServerState(
-        jobs=f"http://{LOOPBACK}:{ports.ray}",
-        driver=f"{LOOPBACK}:{ports.driver}",
-        mlflow=f"http://{LOOPBACK}:{ports.mlflow}",
+        jobs=f"http://{LOOPBACK}:{chosen.ray}",
+        driver=f"{LOOPBACK}:{chosen.driver}",
+        mlflow=f"http://{LOOPBACK}:{chosen.mlflow}",
         token=str(_token(store)),
         temporary=str(temporary),
         processes=(),
     )
     variables = environment(store, state.mlflow, Path(state.token))
     servers = [
-        ray_head(ports, temporary, state.bearer, num_cpus, num_gpus),
-        mlflow_server(store, ports.mlflow),
+        ray_head(chosen, temporary, state.bearer, num_cpus, num_gpus),
+        mlflow_server(store, chosen.mlflow),
     ]
     processes = [server.start(store.logs, variables) for server in servers]
     state = replace(state, processes=[identity_of(psutil.Process(process.pid)) for process in processes])
@@ -155,8 +155,8 @@ def _with_dashboard(store: Store, state: ServerState, port: int | None) -> Serve
     return state
 
 
-def _check_free(ports: Mapping[str, int]) -> None:
-    for option, port in ports.items():
+def _check_free(wanted: Mapping[str, int]) -> None:
+    for option, port in wanted.items():
         if not is_free(port):
             raise ClusterError(f"port {port} is taken: choose another one with {option}")
 
