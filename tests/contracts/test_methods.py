@@ -1,4 +1,4 @@
-"""What every method promises, whichever file defines it. Numbers of CGN that were recorded stay as they were."""
+"""What every method promises, whichever file defines it; and the recorded numbers of CGN."""
 
 import json
 import runpy
