@@ -20,6 +20,7 @@ from cgn.statistics.analytic import DeLong, FoldDeLong, delong, fold_delong
 from cgn.statistics.bootstrap import bootstrap_auc, paired_bootstrap
 from cgn.statistics.comparison import (
     BETTER,
+    MIN_FOLDS,
     UNCLEAR,
     WORSE,
     BaselineComparison,
@@ -34,6 +35,7 @@ from cgn.statistics.selection import Winner, bbc, winner
 __all__ = [
     "BETTER",
     "DEFAULT",
+    "MIN_FOLDS",
     "UNCLEAR",
     "WORSE",
     "BaselineComparison",

@@ -11,7 +11,7 @@ from cgn.statistics._checks import StatisticsError, checked_scores, patient_numb
 
 
 class DeLong(NamedTuple):
-    """AUCs of two scores on the same cases, their difference, its standard error, and the two-sided p-value."""
+    """AUCs of two scores on the same cases, their difference, its standard error, the two-sided p-value."""
 
     auc_a: float
     auc_b: float

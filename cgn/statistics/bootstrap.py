@@ -57,8 +57,8 @@ def paired_bootstrap(
 
     Both scores lose the same folds in a draw (see `bootstrap_auc`), so they stay paired. The p-value belongs
     to the percentile interval: it is twice the smaller share of draws on either side of zero, where the data
-    itself counts as one draw. It is below `1 - level` if and only if the interval excludes zero, and never
-    below `2 / (n + 1)`.
+    itself counts as one draw. It is below `1 - level` where the interval excludes zero, and never below
+    `2 / (n + 1)`.
 
     Args:
         y: `(cases,)` labels.

@@ -45,9 +45,9 @@ def proportion(share: ArrayLike, groups: ArrayLike | None = None, level: float =
 def mcnemar(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None) -> float:
     """McNemar 1947, exact; with patients as Pitman 1937. Two-sided p-value of two paired rates of 0 and 1.
 
-    Under the null hypothesis `a` and `b` may be exchanged in any patient: the p-value is the share of all such
-    exchanges whose total difference is at least as large. All cases of a patient are exchanged together. With
-    one case per patient this is the binomial test of the discordant pairs.
+    Under the null hypothesis `a` and `b` may be exchanged in any patient: the p-value is the share of all
+    such exchanges whose total difference is at least as large. All cases of a patient are exchanged together.
+    With one case per patient this is the binomial test of the discordant pairs.
 
     Args:
         a, b: `(cases,)` or `(seeds, cases)` of 0 or 1, on the same cases; NaN for a case that is not counted.
@@ -79,8 +79,8 @@ def paired_rates(
 ) -> Difference:
     """Efron & Tibshirani 1993, ch. 13. Mean of `a` minus that of `b`, on the same draws of patients.
 
-    Gives the interval that `mcnemar` lacks. Interval and p-value are computed as in `paired_bootstrap`; a draw
-    in which no case counts is left out.
+    Gives the interval that `mcnemar` lacks. Interval and p-value are computed as in `paired_bootstrap`; a
+    draw in which no case counts is left out.
 
     Args:
         a, b: `(cases,)` or `(seeds, cases)` of 0 or 1, on the same cases; NaN for a case that is not counted.

@@ -58,7 +58,7 @@ def bbc(
 
 
 class Winner(NamedTuple):
-    """The best of a search: its name, the AUC that it was selected by, and that AUC corrected for selection."""
+    """The best row of a search: its name, the AUC that it was selected by, and that AUC corrected."""
 
     name: str
     raw: float
