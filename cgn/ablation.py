@@ -1,20 +1,22 @@
-"""The switches of Tables III-V, as values. What they mean for the losses stands in `cgn.objective`,
-what they mean for the networks in `cgn.nets.network`; nobody else branches on them.
+"""The switches of Tables III-V, as values.
+
+What they change in the losses is defined in `cgn.objective`, what they change in the networks in
+`cgn.methods.cgn`; no other module branches on them.
 """
 
 from enum import StrEnum
 
 
 class Bilateral(StrEnum):
-    """Table III, column "Bilateral": what the other breast is used for."""
+    """Table III, column "Bilateral": how the other breast is used."""
 
-    NONE = "none"  # x: the vanilla single-view network (row 1), or G(H_T) where a loss asks for H_C (row 8)
+    NONE = "none"  # x: the vanilla single-view network (row 1), or G(H_T) if a loss needs H_C (row 8)
     SBF = "sbf"  # simple bilateral features: [H_T, H_R] fused
     GF = "gf"  # Table V: SBF with a learned gate on each side (reading 28)
     SFF = "sff"  # Table V: SBF over both views of the breast, averaged (reading 29)
-    TF_GAN = "tf_gan"  # G sees the target alone
-    BF_GAN = "bf_gan"  # G sees (1 - alpha) H_T + alpha H_R
-    ADAIN_GAN = "adain_gan"  # G sees Eq. 7's interpolation
+    TF_GAN = "tf_gan"  # the input of G is the target only
+    BF_GAN = "bf_gan"  # the input of G is (1 - alpha) H_T + alpha H_R
+    ADAIN_GAN = "adain_gan"  # the input of G is Eq. 7's interpolation
     ORACLE = "oracle"  # H_C = features of the true counterfactual image; phantoms only, an upper bound
 
 
@@ -26,7 +28,7 @@ class GeneratorLevel(StrEnum):
 
 
 class Triplet(StrEnum):
-    """Table III, column "Triplet Loss": whether L_FT acts, and where its Omega comes from."""
+    """Table III, column "Triplet Loss": whether L_FT is used, and what its Omega is computed from."""
 
     NONE = "none"
     NON_FEEDBACK = "non_feedback"  # Omega from the largest target-counterfactual distance (reading 15)
@@ -57,7 +59,7 @@ class Adversarial(StrEnum):
 
 
 class CounterfactualGradient(StrEnum):
-    """Reading 24: whom L_AD, L_FT and L_NE train."""
+    """Reading 24: which parts L_AD, L_FT and L_NE train."""
 
     GENERATOR = "generator"
-    JOINT = "joint"
+    JOINT = "joint"  # generator and backbone

@@ -1,4 +1,4 @@
-"""What a run is: one frozen, validated, hashable value. A variant is an edit of another one.
+"""The configuration of a run: one frozen, validated, hashable value. A variant is an edit of another one.
 
 >>> Config().edit(alpha=0.3).alpha
 0.3
@@ -26,8 +26,8 @@ from cgn.errors import ConfigError
 class Config(BaseModel):
     """Sec. III-B and IV-A. Everything that changes the result of a run, and nothing else.
 
-    Defaults are the paper's where it prints them (epochs, learning rate, generator blocks,
-    loss terms) and the readings of `docs/readings.md` elsewhere.
+    Defaults are the paper's values where it prints them (epochs, learning rate, generator blocks, loss
+    terms), and those of `docs/readings.md` otherwise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,20 +35,23 @@ class Config(BaseModel):
     method: str = Field("cgn", description="module of cgn.methods")
     backbone: str = Field("alexnet", description="module of cgn.backbones")
     backbone_weights: str = Field(
-        "none", description="'none', 'imagenet' (torchvision, fetched once) or the path of a state dict"
+        "none", description="'none', 'imagenet' (torchvision, downloaded once) or the path of a state dict"
     )
     frozen_backbone: bool = Field(
-        False, description="train on the backbone's features, computed once: a setting of its own, and fast"
+        False,
+        description="compute the backbone's features once and train on them: fast, but another setting",
     )
     feature_channels: int | None = Field(
-        None, ge=1, description="channels after a 1x1 projection; None projects only what is wider than 512"
+        None,
+        ge=1,
+        description="channels after a 1x1 projection; None projects only from more than 512",
     )
     generator_blocks: int = Field(9, ge=1, le=32, description="residual blocks of G (Sec. III-B)")
 
-    alpha: float = Field(0.5, ge=0, le=1, description="Eq. 7, interpolation weight; the paper prints none")
-    beta: float = Field(1.0, ge=0, description="Eq. 12, margin, in the unit of d_tc; the paper prints none")
+    alpha: float = Field(0.5, ge=0, le=1, description="Eq. 7, interpolation weight; the paper gives no value")
+    beta: float = Field(1.0, ge=0, description="Eq. 12, margin in the unit of d_tc; the paper gives no value")
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Adam, all networks")
-    batch_size: int = Field(8, ge=2, description="pairs a step; the paper prints none")
+    batch_size: int = Field(8, ge=2, description="pairs per step; the paper gives no value")
     epochs: int = Field(50, ge=1)
 
     bilateral: Bilateral = Bilateral.ADAIN_GAN
@@ -62,10 +65,10 @@ class Config(BaseModel):
     adversarial: Adversarial = Adversarial.NON_SATURATING
     counterfactual_gradient: CounterfactualGradient = CounterfactualGradient.GENERATOR
     loss_weights: dict[str, float] = Field(
-        default_factory=dict, description="weight of a term of the objective by its name; 1 where absent"
+        default_factory=dict, description="weight of each term of the objective by its name; 1 if absent"
     )
 
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 autocast changes results: recorded")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is autocast and changes results")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="before")
@@ -80,7 +83,8 @@ class Config(BaseModel):
     def _images_need_the_backbone(self) -> Self:
         if self.frozen_backbone and self.generator_level is GeneratorLevel.IMAGE:
             raise ValueError(
-                "frozen_backbone computes features once, generator_level=image in each step: take one"
+                "frozen_backbone=true computes features once but generator_level=image needs new ones in "
+                "each step: choose one of the two"
             )
         return self
 
@@ -89,7 +93,7 @@ class Config(BaseModel):
         """A configuration from plain values.
 
         Raises:
-            ConfigError: one line that names the field, what must hold and what came.
+            ConfigError: one line that names the field, the requirement and the value.
         """
         try:
             return cls.model_validate(dict(values))
@@ -97,11 +101,11 @@ class Config(BaseModel):
             raise ConfigError("; ".join(_plain(e) for e in error.errors())) from None
 
     def edit(self, **changes: Any) -> "Config":
-        """The same run but for these fields. Raises ConfigError as `of` does."""
+        """The same configuration with these fields changed. Raises ConfigError as `of` does."""
         return Config.of({**self.model_dump(), **changes})
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that name this value: equal configurations have equal ones."""
+        """Sixteen hexadecimal digits; equal configurations have equal fingerprints."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -1,14 +1,14 @@
 """Eq. 6-13, 17-18 and 20 as pure functions, in the paper's symbols.
 
 B batch, C channels, h x w the feature grid. Features are `(B, C, h, w)`, lesion maps `(B, h, w)`,
-logits `(B, 2)`. Losses return one value a sample, `(B,)`; whoever trains reduces them.
+logits `(B, 2)`. Losses return one value per sample, `(B,)`; the training loop reduces them.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5  # of [14], under the square root of the variance
+EPSILON = 1e-5  # added to the variance, as in [14]
 
 
 def adain(h_t: Tensor, h_r: Tensor) -> Tensor:
@@ -50,11 +50,12 @@ def d_tc(h_t: Tensor, h_c: Tensor, omega: Tensor) -> Tensor:
 
 
 def d_rc(h_r: Tensor, h_c: Tensor) -> Tensor:
-    """Eq. 11. Chamfer distance of the two sets of cells, blind to misalignment. (B,C,h,w) x 2 -> (B,)
+    """Eq. 11. Chamfer distance of the two sets of cells, insensitive to misalignment. (B,C,h,w) x 2 -> (B,)
 
-    |a - b|^2 as |a|^2 + |b|^2 - 2ab: one matrix product in place of a (B, hw, hw, C) array. Features
-    are centred first, since the difference of large squares loses digits, and the nearest cells are
-    then measured directly: exact where they coincide, with a finite gradient.
+    The nearest cells are found with |a - b|^2 = |a|^2 + |b|^2 - 2ab: one matrix product in place of a
+    (B, hw, hw, C) array. Features are centred first, because the difference of large squares loses digits.
+    The distances of the nearest cells are then computed directly: exact where cells coincide, and with a
+    finite gradient.
     """
     r, c = h_r.flatten(2), h_c.flatten(2)  # (B, C, hw)
     with torch.no_grad():
@@ -62,7 +63,7 @@ def d_rc(h_r: Tensor, h_c: Tensor) -> Tensor:
         r0, c0 = r - centre, c - centre
         squares = r0.square().sum(1).unsqueeze(2) + c0.square().sum(1).unsqueeze(1)  # (B, hw, hw)
         distance = torch.baddbmm(squares, r0.transpose(1, 2), c0, alpha=-2)
-        nearest_c, nearest_r = distance.argmin(2), distance.argmin(1)  # (B, hw): of each r, of each c
+        nearest_c, nearest_r = distance.argmin(2), distance.argmin(1)  # (B, hw): for each r, for each c
     channels = r.shape[1]
     to_c = c.gather(2, nearest_c.unsqueeze(1).expand(-1, channels, -1))
     to_r = r.gather(2, nearest_r.unsqueeze(1).expand(-1, channels, -1))
@@ -70,7 +71,7 @@ def d_rc(h_r: Tensor, h_c: Tensor) -> Tensor:
 
 
 def l_ft(d_tc: Tensor, d_rc: Tensor, beta: float) -> Tensor:
-    """Eq. 12. Feedback triplet loss: H_C nearer to H_T than to H_R by a margin. (B,) x 2 -> (B,)"""
+    """Eq. 12. Feedback triplet loss: H_C is nearer to H_T than to H_R by a margin. (B,) x 2 -> (B,)"""
     return F.relu(d_tc + beta - d_rc)
 
 
@@ -85,18 +86,18 @@ def l_cls(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def l_ad_g(fake: Tensor, saturating: bool = False) -> Tensor:
-    """Eq. 9 and 17, what G minimises, from D's logits. (B, ...) -> (B,), mean over the rest
+    """Eq. 9 and 17, the loss of G from D's logits. (B, ...) -> (B,), mean over the other dimensions
 
-    -log D (reading 10), or log(1 - D) as printed where saturating.
+    -log D (reading 10), or log(1 - D) as printed if saturating.
     """
     return (-F.softplus(fake) if saturating else F.softplus(-fake)).flatten(1).mean(1)
 
 
 def l_ad_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Eq. 9 and 18, what D minimises: -log D(H_R) - log(1 - D(H_C)). (B, ...) x 2 -> (B,)"""
+    """Eq. 9 and 18, the loss of D: -log D(H_R) - log(1 - D(H_C)). (B, ...) x 2 -> (B,)"""
     return F.softplus(-real).flatten(1).mean(1) + F.softplus(fake).flatten(1).mean(1)
 
 
 def l_fc(d_tc: Tensor) -> Tensor:
-    """Eq. 20. Variant 2's direct constraint is d_tc itself. (B,) -> (B,)"""
+    """Eq. 20. The direct constraint of variant 2 is d_tc itself. (B,) -> (B,)"""
     return d_tc

@@ -1,6 +1,6 @@
 """Training is an iterator of epochs (Sec. IV-A); cross-validation advances all folds in lockstep.
 
->>> for report in fit(config, pairs, split): ...      # ask for the next epoch, or do not
+>>> for report in fit(config, pairs, split): ...      # break to stop training
 >>> result = last(fit(config, pairs, split))          # all epochs, then the test fold, once
 """
 
@@ -20,8 +20,9 @@ from cgn import methods, metrics
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, DataError, DivergedError
-from cgn.methods import Batch, Network, Prediction
+from cgn.methods import Batch, BatchPrediction, Network
 from cgn.results import (
+    CheckpointStore,
     CrossReport,
     CrossResult,
     CrossRun,
@@ -29,13 +30,12 @@ from cgn.results import (
     FoldResult,
     FoldRun,
     FoldState,
-    Memory,
     Predictions,
     last,
     lockstep,
 )
 
-EVALUATION_BATCH = 64  # pairs; results do not depend on it beyond rounding
+EVALUATION_BATCH = 64  # pairs; changes results only by rounding
 
 
 def fit(
@@ -43,24 +43,32 @@ def fit(
     pairs: "Pairs | Images",
     split: Split,
     device: str = "cpu",
-    memory: Memory | None = None,
+    checkpoints: CheckpointStore | None = None,
 ) -> FoldRun:
-    """Train one fold; yields a report an epoch and returns the test result of the best one.
+    """Train one fold; yields a report after each epoch and returns the test result of the best epoch.
 
-    Equal arguments give equal bits on the CPU, whatever else runs between two epochs, and also where a
-    fold that was cut short goes on from its memory: the epochs it had are then told again, not trained.
+    On the CPU, equal arguments give results that are equal to the bit, whatever runs between two epochs. This
+    includes a fold that is resumed from its last checkpoint: the reports of earlier epochs are then yielded
+    again without training.
+
+    Args:
+        config: what is trained.
+        pairs: the data; give `Images` to share it between folds.
+        split: training, validation and test pairs.
+        device: cpu, cuda or cuda:1; ignored for `Images`.
+        checkpoints: where the fold is resumed from and saved; None to start from the beginning.
 
     Raises:
         ConfigError, WeightsError: before the first epoch.
-        DataError: a validation or test fold that holds one class only.
-        DivergedError: a loss or a score that is no number.
+        DataError: a validation or test fold has one class only.
+        DivergedError: a loss or a score is not finite.
     """
     images = pairs if isinstance(pairs, Images) else Images(pairs, device)
-    return _fit(config, images, split, memory)
+    return _fit(config, images, split, checkpoints)
 
 
 def cross_validate(config: Config, pairs: Pairs, splits: Sequence[Split], device: str = "cpu") -> CrossRun:
-    """Train all folds in lockstep. The numbers are those of `fit` on each fold after the other.
+    """Train all folds in lockstep. The results are those of `fit` on one fold after the other.
 
     Raises what `fit` raises.
     """
@@ -76,7 +84,7 @@ def network_of(config: Config, state: Mapping[str, Tensor], device: str = "cpu")
 
 
 class Images:
-    """Pairs on a device: as uint8, once for all folds, turned to floats a batch at a time."""
+    """Pairs on a device: stored as uint8, once for all folds, and converted to floats batch by batch."""
 
     def __init__(self, pairs: Pairs, device: str = "cpu") -> None:
         self.pairs = pairs
@@ -89,7 +97,7 @@ class Images:
         self._frozen: dict[str, Images] = {}
 
     def batch(self, index: Tensor, *, other: bool = False) -> Batch:
-        """These pairs, as a network takes them; with the other view of each where it asks for `other`."""
+        """The pairs at these rows, as a network reads them; `other` adds the other view of each."""
         index = index.to(self.device, non_blocking=True)
         truth = None if self.counterfactual is None else self._float(self.counterfactual[index])
         batch = Batch(
@@ -103,8 +111,8 @@ class Images:
         )
 
     def through(self, trunk: nn.Module, name: str = "") -> "Images":
-        """The same pairs as a frozen trunk sees them, computed once for each trunk, or each name of one."""
-        name = name or name_of(trunk)
+        """Features of the same pairs by a frozen trunk, computed once per name (the weights' hash)."""
+        name = name or weights_hash(trunk)
         if name not in self._frozen:
             self._frozen[name] = _Features(self, trunk.eval())
         return self._frozen[name]
@@ -118,29 +126,25 @@ class Images:
 
 
 class _Features(Images):
-    """Features of a trunk in the place of images."""
+    """Features of a trunk in place of images."""
 
     def __init__(self, images: Images, trunk: nn.Module) -> None:
         @torch.no_grad()
-        def seen(pixels: Tensor) -> Tensor:
+        def features(pixels: Tensor) -> Tensor:
             chunks = torch.split(pixels, EVALUATION_BATCH)
             return torch.cat([trunk(images._float(chunk)) for chunk in chunks])
 
-        self.pairs, self.device, self.label, self.other = (
-            images.pairs,
-            images.device,
-            images.label,
-            images.other,
-        )
-        self.target, self.reference = seen(images.target), seen(images.reference)
-        self.counterfactual = None if images.counterfactual is None else seen(images.counterfactual)
+        self.pairs, self.device = images.pairs, images.device
+        self.label, self.other = images.label, images.other
+        self.target, self.reference = features(images.target), features(images.reference)
+        self.counterfactual = None if images.counterfactual is None else features(images.counterfactual)
 
     def _float(self, features: Tensor) -> Tensor:
         return features
 
 
-def name_of(trunk: nn.Module) -> str:
-    """Equal weights have equal names."""
+def weights_hash(trunk: nn.Module) -> str:
+    """SHA-256 of a network's tensors, in hexadecimal digits."""
     digest = hashlib.sha256()
     for tensor in trunk.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -149,7 +153,7 @@ def name_of(trunk: nn.Module) -> str:
 
 @dataclass
 class _Fold:
-    """All that changes while a fold trains, and the images it sees; `trunk` is what does not change."""
+    """What changes while a fold trains, and its images; `trunk` holds the tensors that do not change."""
 
     network: nn.Module
     images: Images
@@ -168,7 +172,7 @@ class _Fold:
         moments = self.optimizer.state_dict()["state"]
         tensors = {f"model.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        tensors |= {f"adam.{i}.{name}": value for i, of in moments.items() for name, value in of.items()}
+        tensors |= {f"adam.{i}.{name}": value for i, own in moments.items() for name, value in own.items()}
         reports = [asdict(report) | {"val_scores": report.val_scores.tolist()} for report in self.reports]
         facts = {"best_epoch": self.best_epoch, "reports": reports}
         return FoldState(tensors | {"order": self.order.get_state()}, facts)
@@ -195,10 +199,10 @@ class _Fold:
         ]
 
 
-def _fit(config: Config, images: Images, split: Split, memory: Memory | None) -> FoldRun:
+def _fit(config: Config, images: Images, split: Split, checkpoints: CheckpointStore | None) -> FoldRun:
     _check(images.pairs.label, split)
     fold = _start(config, images, split.fold)
-    state = memory.load() if memory else None
+    state = checkpoints.load() if checkpoints else None
     if state is not None:
         fold.restore(state)
     yield from fold.reports
@@ -215,19 +219,20 @@ def _fit(config: Config, images: Images, split: Split, memory: Memory | None) ->
         fold.reports.append(
             EpochReport(split.fold, epoch, val_auc, losses, time.perf_counter() - begin, scores)
         )
-        if memory and (epoch + 1) % memory.every == 0 and epoch + 1 < config.epochs:
-            memory.save(fold.state())
+        finished = epoch + 1
+        if checkpoints and finished % checkpoints.checkpoint_every == 0 and finished < config.epochs:
+            checkpoints.save(fold.state())
         yield fold.reports[-1]
 
     begin = time.perf_counter()
     fold.network.load_state_dict(fold.best)
-    predictions, right = _test(fold, split.test)
+    predictions, correct = _test(fold, split.test)
     return FoldResult(
         fold=split.fold,
         best_epoch=fold.best_epoch,
         val_auc=fold.best_auc,
         test_auc=metrics.auc(predictions.label, predictions.p_malignant),
-        localization_error=metrics.top1_localization_error(predictions.iou, right),
+        localization_error=metrics.top1_localization_error(predictions.iou, correct),
         localization_error_any_class=metrics.top1_localization_error(predictions.iou),
         predictions=predictions,
         seconds=sum(report.seconds for report in fold.reports) + time.perf_counter() - begin,
@@ -239,14 +244,14 @@ def _check(label: NDArray[np.int64], split: Split) -> None:
     for part, index in (("validation", split.val), ("test", split.test)):
         if len(np.unique(label[index])) != 2:
             raise DataError(
-                f"fold {split.fold}: the {part} pairs must hold both classes but hold one: make fewer folds"
+                f"fold {split.fold}: the {part} pairs must have both classes but have one: use fewer folds"
             )
 
 
 def _start(config: Config, images: Images, number: int) -> _Fold:
     device = images.device
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(config.seed, number, "weights"))
+        torch.manual_seed(stream_seed(config.seed, number, "weights"))
         network = methods.build(config).to(device)
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -257,7 +262,7 @@ def _start(config: Config, images: Images, number: int) -> _Fold:
         images = images.through(frozen)
         trunk = {f"{prefix}{name}": tensor for name, tensor in frozen.state_dict().items()}
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=on_gpu)
-    order = torch.Generator().manual_seed(_seed(config.seed, number, "order"))
+    order = torch.Generator().manual_seed(stream_seed(config.seed, number, "order"))
     return _Fold(network, images, trunk, optimizer, order, reports=[], best_epoch=-1, best={})
 
 
@@ -272,9 +277,10 @@ def _train_epoch(fold: _Fold, train: Tensor, batch_size: int) -> dict[str, float
             sums[name] = sums.get(name, 0.0) + value.double().sum()
         fold.optimizer.step()
     means = {name: float(total) / len(train) for name, total in sums.items()}
-    if broken := [name for name, value in means.items() if not math.isfinite(value)]:
+    if diverged := [name for name, value in means.items() if not math.isfinite(value)]:
         raise DivergedError(
-            f"{broken[0]} must stay finite but is {means[broken[0]]}: lower the learning rate or the weights"
+            f"{diverged[0]} must stay finite but is {means[diverged[0]]}: "
+            "lower the learning rate or the loss weights"
         )
     return means
 
@@ -288,25 +294,25 @@ def _scores(fold: _Fold, index: NDArray[np.int64], epoch: int) -> NDArray[np.flo
     return cast("NDArray[np.float64]", scores)
 
 
-def predict(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Prediction:
-    """What a network says of these pairs, by rows of `images`; it is left in evaluation mode."""
+def predict(network: nn.Module, images: Images, index: NDArray[np.int64]) -> BatchPrediction:
+    """Predictions for the pairs at these rows of `images`; leaves the network in evaluation mode."""
     network.eval()
     predicting = cast(Network, network)
     chunks = torch.split(torch.as_tensor(index.copy()), EVALUATION_BATCH)
     parts = [predicting.predict(images.batch(chunk, other=predicting.needs_other)) for chunk in chunks]
-    return Prediction(torch.cat([p.p_malignant for p in parts]), torch.cat([p.cam for p in parts]))
+    return BatchPrediction(torch.cat([p.p_malignant for p in parts]), torch.cat([p.cam for p in parts]))
 
 
 def _test(fold: _Fold, index: NDArray[np.int64]) -> tuple[Predictions, NDArray[np.bool_]]:
-    """Predictions of the test pairs, and whether each one's class was right."""
+    """Predictions for the test pairs, and whether the class of each is correct."""
     p_malignant, cam = predict(fold.network, fold.images, index)
     pairs, scores = fold.images.pairs, p_malignant.double().cpu().numpy()
     boxes = [metrics.box_from_cam(map_, pairs.size) for map_ in cam.cpu().numpy()]
     ious = [metrics.best_iou(box, pairs.boxes[i]) for box, i in zip(boxes, index, strict=True)]
     label = pairs.label[index]
-    right = (scores > 0.5) == (label == 1)
-    found = right & (np.array(ious) >= metrics.IOU_THRESHOLD)
-    return Predictions(index, label, scores, np.array(boxes), np.array(ious), found), right
+    correct = (scores > 0.5) == (label == 1)
+    localized = correct & (np.array(ious) >= metrics.IOU_THRESHOLD)
+    return Predictions(index, label, scores, np.array(boxes), np.array(ious), localized), correct
 
 
 def _device(name: str) -> torch.device:
@@ -316,12 +322,12 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"device must be cpu, cuda or cuda:N but got {name!r}") from None
     count = torch.cuda.device_count() if device.type == "cuda" and torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device {name} must be there but this machine has {count} CUDA devices: take cpu")
+        raise ConfigError(f"device {name} must exist but this machine has {count} CUDA devices: use cpu")
     return device
 
 
-def _seed(seed: int, fold: int, purpose: str) -> int:
-    """Independent streams for each fold and purpose, whatever the order they are asked in."""
+def stream_seed(seed: int, fold: int, purpose: str) -> int:
+    """Seed of a random stream for one fold and purpose ("weights" or "order"), independent of the others."""
     digest = hashlib.sha256(f"{seed}/{fold}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
@@ -337,7 +343,8 @@ __all__ = [
     "fit",
     "last",
     "lockstep",
-    "name_of",
     "network_of",
     "predict",
+    "stream_seed",
+    "weights_hash",
 ]

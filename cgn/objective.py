@@ -1,7 +1,7 @@
 """Eq. 14, 19 and 21 as tables of named terms: an ablation is a smaller table.
 
-Each term says whom it trains (reading 24), so that the training step holds no special case:
-a part's gradient is that of the sum of the terms that name it.
+Each term names the parts that it trains (reading 24), so the training step needs no special case: the
+gradient of a part is that of the sum of the terms that name it.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ from cgn.errors import ConfigError
 PARTS = ("backbone", "generator", "classifier", "discriminator")
 
 
-class Step(NamedTuple):
-    """Everything one pass over a batch yields; absent (None) where no term asks for it."""
+class ForwardPass(NamedTuple):
+    """Everything that one pass over a batch computes; None where no term reads it."""
 
     y: Tensor  # (B,)
     logits: Tensor  # (B, 2)
-    cam: Tensor  # (B, 2, h, w), one map a class
+    cam: Tensor  # (B, 2, h, w), one map per class
     h_t: Tensor  # (B, C, h, w)
     h_r: Tensor | None = None
     h_c: Tensor | None = None
@@ -36,11 +36,11 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Term:
-    """A loss of the paper: its name, its value a sample, what it reads and whom it trains."""
+    """A loss of the paper: its name, its value per sample, what it reads and which parts it trains."""
 
     name: str
-    value: Callable[[Step, Config], Tensor]
-    reads: tuple[str, ...]  # fields of Step
+    value: Callable[[ForwardPass, Config], Tensor]
+    reads: tuple[str, ...]  # fields of ForwardPass
     trains: tuple[str, ...]  # of PARTS
 
 
@@ -49,21 +49,24 @@ L_CLS = Term(
 )
 L_AD_G = Term(
     "l_ad_g",
-    lambda s, c: eq.l_ad_g(_there(s.fake), saturating=c.adversarial is Adversarial.SATURATING),
+    lambda s, c: eq.l_ad_g(_required(s.fake), saturating=c.adversarial is Adversarial.SATURATING),
     ("fake",),
     ("generator",),
 )
 L_AD_D = Term(
-    "l_ad_d", lambda s, _: eq.l_ad_d(_there(s.real), _there(s.fake)), ("real", "fake"), ("discriminator",)
+    "l_ad_d",
+    lambda s, _: eq.l_ad_d(_required(s.real), _required(s.fake)),
+    ("real", "fake"),
+    ("discriminator",),
 )
-L_NE = Term("l_ne", lambda s, _: eq.l_ne(_there(s.logits_c)), ("logits_c",), ("generator",))
+L_NE = Term("l_ne", lambda s, _: eq.l_ne(_required(s.logits_c)), ("logits_c",), ("generator",))
 L_FT = Term(
     "l_ft",
-    lambda s, c: eq.l_ft(_there(s.d_tc), _there(s.d_rc), c.beta),
+    lambda s, c: eq.l_ft(_required(s.d_tc), _required(s.d_rc), c.beta),
     ("d_tc", "d_rc"),
     ("generator",),
 )
-L_FC = Term("l_fc", lambda s, _: eq.l_fc(_there(s.d_tc)), ("d_tc",), ("generator",))
+L_FC = Term("l_fc", lambda s, _: eq.l_fc(_required(s.d_tc)), ("d_tc",), ("generator",))
 
 EQUATIONS: Mapping[Variant, tuple[Term, ...]] = {
     Variant.PROPOSED: (L_CLS, L_AD_G, L_AD_D, L_NE, L_FT),  # Eq. 14
@@ -72,31 +75,31 @@ EQUATIONS: Mapping[Variant, tuple[Term, ...]] = {
 }
 TERM_NAMES = tuple(dict.fromkeys(term.name for terms in EQUATIONS.values() for term in terms))
 
-ADVERSARIAL = (L_AD_G, L_AD_D)
-OF_A_GENERATOR = (*ADVERSARIAL, L_NE, L_FT, L_FC)
-# What each column of Table III, and Table V's rows, take out of the equation.
+ADVERSARIAL_TERMS = (L_AD_G, L_AD_D)
+GENERATOR_TERMS = (*ADVERSARIAL_TERMS, L_NE, L_FT, L_FC)
+# Terms that each column of Table III, and each row of Table V, removes from the equation.
 WITHOUT_BILATERAL: Mapping[Bilateral, tuple[Term, ...]] = {
-    Bilateral.NONE: ADVERSARIAL,  # reading 13: row 8 keeps its other losses
-    Bilateral.SBF: OF_A_GENERATOR,
-    Bilateral.GF: OF_A_GENERATOR,
-    Bilateral.SFF: OF_A_GENERATOR,
-    Bilateral.ORACLE: OF_A_GENERATOR,
+    Bilateral.NONE: ADVERSARIAL_TERMS,  # reading 13: row 8 keeps its other losses
+    Bilateral.SBF: GENERATOR_TERMS,
+    Bilateral.GF: GENERATOR_TERMS,
+    Bilateral.SFF: GENERATOR_TERMS,
+    Bilateral.ORACLE: GENERATOR_TERMS,
 }
 WITHOUT_TRIPLET: Mapping[Triplet, tuple[Term, ...]] = {Triplet.NONE: (L_FT, L_FC)}
 WITHOUT_NEGATIVE_EMBEDDING: Mapping[bool, tuple[Term, ...]] = {False: (L_NE,)}
 
 
 def terms(config: Config) -> tuple[Term, ...]:
-    """The terms of a configuration: its equation less what its switches take out.
+    """The terms of a configuration: those of its equation, without those that its switches remove.
 
     Raises:
-        ConfigError: a weight for a term that no equation has.
+        ConfigError: `loss_weights` names a term that no equation has.
     """
     if unknown := sorted(set(config.loss_weights) - set(TERM_NAMES)):
         raise ConfigError(
             f"loss_weights may name {', '.join(TERM_NAMES)} but got {unknown[0]!r}: take one of these"
         )
-    out = (
+    removed = (
         *WITHOUT_BILATERAL.get(config.bilateral, ()),
         *WITHOUT_TRIPLET.get(config.triplet, ()),
         *WITHOUT_NEGATIVE_EMBEDDING.get(config.negative_embedding, ()),
@@ -105,19 +108,19 @@ def terms(config: Config) -> tuple[Term, ...]:
     return tuple(
         replace(term, trains=("backbone", "generator")) if joint and term.trains == ("generator",) else term
         for term in EQUATIONS[config.variant]
-        if term not in out
+        if term not in removed
     )
 
 
 def needs(config: Config) -> frozenset[str]:
-    """The fields of `Step` that some term of this configuration reads."""
+    """Fields of `ForwardPass` that the terms of this configuration read."""
     return frozenset(field for term in terms(config) for field in term.reads)
 
 
 def by_part(
     table: tuple[Term, ...],
 ) -> tuple[tuple[tuple[str, ...], tuple[Term, ...]], ...]:
-    """Parts that share the same terms, with these terms: one backward pass each."""
+    """Parts grouped by the terms that train them: each group is one backward pass."""
     groups: dict[tuple[Term, ...], list[str]] = {}
     for part in PARTS:
         if own := tuple(term for term in table if part in term.trains):
@@ -125,7 +128,9 @@ def by_part(
     return tuple((tuple(parts), own) for own, parts in groups.items())
 
 
-def _there(value: Tensor | None) -> Tensor:
+def _required(value: Tensor | None) -> Tensor:
     if value is None:
-        raise TypeError("a term reads a field of Step that the network did not fill: see Term.reads")
+        raise TypeError(
+            "a term reads a field of ForwardPass that the network did not compute: see Term.reads"
+        )
     return value

@@ -1,4 +1,4 @@
-"""Adding one thing is adding one file: plug-ins are modules found by their name in a package."""
+"""Plug-ins are modules found by their name in a package: to add one is to add a file."""
 
 import importlib
 import pkgutil
@@ -17,7 +17,7 @@ def load(package: str, name: str) -> ModuleType:
     """The plug-in of that name.
 
     Raises:
-        ConfigError: there is none; the message lists those there are.
+        ConfigError: no such plug-in; the message lists the existing ones.
     """
     known = names(package)
     if name not in known:

@@ -1,4 +1,4 @@
-"""What training tells, as plain values, and how folds advance together. No torch is needed to read it."""
+"""Results of training as plain values, and folds that advance in lockstep. Reading them needs no torch."""
 
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ class EpochReport:
     """One epoch of one fold.
 
     Attributes:
-        fold: which one.
+        fold: number of the fold.
         epoch: from 0.
         val_auc: on the validation fold.
-        losses: means over the training pairs, by term, with d_tc and d_rc.
+        losses: means over the training pairs, by term, and the distances d_tc and d_rc.
         seconds: of this epoch.
         val_scores: probability of malignancy of each validation pair, in the order of the split.
     """
@@ -32,26 +32,32 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A row a test pair. Boxes in pixels of the cached target; IoU is NaN where no lesion is marked.
+    """Predictions for the test pairs of a fold, one row per pair.
 
-    `localized`: class and place are right (Table II); False where no lesion is marked.
+    Attributes:
+        index: rows of the pairs.
+        label: 0 benign, 1 malignant.
+        p_malignant: probability of malignancy.
+        box: `(n, 4)`, pixels of the cached target.
+        iou: NaN where no lesion is annotated.
+        localized: class and location are right (Table II); False where no lesion is annotated.
     """
 
-    index: NDArray[np.int64]  # into the pairs
+    index: NDArray[np.int64]
     label: NDArray[np.int64]
     p_malignant: NDArray[np.float64]
-    box: NDArray[np.float64]  # (n, 4)
+    box: NDArray[np.float64]
     iou: NDArray[np.float64]
     localized: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The epoch with the best validation AUC, and what it does on the test fold (reading 19).
+    """The epoch with the best validation AUC, and its figures on the test fold (reading 19).
 
     Attributes:
-        localization_error: Table II, class and place; NaN where nothing is annotated.
-        localization_error_any_class: the place alone.
+        localization_error: Table II, class and location; NaN if nothing is annotated.
+        localization_error_any_class: the location only.
         state: the network's tensors at that epoch (`cgn.fit.network_of`).
     """
 
@@ -68,84 +74,100 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class CrossReport:
-    """One epoch of all folds; `val_auc` is their mean at this epoch."""
+    """One epoch of all folds; `val_auc` is the mean over folds at this epoch."""
 
     epoch: int
     val_auc: float
     folds: tuple[EpochReport, ...]
 
+    @property
+    def losses(self) -> dict[str, float]:
+        """Means over the folds, by term."""
+        return mean_losses([fold.losses for fold in self.folds])
+
+    @property
+    def seconds(self) -> float:
+        """Sum over the folds."""
+        return sum(fold.seconds for fold in self.folds)
+
+    def facts(self) -> dict[str, Any]:
+        """The epoch as plain JSON, see `epoch_facts`."""
+        val_aucs = {fold.fold: fold.val_auc for fold in self.folds}
+        return epoch_facts(self.epoch, self.val_auc, val_aucs, self.losses, self.seconds)
+
 
 @dataclass(frozen=True)
 class CrossResult:
-    """All folds of one configuration; the means are over folds, as the paper prints them (reading 21)."""
+    """All folds of one configuration; means are over folds, as the paper prints them (reading 21)."""
 
     folds: tuple[FoldResult, ...]
 
     @property
     def val_auc(self) -> float:
-        """Mean of the folds' best validation AUC: what a search may choose by."""
+        """Mean of the folds' best validation AUC; a search may select by it."""
         return float(np.mean([fold.val_auc for fold in self.folds]))
 
     @property
     def test_auc(self) -> float:
-        """Mean of the folds' test AUC: reported, never chosen by."""
+        """Mean of the folds' test AUC; reported, and never used for selection."""
         return float(np.mean([fold.test_auc for fold in self.folds]))
 
     @property
     def localization_error(self) -> float:
-        """Mean of the folds' top-1 localisation error; NaN where a fold has no annotated pair."""
+        """Mean of the folds' top-1 localisation error; NaN if a fold has no annotated pair."""
         return float(np.mean([fold.localization_error for fold in self.folds]))
 
 
 @dataclass(frozen=True)
 class FoldState:
-    """Where a fold stands between two epochs: enough to go on as if nothing had happened.
+    """The state of a fold between two epochs: enough to resume it without any difference.
 
     Attributes:
         tensors: model, its best epoch, the optimiser's moments, the generator that orders batches.
-        facts: the rest, as plain JSON.
+        facts: everything else, as plain JSON.
     """
 
     tensors: Mapping[str, Any]
     facts: Mapping[str, Any]
 
 
-class Memory(Protocol):
-    """Whoever remembers where a fold stood; without one, a fold that is cut short starts anew."""
+class CheckpointStore(Protocol):
+    """Where `cgn.fit.fit` saves the state of one fold and resumes it from."""
 
-    every: int
-    """Epochs between two states to save."""
+    checkpoint_every: int
+    """Epochs between two checkpoints."""
 
     def load(self) -> FoldState | None:
-        """The last state that is whole, if there is one."""
+        """The last complete checkpoint, or None."""
 
     def save(self, state: FoldState) -> None:
-        """Remember this state in place of older ones."""
+        """Save a checkpoint; it replaces older ones."""
 
 
 FoldRun = Generator[EpochReport, None, FoldResult]
 CrossRun = Generator[CrossReport, None, CrossResult]
-Together = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+MapFunction = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Result = TypeVar("Result")
 
 
-def lockstep(folds: Sequence[FoldRun], epochs: int, together: Together = map) -> CrossRun:
-    """Advance folds epoch by epoch, so that whoever stops a run looks at all of them.
+def lockstep(folds: Sequence[FoldRun], epochs: int, map_function: MapFunction = map) -> CrossRun:
+    """Advance all folds epoch by epoch, so that a decision to stop is based on all of them.
 
     Args:
-        folds: one iterator of epochs each.
-        epochs: that each of them has.
-        together: how one call is made for every fold; the `map` of a thread pool makes them at once,
-            for folds that train in processes of their own (their weights are drawn from a global stream).
+        folds: one iterator of epochs per fold.
+        epochs: number of epochs of each fold.
+        map_function: calls a function for every fold. The `map` of a thread pool calls it concurrently; use
+            it only for folds that train in separate processes, because weights are drawn from a global
+            generator.
     """
     for epoch in range(epochs):
-        reports = tuple(together(next, folds))
+        reports = tuple(map_function(next, folds))
         yield CrossReport(epoch, math.fsum(report.val_auc for report in reports) / len(reports), reports)
-    return CrossResult(tuple(together(last, folds)))
+    return CrossResult(tuple(map_function(last, folds)))
 
 
 def last(run: Generator[object, None, Result]) -> Result:
-    """Run an iterator of epochs to its end and give what it returns."""
+    """Run an iterator of epochs to its end and return its result."""
     while True:
         try:
             next(run)
@@ -154,19 +176,44 @@ def last(run: Generator[object, None, Result]) -> Result:
 
 
 def facts_of(result: CrossResult) -> dict[str, Any]:
-    """A result as plain JSON: None where it is no number."""
+    """A result as plain JSON; None for figures that are not finite."""
     scores = ("val_auc", "test_auc", "localization_error")
-    of_a_fold = ("fold", "best_epoch", *scores, "localization_error_any_class", "seconds")
-    folds = [{name: _number(getattr(fold, name)) for name in of_a_fold} for fold in result.folds]
-    means = {name: _number(getattr(result, name)) for name in scores}
+    fold_figures = ("fold", "best_epoch", *scores, "localization_error_any_class", "seconds")
+    folds = [{name: _finite(getattr(fold, name)) for name in fold_figures} for fold in result.folds]
+    means = {name: _finite(getattr(result, name)) for name in scores}
     return {**means, "folds": folds}
 
 
+def epoch_facts(
+    epoch: int,
+    val_auc: float,
+    val_aucs: Mapping[int, float],
+    losses: Mapping[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    """An epoch of all folds as plain JSON. The keys are part of the format of stored studies.
+
+    Args:
+        epoch: from 0.
+        val_auc: mean over the folds.
+        val_aucs: by the number of the fold.
+        losses: means over the folds, by term.
+        seconds: of this epoch.
+    """
+    return {
+        "epoch": epoch,
+        "val_auc": val_auc,
+        "folds": {str(fold): auc for fold, auc in val_aucs.items()},
+        "losses": dict(losses),
+        "seconds": round(seconds, 3),
+    }
+
+
 def mean_losses(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over folds of each term; no number where a fold has it not."""
-    names = dict.fromkeys(name for each in losses for name in each)
-    return {name: sum(each.get(name, math.nan) for each in losses) / len(losses) for name in names}
+    """Mean over folds of each term; NaN for a term that a fold lacks."""
+    names = dict.fromkeys(name for fold in losses for name in fold)
+    return {name: sum(fold.get(name, math.nan) for fold in losses) / len(losses) for name in names}
 
 
-def _number(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -1,8 +1,8 @@
-"""Feature extractors, one file each (Sec. III-B, IV-C).
+"""Backbones, one file each (Sec. III-B, IV-C).
 
-A module holds `CHANNELS` and three functions: `build()` gives the network as published, `trunk(network)`
-cuts it behind its last convolution layer (reading 4), `imagenet()` gives the published weights.
-A trunk maps `(B, IN_CHANNELS, size, size)` to `(B, CHANNELS, h, w)`.
+A module defines `CHANNELS`, `IN_CHANNELS` and three functions: `build()` returns the network as published,
+`trunk(network)` returns its layers up to the last convolution layer (reading 4), and `imagenet()` returns the
+published weights. A trunk maps `(B, IN_CHANNELS, size, size)` to `(B, CHANNELS, h, w)`.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ MEAN, STD = 0.449, 0.226  # of ImageNet's grey values, in [0, 1]
 
 
 class Backbone(nn.Module):
-    """A trunk behind the grey input: `(B, 1, size, size)` in [0, 1] -> `(B, channels, h, w)`."""
+    """A trunk with a grey-value input: `(B, 1, size, size)` in [0, 1] -> `(B, channels, h, w)`."""
 
     def __init__(self, trunk: nn.Module, channels: int, in_channels: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def load(name: str, weights: str = "none") -> Backbone:
 
     Raises:
         ConfigError: no such backbone.
-        WeightsError: the weights cannot be fetched or read, or belong to another network.
+        WeightsError: the weights cannot be downloaded or read, or belong to another network.
     """
     module = plugins.load(__name__, name)
     network: nn.Module = module.build()
@@ -49,7 +49,7 @@ def _imagenet(module: Any, name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = module.imagenet()
     except OSError as error:
         raise WeightsError(
-            f"ImageNet weights of {name} cannot be fetched ({error}): "
+            f"ImageNet weights of {name} cannot be downloaded ({error}): "
             "train with backbone_weights=none or give the path of a state dict"
         ) from None
     return state
@@ -67,7 +67,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             tensors: dict[str, Tensor] = load_file(path)
             return tensors
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the boundary: any reader's error is one bad file
+    except Exception as error:  # whatever a reader raises, the file is at fault
         raise WeightsError(
             f"{path} must hold a state dict (safetensors, or torch.save of tensors): {error}"
         ) from None
@@ -75,13 +75,14 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], trunk: nn.Module, what: str) -> None:
-    """Load what the trunk needs; a classifier's weights may be absent or of another shape."""
+    """Load the trunk's weights; those of the classifier may be missing or have another shape."""
     needed = {id(tensor) for tensor in trunk.state_dict(keep_vars=True).values()}
     own = {key: value for key, value in network.state_dict(keep_vars=True).items() if id(value) in needed}
     for key, value in own.items():
         if key not in state or state[key].shape != value.shape:
-            came = "nothing" if key not in state else f"shape {tuple(state[key].shape)}"
+            given = "nothing" if key not in state else f"shape {tuple(state[key].shape)}"
             raise WeightsError(
-                f"weights {what}: {key} must have shape {tuple(value.shape)} but got {came}: another network?"
+                f"weights {what}: {key} must have shape {tuple(value.shape)} but got {given}: "
+                "are they weights of another network?"
             )
     network.load_state_dict({key: state[key] for key in own}, strict=False)

@@ -1,4 +1,4 @@
-"""What the ResNets share: where they are cut."""
+"""The trunk that all ResNets share."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def trunk(network: Any) -> nn.Module:
-    """Everything before the global pool (reading 4)."""
+    """All layers before the global pool (reading 4)."""
     return nn.Sequential(
         network.conv1,
         network.bn1,

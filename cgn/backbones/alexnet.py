@@ -15,11 +15,11 @@ def build() -> nn.Module:
 
 
 def imagenet() -> Any:
-    """The state dict of torchvision's ImageNet weights, fetched once."""
+    """The state dict of torchvision's ImageNet weights, downloaded once."""
     return models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
 
 
 def trunk(network: Any) -> nn.Module:
-    """Up to the ReLU of conv5."""
+    """All layers up to the ReLU of conv5."""
     cut: nn.Module = network.features[:12]
     return cut

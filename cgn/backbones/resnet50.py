@@ -19,5 +19,5 @@ def build() -> nn.Module:
 
 
 def imagenet() -> Any:
-    """The state dict of torchvision's ImageNet weights, fetched once."""
+    """The state dict of torchvision's ImageNet weights, downloaded once."""
     return models.ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)

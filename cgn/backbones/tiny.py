@@ -1,4 +1,4 @@
-"""Four convolutions, 64 channels, a cell for 8 x 8 pixels: for phantoms and tests, none of the paper's."""
+"""Four convolutions, 64 channels, one cell per 8 x 8 pixels: for phantoms and tests, not from the paper."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ CHANNELS, IN_CHANNELS = 64, 1
 
 
 def build() -> nn.Module:
-    """Strides 2, 2, 2, 1."""
+    """Four convolutions with strides 2, 2, 2, 1."""
     layers: list[nn.Module] = []
     for into, out, stride in ((1, 16, 2), (16, 32, 2), (32, CHANNELS, 2), (CHANNELS, CHANNELS, 1)):
         layers += [
@@ -22,10 +22,10 @@ def build() -> nn.Module:
 
 
 def imagenet() -> Any:
-    """There are none."""
-    raise WeightsError("tiny has no ImageNet weights: take backbone_weights=none")
+    """Raises WeightsError: there are none."""
+    raise WeightsError("tiny has no ImageNet weights: use backbone_weights=none")
 
 
 def trunk(network: nn.Module) -> nn.Module:
-    """All of it."""
+    """The whole network."""
     return network

@@ -1,8 +1,8 @@
-"""What can be trained, one file each.
+"""What can be trained, one file per method.
 
-A module has `build(config) -> Network` and `READS`, the fields of `Config` that change the method beside
-`provenance.TRAINING_FIELDS`. The other fields are neither part of the identity of its results nor offered to
-its searches.
+A module defines `build(config) -> Network`, and `READS`: the fields of `Config` that change the method,
+besides `provenance.TRAINING_FIELDS`. Other fields are not part of the identity of its results, and no search
+over it varies them. The contract test of all methods is `tests/contracts/test_methods.py`.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -20,11 +20,11 @@ class Batch(NamedTuple):
     reference: Tensor
     counterfactual: Tensor | None
     y: Tensor
-    other_target: Tensor | None = None  # the other view of the same breasts where `needs_other` asks for it;
-    other_reference: Tensor | None = None  # a pair without one is its own other view
+    other_target: Tensor | None = None  # the other view of the same breasts, if the network's `needs_other`
+    other_reference: Tensor | None = None  # is true; a pair without one is its own other view
 
 
-class Prediction(NamedTuple):
+class BatchPrediction(NamedTuple):
     """Probability of malignancy `(B,)` and the activation map of the predicted class `(B, h, w)`."""
 
     p_malignant: Tensor
@@ -32,19 +32,19 @@ class Prediction(NamedTuple):
 
 
 class Network(Protocol):
-    """What `cgn.fit` asks of a method's network, which is an `nn.Module` too."""
+    """What `cgn.fit` requires of a method's network, which is also an `nn.Module`."""
 
     needs_other: bool
-    """Whether a batch must hold the other view of each breast."""
+    """Whether a batch must have the other view of each breast."""
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """One pass: fill `.grad` of every parameter, return each term's value a sample, `(B,)`."""
+        """One pass: fill `.grad` of every parameter and return each term's value per sample, `(B,)`."""
 
-    def predict(self, batch: Batch) -> Prediction:
-        """Labels are not looked at."""
+    def predict(self, batch: Batch) -> BatchPrediction:
+        """Predict without reading the labels."""
 
     def release_trunk(self) -> tuple[str, nn.Module]:
-        """Give away the backbone: batches then hold its features. With it, the prefix of its tensors."""
+        """Remove the backbone, so that batches hold its features; return its name prefix and the backbone."""
 
 
 class Features(NamedTuple):
@@ -58,19 +58,20 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class Counterfactual(Protocol):
-    """A network that may make counterfactual features: Sec. IV-F can be measured on it where it does."""
+    """A network that can generate counterfactual features, on which Sec. IV-F can be measured."""
 
     generates: bool
+    """Whether it does so in this configuration."""
 
     def features(self, batch: Batch) -> Features:
-        """All of them by the one extractor, without gradients. Labels are not looked at.
+        """All features, by the same extractor and without gradients. Labels are not read.
 
         Raises:
-            ConfigError: this configuration makes no counterfactual.
+            ConfigError: this configuration generates no counterfactual.
         """
 
 
 def build(config: Config) -> nn.Module:
-    """The network of `config.method`. Raises ConfigError where there is no such method."""
+    """The network of `config.method`. Raises ConfigError if there is no such method."""
     network: nn.Module = plugins.load(__name__, config.method).build(config)
     return network

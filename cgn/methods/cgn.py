@@ -1,20 +1,21 @@
-"""CGN itself (Sec. III-B, Fig. 3), with the switches of Tables III to V as tables."""
+"""The paper's method (Sec. III-B, Fig. 3), with the switches of Tables III to V as tables."""
 
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from cgn import backbones, objective
 from cgn import equations as eq
+from cgn import objective
 from cgn.ablation import Bilateral, CamClass, GeneratorLevel, Triplet, Variant
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn.methods import Batch, Features, Prediction
+from cgn.methods import Batch, BatchPrediction, Features
 from cgn.nets.discriminator import Discriminator
+from cgn.nets.extractor import Extractor
 from cgn.nets.fusion import FusionClassifier, GatedFusionClassifier
 from cgn.nets.generator import Generator, ImageGenerator
-from cgn.objective import Step
+from cgn.objective import ForwardPass
 
 READS = (
     "feature_channels",
@@ -33,20 +34,17 @@ READS = (
     "loss_weights",
     "precision",
 )
-"""Fields of `Config` that change this method, beside `provenance.TRAINING_FIELDS`."""
+"""Fields of `Config` that change this method, besides `provenance.TRAINING_FIELDS`."""
 
-WIDEST = 512  # channels; what is wider is projected (reading 3)
-PROJECTED = 256
-
-# What G sees, by Table III's first column: of H_T, H_R and alpha.
+# The input of G, by Table III's first column: a function of H_T, H_R and alpha.
 GENERATOR_INPUT: Mapping[Bilateral, Callable[[Tensor, Tensor, float], Tensor]] = {
     Bilateral.NONE: lambda h_t, _h_r, _alpha: h_t,
     Bilateral.TF_GAN: lambda h_t, _h_r, _alpha: h_t,
     Bilateral.BF_GAN: lambda h_t, h_r, alpha: torch.lerp(h_t, h_r, alpha),
     Bilateral.ADAIN_GAN: eq.interpolate,
 }
-# What a prediction looks at beside the target: fields of Batch.
-SEES: Mapping[Bilateral, tuple[str, ...]] = {
+# Fields of Batch that a prediction reads besides the target.
+OTHER_INPUTS: Mapping[Bilateral, tuple[str, ...]] = {
     Bilateral.NONE: (),
     Bilateral.SBF: ("reference",),
     Bilateral.GF: ("reference",),
@@ -56,16 +54,16 @@ SEES: Mapping[Bilateral, tuple[str, ...]] = {
     Bilateral.ADAIN_GAN: ("reference",),
     Bilateral.ORACLE: ("counterfactual",),
 }
-# Where features side by side are not simply fused.
+# Classifiers other than simple fusion.
 CLASSIFIERS: Mapping[Bilateral, type[FusionClassifier]] = {Bilateral.GF: GatedFusionClassifier}
 GENERATORS: Mapping[GeneratorLevel, Callable[[int, int], nn.Module]] = {
     GeneratorLevel.FEATURE: Generator,
     GeneratorLevel.IMAGE: ImageGenerator,
 }
 
-# Fields of Step that are functions of H_C: asking for one asks for a generator.
-OF_H_C = frozenset({"logits_c", "d_tc", "d_rc", "fake"})
-OF_H_R = frozenset({"d_rc", "real"})
+# Fields of ForwardPass that depend on H_C (and therefore need a generator), and on H_R.
+FROM_H_C = frozenset({"logits_c", "d_tc", "d_rc", "fake"})
+FROM_H_R = frozenset({"d_rc", "real"})
 
 # Reading 6: the class whose map is Omega, of logits (B, 2) and labels (B,).
 CAM_CLASS: Mapping[CamClass, Callable[[Tensor, Tensor], Tensor]] = {
@@ -73,60 +71,44 @@ CAM_CLASS: Mapping[CamClass, Callable[[Tensor, Tensor], Tensor]] = {
     CamClass.LABEL: lambda _logits, y: y,
     CamClass.MALIGNANT: lambda _logits, y: torch.ones_like(y),
 }
-# What D and G's adversarial loss see of a feature map (reading 16).
-SEEN_BY_D: Mapping[Variant, Callable[[Tensor, Tensor], Tensor]] = {
+# The input of D, from features and Omega (reading 16).
+DISCRIMINATOR_INPUT: Mapping[Variant, Callable[[Tensor, Tensor], Tensor]] = {
     Variant.PROPOSED: lambda h, _omega: h,
     Variant.DIRECT: lambda h, _omega: h,
     Variant.MASKED_ADVERSARY: lambda h, omega: omega.unsqueeze(1) * h,
 }
 
 
-class Extractor(nn.Module):
-    """Backbone and, where it is wide or the configuration asks, a 1x1 projection (reading 3)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        backbone = backbones.load(config.backbone, config.backbone_weights)
-        self.backbone: nn.Module = backbone
-        wide = backbone.channels
-        self.channels = config.feature_channels or (PROJECTED if wide > WIDEST else wide)
-        self.projection = nn.Identity() if self.channels == wide else nn.Conv2d(wide, self.channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.projection(self.backbone(x))
-        return h
-
-
 class CGN(nn.Module):
-    """Fig. 3 with the parts that the configuration's terms ask for, and no others."""
+    """Fig. 3, with only those parts that the terms of the configuration need."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.terms = objective.terms(config)
         self.needs = objective.needs(config)
-        self.sees = ("target", *SEES[config.bilateral])
-        self.needs_other = "other_target" in self.sees
+        self.inputs = ("target", *OTHER_INPUTS[config.bilateral])
+        self.needs_other = "other_target" in self.inputs
         self.backbone = Extractor(config)
         channels = self.backbone.channels
-        self.generates = bool(self.needs & OF_H_C)
-        make = GENERATORS[config.generator_level]
-        self.generator = make(channels, config.generator_blocks) if self.generates else None
+        self.generates = bool(self.needs & FROM_H_C)
+        generator = GENERATORS[config.generator_level]
+        self.generator = generator(channels, config.generator_blocks) if self.generates else None
         self.discriminator = Discriminator(channels) if "fake" in self.needs else None
-        # Beside H_T stands the residual H_T - H_C, or H_R itself, or nothing.
-        beside = self.generates or len(self.sees) > 1
+        # The classifier's input is H_T, with the residual H_T - H_C, with H_R, or alone.
+        fused = self.generates or len(self.inputs) > 1
         classifier = CLASSIFIERS.get(config.bilateral, FusionClassifier)
-        self.classifier = classifier(channels * (2 if beside else 1), channels)
+        self.classifier = classifier(channels * (2 if fused else 1), channels)
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """One pass; every part's gradient is that of the terms that train it (reading 24).
+        """One pass; the gradient of a part is that of the terms that train it (reading 24).
 
-        The graph is built once: each distinct set of terms is one backward pass through it, and
-        D's logits serve both sides of the game.
+        The graph is built once. Each distinct set of terms is one backward pass through it, and D's logits
+        are used for the losses of both D and G.
         """
         with self._autocast():
-            step = self(batch)
-            values = {term.name: term.value(step, self.config) for term in self.terms}
+            computed = self(batch)
+            values = {term.name: term.value(computed, self.config) for term in self.terms}
         weights, present = self.config.loss_weights, dict(self.named_children())
         for parts, terms in objective.by_part(self.terms):
             total = torch.stack(
@@ -134,103 +116,103 @@ class CGN(nn.Module):
             ).sum()
             parameters = [p for part in parts if part in present for p in present[part].parameters()]
             torch.autograd.backward(total, inputs=parameters, retain_graph=True)
-        watched = {"d_tc": step.d_tc, "d_rc": step.d_rc}
-        values |= {name: value for name, value in watched.items() if value is not None}
+        distances = {"d_tc": computed.d_tc, "d_rc": computed.d_rc}
+        values |= {name: value for name, value in distances.items() if value is not None}
         return {name: value.detach() for name, value in values.items()}
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Prediction:
+    def predict(self, batch: Batch) -> BatchPrediction:
         """Sec. IV-E: probability and the map of the predicted class."""
         with self._autocast():
-            logits, cam = self._classify(self._features(batch, self.sees))
-        return Prediction(logits.softmax(1)[:, 1], _of_class(cam, logits.argmax(1)))
+            logits, cam = self._classify(self._features(batch, self.inputs))
+        return BatchPrediction(logits.softmax(1)[:, 1], _of_class(cam, logits.argmax(1)))
 
     def release_trunk(self) -> tuple[str, nn.Module]:
-        """What a frozen backbone computes once for all epochs; the projection stays and is trained."""
-        trunk, self.backbone.backbone = self.backbone.backbone, nn.Identity()
-        return "backbone.backbone.", trunk
+        """The part whose features can be computed once; the projection stays and is trained."""
+        return "backbone.backbone.", self.backbone.release_backbone()
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Features:
-        """Sec. IV-F: what is compared with what. Raises ConfigError where nothing is generated."""
+        """Sec. IV-F: the features that are compared. Raises ConfigError if no counterfactual is generated."""
         if self.generator is None:
             raise ConfigError(
                 f"bilateral={self.config.bilateral} must generate a counterfactual to be measured but does "
-                "not: take tf_gan, bf_gan or adain_gan"
+                "not: choose tf_gan, bf_gan or adain_gan"
             )
         with self._autocast():
             h = self._features(batch, ("target", "reference"))
             truth = None if batch.counterfactual is None else self.backbone(batch.counterfactual).float()
         return Features(h["target"], h["reference"], h["counterfactual"], truth)
 
-    def forward(self, batch: Batch) -> Step:
-        """Everything that some term reads, once."""
-        compared = ("reference",) if self.needs & OF_H_R and "reference" not in self.sees else ()
-        h = self._features(batch, (*self.sees, *compared))
+    def forward(self, batch: Batch) -> ForwardPass:
+        """Everything that the terms read, computed once."""
+        compared = ("reference",) if self.needs & FROM_H_R and "reference" not in self.inputs else ()
+        h = self._features(batch, (*self.inputs, *compared))
         logits, cam = self._classify(h)
         h_t, h_r, h_c = h["target"], h.get("reference"), h.get("counterfactual")
-        step = Step(y=batch.y, logits=logits, cam=cam, h_t=h_t, h_r=h_r, h_c=h_c)
+        computed = ForwardPass(y=batch.y, logits=logits, cam=cam, h_t=h_t, h_r=h_r, h_c=h_c)
         if self.generator is None or h_c is None:
-            return step
-        omega = self._omega(step)
+            return computed
+        omega = self.omega(computed)
         if "logits_c" in self.needs:
             absent = torch.cat([torch.zeros_like(h_c), h_c], 1)
-            step = step._replace(logits_c=self.classifier(absent, running_statistics=True)[0].float())
+            logits_c = self.classifier(absent, running_statistics=True)[0].float()
+            computed = computed._replace(logits_c=logits_c)
         if "d_tc" in self.needs:
-            step = step._replace(d_tc=eq.d_tc(h_t, h_c, omega))
+            computed = computed._replace(d_tc=eq.d_tc(h_t, h_c, omega))
         if "d_rc" in self.needs and h_r is not None:
-            step = step._replace(d_rc=eq.d_rc(h_r, h_c))
+            computed = computed._replace(d_rc=eq.d_rc(h_r, h_c))
         if self.discriminator is not None and h_r is not None:
-            seen = SEEN_BY_D[self.config.variant]
-            both = torch.cat([seen(h_r, omega), seen(h_c, omega)])
+            masked = DISCRIMINATOR_INPUT[self.config.variant]
+            both = torch.cat([masked(h_r, omega), masked(h_c, omega)])
             real, fake = self.discriminator(both).float().chunk(2)
-            step = step._replace(real=real, fake=fake)
-        return step
+            computed = computed._replace(real=real, fake=fake)
+        return computed
+
+    def omega(self, computed: ForwardPass) -> Tensor:
+        """Omega `(B, h, w)`, from the feedback or from the distance (readings 6 and 15)."""
+        assert computed.h_c is not None  # noqa: S101  (called only with a generator)
+        if self.config.triplet is Triplet.NON_FEEDBACK:
+            evidence = eq.distance_map(computed.h_t, computed.h_c)
+        else:
+            chosen = CAM_CLASS[self.config.cam_class](computed.logits, computed.y)
+            evidence = _of_class(computed.cam, chosen)
+        return eq.lesion_map(evidence if self.config.omega_gradient else evidence.detach())
 
     def _features(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Features of these fields of the batch in one pass through the backbone, and H_C if there is a G."""
+        """Features of these fields of the batch, in one pass through the backbone; H_C if there is a G."""
         present = {name: image for name in names if (image := getattr(batch, name)) is not None}
         if absent := [name for name in names if name not in present]:
             raise ConfigError(
-                f"bilateral={self.config.bilateral} needs the {absent[0]} image, which these pairs have not "
-                "(a true counterfactual is what only phantoms have): take another value or other pairs"
+                f"bilateral={self.config.bilateral} needs the {absent[0]} image but these pairs have none "
+                "(only phantoms have a true counterfactual): choose another value or other pairs"
             )
-        of_images = self.generator is not None and self.config.generator_level is GeneratorLevel.IMAGE
-        if of_images:
+        image_level = self.generator is not None and self.config.generator_level is GeneratorLevel.IMAGE
+        if image_level:
             present["counterfactual"] = self._generate(present)
         h = self.backbone(torch.cat(list(present.values()))).float().chunk(len(present))
         named: dict[str, Tensor] = dict(zip(present, h, strict=True))
-        if self.generator is not None and not of_images:
+        if self.generator is not None and not image_level:
             named["counterfactual"] = self._generate(named)
         return named
 
-    def _generate(self, seen: Mapping[str, Tensor]) -> Tensor:
-        """Eq. 7, of features or of images."""
-        assert self.generator is not None  # noqa: S101  (asked for by _features alone)
+    def _generate(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Eq. 7, on features or on images."""
+        assert self.generator is not None  # noqa: S101  (called only with a generator)
         mix = GENERATOR_INPUT[self.config.bilateral]
-        target = seen["target"]
-        made: Tensor = self.generator(mix(target, seen.get("reference", target), self.config.alpha))
-        return made.float()
+        target = inputs["target"]
+        generated: Tensor = self.generator(mix(target, inputs.get("reference", target), self.config.alpha))
+        return generated.float()
 
     def _classify(self, h: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and the target's maps. SFF averages two views' logits, hence their pooled features."""
+        """Logits and the target's maps. SFF averages the logits of two views, hence their pooled features."""
         h_t = h["target"]
-        beside = h_t - h["counterfactual"] if "counterfactual" in h else h.get("reference")
-        views = [h_t if beside is None else torch.cat([beside, h_t], 1)]
+        second = h_t - h["counterfactual"] if "counterfactual" in h else h.get("reference")
+        views = [h_t if second is None else torch.cat([second, h_t], 1)]
         if "other_target" in h:
             views.append(torch.cat([h["other_reference"], h["other_target"]], 1))
         logits, cam = self.classifier(torch.cat(views))
         return torch.stack(logits.float().chunk(len(views))).mean(0), cam.float().chunk(len(views))[0]
-
-    def _omega(self, step: Step) -> Tensor:
-        """Omega `(B, h, w)`, from the feedback or from the distance (readings 6 and 15)."""
-        assert step.h_c is not None  # noqa: S101  (asked for by forward alone)
-        if self.config.triplet is Triplet.NON_FEEDBACK:
-            evidence = eq.distance_map(step.h_t, step.h_c)
-        else:
-            chosen = CAM_CLASS[self.config.cam_class](step.logits, step.y)
-            evidence = _of_class(step.cam, chosen)
-        return eq.lesion_map(evidence if self.config.omega_gradient else evidence.detach())
 
     def _autocast(self) -> torch.autocast:
         device = next(self.parameters()).device.type

@@ -1,1 +1,1 @@
-"""Generator, discriminator and fusion classifier of Fig. 3."""
+"""Feature extractor, generator, discriminator and fusion classifier of Fig. 3."""

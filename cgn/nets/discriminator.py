@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """3x3 convolutions C -> C/2 -> C/4 -> 1, leaky ReLU, one logit a cell (reading 11).
+    """3x3 convolutions C -> C/2 -> C/4 -> 1, leaky ReLU, one logit per cell (reading 11).
 
     (B,C,h,w) -> (B,h,w)
     """

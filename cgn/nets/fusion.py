@@ -1,4 +1,4 @@
-"""FusionLayer and classifier of Sec. III-B, and the class activation maps that come with them [34]."""
+"""FusionLayer and classifier of Sec. III-B, and their class activation maps [34]."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class FusionClassifier(nn.Module):
     """Conv 3x3 -> batch norm -> ReLU, global average pool, linear (reading 5).
 
-    The mean of a class's activation map plus its bias *is* its logit, so both come from one product.
+    A class's logit is the mean of its activation map plus its bias, so both come from one product.
     """
 
     def __init__(self, in_channels: int, channels: int, classes: int = 2) -> None:
@@ -20,8 +20,8 @@ class FusionClassifier(nn.Module):
     def forward(self, features: Tensor, *, running_statistics: bool = False) -> tuple[Tensor, Tensor]:
         """(B, in_channels, h, w) -> logits (B, 2), activation maps (B, 2, h, w).
 
-        With `running_statistics` the layer is the one that test images meet, also while training:
-        a batch of H_C normalised by its own moments could never look less malignant (reading 25).
+        With `running_statistics` the batch is normalised as in evaluation mode, also during training:
+        normalised by its own moments, a batch of H_C could never look less malignant (reading 25).
         """
         norm = self.norm
         fused = self.convolution(features)
@@ -36,9 +36,9 @@ class FusionClassifier(nn.Module):
 
 
 class GatedFusionClassifier(FusionClassifier):
-    """GF of Table V (reading 28): both sides say, cell by cell and channel by channel, how much each counts.
+    """GF of Table V (reading 28): each side is weighted by a gate, for each cell and channel.
 
-    A gate a side, each a 1x1 convolution of the concatenation and a sigmoid; one convolution holds both.
+    A gate is a 1x1 convolution of the concatenation and a sigmoid; one convolution computes both gates.
     """
 
     def __init__(self, in_channels: int, channels: int, classes: int = 2) -> None:

@@ -1,4 +1,4 @@
-"""G of Eq. 7: residual blocks on the feature grid, or on an image made small (Sec. IV-G)."""
+"""G of Eq. 7: residual blocks on the feature grid, or on a downsampled image (Sec. IV-G)."""
 
 from torch import Tensor, nn
 
@@ -31,8 +31,8 @@ class Generator(nn.Sequential):
 class ImageGenerator(nn.Module):
     """Sec. IV-G, reading 30. The same blocks at a quarter of the side. (B,1,H,W) -> (B,1,H,W), in [0, 1]
 
-    Around them the image networks of CycleGAN [35]: 7x7 convolutions at both ends, two of stride 2 before
-    the blocks and, after them, two behind nearest-neighbour enlargement.
+    Around them are the layers of CycleGAN's image networks [35]: 7x7 convolutions at both ends, two
+    convolutions of stride 2 before the blocks, and two after nearest-neighbour upsampling behind them.
     """
 
     def __init__(self, channels: int, blocks: int) -> None:
@@ -53,7 +53,7 @@ class ImageGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x)
-        return out[..., : x.shape[2], : x.shape[3]]  # sides that 4 does not divide come out larger
+        return out[..., : x.shape[2], : x.shape[3]]  # sides not divisible by 4 come out larger
 
 
 def _layer(into: int, out: int, kernel: int, stride: int = 1) -> tuple[nn.Module, ...]:

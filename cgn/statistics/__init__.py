@@ -4,7 +4,7 @@ Scores belong to test cases only, one score per case (out of fold), and were nev
 `(cases,)`, or `(seeds, cases)` where the same folds were trained with several seeds. AUCs lie in [0, 1].
 
 Intervals describe other patients, given the networks as they were trained: patients are resampled, trainings
-are not. Several seeds average out the noise of training; they do not widen or narrow the interval.
+are not. Several seeds average out the noise of training, which is not part of the interval.
 
 - `analytic`: DeLong's standard errors, without resampling
 - `bootstrap`: percentile intervals of AUCs and of their differences

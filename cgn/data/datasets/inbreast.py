@@ -36,7 +36,7 @@ from cgn.data.pairs import Box
 from cgn.data.pseudonym import Pseudonyms, open_pseudonyms
 from cgn.errors import NotADatasetError, UnreadableImageError
 from cgn.metrics import iou
-from cgn.settings import SETTINGS
+from cgn.settings import SETTING_COHORTS
 
 FLAGS = {"mass": "mass", "micros": "calcification", "distortion": "distortion", "asymmetry": "asymmetry"}
 """Columns of the XLS and the kinds they flag."""
@@ -99,7 +99,7 @@ class Options(DatasetOptions):
     @classmethod
     def _cohort_of_the_setting(cls, values: dict[str, Any]) -> dict[str, Any]:
         cohort, setting = values.get("cohort"), values.get("setting")
-        wanted = SETTINGS[setting].options.get("cohort") if setting in SETTINGS else None
+        wanted = SETTING_COHORTS.get(str(setting))
         if cohort and wanted and cohort != wanted:
             raise ValueError(f"setting {setting} is the cohort {wanted}: give one of the two")
         return {**values, "cohort": cohort or wanted or "mass"}
