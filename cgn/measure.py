@@ -1,11 +1,10 @@
-"""Is the symmetric prior there (Sec. IV-D), and are the counterfactual features what they should be (IV-F)?
+"""Tests of the symmetric prior (Sec. IV-D), and distances of counterfactual features (Sec. IV-F).
 
-Distances are between the sets of cells of two feature maps, one value a pair (reading 31): a pair's map of
-`h x w` cells is a sample of `hw` vectors, so that every pair has a distance, which a test can use and a mean
-can summarise, and so that cells of a lesion can be left out.
+A distance is between the sets of cells of two feature maps, one value per pair (reading 31): a map of `h x w`
+cells is a sample of `hw` vectors. Every pair therefore has a distance, which can be tested and averaged, and
+the cells of a lesion can be left out.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from cgn import backbones, methods
+from cgn import backbones, files, methods, sealed
 from cgn.config import Config
 from cgn.data import datasets
 from cgn.data.datasets import DatasetOptions, PairRecord
@@ -31,7 +30,7 @@ from cgn.results import FoldResult
 Floats = NDArray[np.float64]
 Grey = NDArray[np.uint8]
 Columns = dict[str, Floats]
-"""Named measurements, a row a pair; NaN where one cannot be taken."""
+"""Named measurements, one row per pair; NaN where one is undefined."""
 
 PUBLISHED: Mapping[str, float] = {
     "target_reference": 56.15,
@@ -39,14 +38,14 @@ PUBLISHED: Mapping[str, float] = {
     "target_counterfactual": 25.42,
     "target_counterfactual_outside": 0.60,
 }
-"""Sec. IV-F, mean distances on INBreast. Features have a scale of their own: compare ratios."""
+"""Sec. IV-F, mean distances on INBreast. The scale of features is arbitrary: compare ratios."""
 
 
 # ------------------------------------------------------------------------------ Sec. IV-F, counterfactuals
 
 
 def counterfactual_distances(features: Features, boxes: Sequence[Sequence[Box]], size: int) -> Columns:
-    """Sec. IV-F. Frechet distances of each pair; with a true counterfactual, the distances to it too.
+    """Sec. IV-F. Frechet distances of each pair and, with a true counterfactual, the distances to it.
 
     Args:
         features: `(n, C, h, w)` each.
@@ -54,12 +53,12 @@ def counterfactual_distances(features: Features, boxes: Sequence[Sequence[Box]],
         size: side of the image in pixels.
 
     Returns:
-        The names of `PUBLISHED`, "outside" being the cells that touch no lesion; for phantoms
-        `<whose>_truth_<where>`, the mean squared distance of a cell of the target's, the reference's or
-        the counterfactual's features to the truth's, inside and outside of the lesions.
+        The names of `PUBLISHED`, where "outside" means the cells that touch no lesion. For phantoms also
+        `<name>_truth_<where>`: the mean squared distance of the target's, the reference's or the
+        counterfactual's features to those of the true counterfactual, inside and outside of the lesions.
     """
     h_t, h_r, h_c = (_cells(h) for h in features[:3])
-    inside = np.stack([touched(b, size, *features.target.shape[2:]).ravel() for b in boxes])
+    inside = np.stack([lesion_cells(b, size, *features.target.shape[2:]).ravel() for b in boxes])
     columns = {
         "target_reference": _frechet(h_t, h_r),
         "counterfactual_reference": _frechet(h_c, h_r),
@@ -68,18 +67,18 @@ def counterfactual_distances(features: Features, boxes: Sequence[Sequence[Box]],
     }
     if features.truth is not None:
         truth = _cells(features.truth)
-        for whose, h in (("target", h_t), ("reference", h_r), ("counterfactual", h_c)):
+        for name, h in (("target", h_t), ("reference", h_r), ("counterfactual", h_c)):
             squared = np.square(h - truth).sum(2)
-            columns[f"{whose}_truth_inside"] = _mean_where(squared, inside)
-            columns[f"{whose}_truth_outside"] = _mean_where(squared, ~inside)
+            columns[f"{name}_truth_inside"] = _mean_where(squared, inside)
+            columns[f"{name}_truth_outside"] = _mean_where(squared, ~inside)
     return columns
 
 
 def measure_counterfactuals(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Columns:
-    """`counterfactual_distances` of these pairs, which the network should not have been trained on.
+    """`counterfactual_distances` of these pairs, on which the network should not have been trained.
 
     Raises:
-        ConfigError: the network makes no counterfactual features.
+        ConfigError: the network generates no counterfactual features.
     """
     parts = []
     for chunk in torch.split(torch.as_tensor(index.copy()), EVALUATION_BATCH):
@@ -90,7 +89,7 @@ def measure_counterfactuals(network: nn.Module, images: Images, index: NDArray[n
 
 
 def measure_folds(config: Config, images: Images, folds: Sequence[FoldResult]) -> Columns:
-    """Each test pair by the network of the fold that did not see it; with `index`, its row of the pairs."""
+    """Distances of each test pair by the network of its fold; `index` is the row of the pair."""
     device, parts = str(images.device), []
     for fold in folds:
         index = fold.predictions.index
@@ -100,23 +99,24 @@ def measure_folds(config: Config, images: Images, folds: Sequence[FoldResult]) -
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError where a configuration makes no counterfactual features, before it is trained."""
+    """Raise ConfigError, before training, if a configuration generates no counterfactual features."""
     _generating(methods.build(config.edit(backbone_weights="none")))
 
 
 def _generating(network: nn.Module) -> Counterfactual:
     if not (isinstance(network, Counterfactual) and network.generates):
         raise ConfigError(
-            "only what generates counterfactual features can be measured but this configuration does not: "
-            "take method=cgn with bilateral=adain_gan, bf_gan or tf_gan"
+            "only a method that generates counterfactual features can be measured but this configuration "
+            "generates none: choose method=cgn with bilateral=adain_gan, bf_gan or tf_gan"
         )
     return network
 
 
 def summary(columns: Columns) -> dict[str, float]:
-    """Means over the pairs; for phantoms also `nearer`, below 1 where H_C is nearer to the truth than H_T.
+    """Means over the pairs; for phantoms also `truth_ratio`.
 
-    It is the ratio of their mean squared distances to the true features, inside the lesions.
+    `truth_ratio` is the mean squared distance of H_C to the true features divided by that of H_T, inside the
+    lesions: below 1, H_C is nearer to the truth than H_T.
     """
     means = {
         name: float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
@@ -124,12 +124,12 @@ def summary(columns: Columns) -> dict[str, float]:
         if name != "index"
     }
     if "target_truth_inside" in means:
-        means["nearer"] = means["counterfactual_truth_inside"] / means["target_truth_inside"]
+        means["truth_ratio"] = means["counterfactual_truth_inside"] / means["target_truth_inside"]
     return means
 
 
 def write_rows(columns: Columns, path: Path) -> None:
-    """A JSON list with an object a pair, null where nothing could be measured.
+    """Write a JSON list with one object per pair; null where a distance is undefined.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -139,13 +139,13 @@ def write_rows(columns: Columns, path: Path) -> None:
         for row in zip(*columns.values(), strict=True)
     ]
     try:
-        path.write_text(json.dumps(rows, indent=1))
+        files.write(path, sealed.plain(rows))
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
-def touched(boxes: Sequence[Box], size: int, rows: int, columns: int) -> NDArray[np.bool_]:
-    """Which cells of a `rows x columns` grid over the image share a pixel with a lesion's box."""
+def lesion_cells(boxes: Sequence[Box], size: int, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Cells of a `rows x columns` grid over the image that share a pixel with a lesion's box."""
     x, y = (np.arange(n + 1) * (size / n) for n in (columns, rows))
     mask = np.zeros((rows, columns), bool)
     for x0, y0, x1, y1 in boxes:
@@ -160,13 +160,13 @@ def _cells(h: Tensor) -> Floats:
 
 
 def _frechet(a: Floats, b: Floats, without: NDArray[np.bool_] | None = None) -> Floats:
-    """A distance a pair; `without` some cells: NaN where there are none of them, or no others."""
+    """One distance per pair, `without` some cells; NaN if a pair has none of these, or too few others."""
     if without is None:
         return np.array([frechet_distance(x, y) for x, y in zip(a, b, strict=True)])
     return np.array(
         [
-            frechet_distance(x[~gone], y[~gone]) if gone.any() and (~gone).sum() > 1 else np.nan
-            for x, y, gone in zip(a, b, without, strict=True)
+            frechet_distance(x[~removed], y[~removed]) if removed.any() and (~removed).sum() > 1 else np.nan
+            for x, y, removed in zip(a, b, without, strict=True)
         ]
     )
 
@@ -181,7 +181,7 @@ def _mean_where(values: Floats, where: NDArray[np.bool_]) -> Floats:
 
 
 class BilateralTest(NamedTuple):
-    """Eq. 15. H_1: the sides of healthy pairs are less distant on average than those of unhealthy ones."""
+    """Eq. 15. H_1: the sides of healthy pairs are less distant on average than those of unhealthy pairs."""
 
     healthy: int  # pairs
     unhealthy: int
@@ -189,7 +189,7 @@ class BilateralTest(NamedTuple):
     mean_unhealthy: float
     t: float
     p_value: float  # one-sided
-    auc: float  # how often an unhealthy pair has the larger distance of two
+    auc: float  # share of (healthy, unhealthy) combinations in which the unhealthy pair is more distant
 
 
 def bilateral_test(healthy: Floats, unhealthy: Floats) -> BilateralTest:
@@ -197,13 +197,16 @@ def bilateral_test(healthy: Floats, unhealthy: Floats) -> BilateralTest:
 
     Args:
         healthy, unhealthy: `(n,)` and `(m,)` distances between the two sides of a pair.
+
+    Raises:
+        DataError: fewer than two pairs of a kind.
     """
     if min(len(healthy), len(unhealthy)) < 2:
         raise DataError(
             f"a test needs two pairs of each kind but got {len(healthy)} healthy, {len(unhealthy)} unhealthy"
         )
     result = stats.ttest_ind(healthy, unhealthy, equal_var=False, alternative="less")
-    which = np.repeat([0, 1], [len(healthy), len(unhealthy)])
+    kinds = np.repeat([0, 1], [len(healthy), len(unhealthy)])
     return BilateralTest(
         len(healthy),
         len(unhealthy),
@@ -211,61 +214,61 @@ def bilateral_test(healthy: Floats, unhealthy: Floats) -> BilateralTest:
         float(np.mean(unhealthy)),
         float(result.statistic),
         float(result.pvalue),
-        auc(which, np.concatenate([healthy, unhealthy])),
+        auc(kinds, np.concatenate([healthy, unhealthy])),
     )
 
 
-def prior(
-    dataset: str, options: DatasetOptions, size: int, extractors: Mapping[str, "Extractor"]
+def symmetry_test(
+    dataset: str, options: DatasetOptions, size: int, extractors: Mapping[str, "FeatureFunction"]
 ) -> tuple[dict[str, BilateralTest], tuple[Rejection, ...]]:
-    """Sec. IV-D on a data set: its healthy pairs against those with a lesion on one side alone.
+    """Sec. IV-D on a data set: its healthy pairs against the pairs with a lesion on one side only.
 
     Args:
         dataset, options: as for a cache.
         size: side of the prepared images in pixels.
-        extractors: of the features that are compared, by name.
+        extractors: functions that compute the features to compare, by name.
 
     Returns:
-        Eq. 15 by the extractor's name, and the pairs that could not be prepared.
+        Eq. 15 by the name of the features, and the pairs that could not be prepared.
 
     Raises:
-        ConfigError: no pairs of this data set are known to be healthy.
+        ConfigError: the data set does not state which pairs are healthy.
         NotADatasetError: as its scan.
     """
     module = datasets.load(dataset)
     if not hasattr(module, "healthy"):
         raise ConfigError(
-            f"dataset {dataset} must tell which pairs are healthy but does not: "
+            f"dataset {dataset} must state which pairs are healthy but does not: "
             f"take one of {', '.join(with_healthy_pairs())}"
         )
     scan = module.scan(options, size)
     one_sided = [record for record in scan.records if not record.reference_has_lesion]
-    unhealthy, rejected = sides_of(one_sided, size, contained=scan.contained)
-    healthy, others = sides_of(module.healthy(options, size), size, contained=scan.contained)
+    unhealthy, unhealthy_rejected = prepare_sides(one_sided, size, contained=scan.contained)
+    healthy, healthy_rejected = prepare_sides(module.healthy(options, size), size, contained=scan.contained)
     tests = {
         name: bilateral_test(*(bilateral_distances(sides, extractor) for sides in (healthy, unhealthy)))
         for name, extractor in extractors.items()
     }
-    return tests, rejected + others
+    return tests, unhealthy_rejected + healthy_rejected
 
 
 def with_healthy_pairs() -> list[str]:
-    """The data sets that `prior` can look at."""
+    """Data sets that `symmetry_test` can be run on."""
     return [name for name in datasets.names() if hasattr(datasets.load(name), "healthy")]
 
 
-Extractor = Callable[[Grey], Tensor]
+FeatureFunction = Callable[[Grey], Tensor]
 """Images `(n, size, size)` -> features `(n, C, h, w)`."""
 
 
-def bilateral_distances(sides: Grey, extractor: Extractor) -> Floats:
+def bilateral_distances(sides: Grey, extractor: FeatureFunction) -> Floats:
     """Sec. IV-D. Frechet distance between the two sides of each pair. (n, 2, size, size) -> (n,)"""
     left, right = (_cells(extractor(np.ascontiguousarray(sides[:, k]))) for k in range(2))
     return _frechet(left, right)
 
 
 def grey_cells(images: Grey, cells: int = 16) -> Tensor:
-    """Mean and deviation of the grey values in each of `cells x cells` patches: nothing is learned or drawn.
+    """Mean and standard deviation of the grey values in each of `cells x cells` patches; nothing is learned.
 
     (n, size, size) -> (n, 2, cells, cells), in [0, 1]
     """
@@ -275,8 +278,8 @@ def grey_cells(images: Grey, cells: int = 16) -> Tensor:
     return torch.cat([mean, (square - mean.square()).clamp_min(0).sqrt()], 1)
 
 
-def trunk(name: str, weights: str = "none", seed: int = 0) -> Extractor:
-    """A fixed backbone: pre-trained where there are weights, else drawn from `seed`."""
+def trunk(name: str, weights: str = "none", seed: int = 0) -> FeatureFunction:
+    """Features of a fixed backbone: pre-trained, or with random weights (from `seed`) if `weights` is none."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = backbones.load(name, weights).eval()
@@ -289,10 +292,10 @@ def trunk(name: str, weights: str = "none", seed: int = 0) -> Extractor:
     return extract
 
 
-def sides_of(
+def prepare_sides(
     records: Sequence[PairRecord], size: int, *, contained: bool = False
 ) -> tuple[Grey, tuple[Rejection, ...]]:
-    """Both sides of each pair, prepared as for training, `(n, 2, size, size)`; and what could not be read."""
+    """Both sides of each pair, prepared as for training, `(n, 2, size, size)`; and the pairs that failed."""
     outcomes = dict(prepare_pairs(records, size, "keep", contained=contained))
     pairs = [outcomes[number] for number in range(len(records))]
     sides = [np.stack([p.target.pixels, p.reference.pixels]) for p in pairs if isinstance(p, PreparedPair)]

@@ -36,7 +36,6 @@ from cgn.data.pairs import Box
 from cgn.data.pseudonym import Pseudonyms, open_pseudonyms
 from cgn.errors import NotADatasetError, UnreadableImageError
 from cgn.metrics import iou
-from cgn.settings import SETTING_COHORTS
 
 FLAGS = {"mass": "mass", "micros": "calcification", "distortion": "distortion", "asymmetry": "asymmetry"}
 """Columns of the XLS and the kinds they flag."""
@@ -47,6 +46,9 @@ COHORTS = {
     "all": {"mass", "calcification", "distortion", "asymmetry"},
 }
 """Sec. IV-B. Images with masses; the paper's mixed lesions; asymmetries too."""
+
+COHORT_OF_SETTING = {"a": "mass", "b": "mass", "c": "mixed"}
+"""Sec. IV-C. The cohorts of the paper's settings."""
 
 OUTLINES = {
     "mass": "mass",
@@ -99,7 +101,7 @@ class Options(DatasetOptions):
     @classmethod
     def _cohort_of_the_setting(cls, values: dict[str, Any]) -> dict[str, Any]:
         cohort, setting = values.get("cohort"), values.get("setting")
-        wanted = SETTING_COHORTS.get(str(setting))
+        wanted = COHORT_OF_SETTING.get(setting) if isinstance(setting, str) else None
         if cohort and wanted and cohort != wanted:
             raise ValueError(f"setting {setting} is the cohort {wanted}: give one of the two")
         return {**values, "cohort": cohort or wanted or "mass"}

@@ -11,7 +11,6 @@ from cgn.data.cache import open_cache, write_cache
 from cgn.data.datasets import inbreast
 from cgn.data.pseudonym import open_pseudonyms
 from cgn.errors import ConfigError, NotADatasetError, UnreadableImageError
-from cgn.settings import SETTING_COHORTS
 
 TREE = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))
 Row, write = TREE["Row"], TREE["write"]
@@ -216,7 +215,7 @@ def test_folders_that_are_no_dataset(tmp_path):
 def test_a_setting_of_the_paper_chooses_the_cohort(root):
     for name in "abc":
         options = inbreast.Options.of({"raw": root, "setting": name})
-        assert options.cohort == SETTING_COHORTS[name]
+        assert options.cohort == inbreast.COHORT_OF_SETTING[name]
         assert options.content() == {"cohort": options.cohort, "pairing": "same_study"}
     with pytest.raises(ConfigError, match=r"^setting c is the cohort mixed: give one of the two$"):
         inbreast.Options.of({"raw": root, "setting": "c", "cohort": "mass"})
