@@ -279,7 +279,7 @@ def grey_cells(images: Grey, cells: int = 16) -> Tensor:
 
 
 def trunk(name: str, weights: str = "none", seed: int = 0) -> FeatureFunction:
-    """Features of a fixed backbone: pre-trained, or with random weights (from `seed`) if `weights` is none."""
+    """Features of a fixed backbone: pre-trained, or with random weights from `seed` for "none"."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = backbones.load(name, weights).eval()
