@@ -9,7 +9,7 @@ from cgn.config import Config
 from cgn.errors import ConfigError
 
 
-def test_defaults_are_the_papers_where_it_prints_them():
+def test_defaults_are_the_papers_printed_values():
     config = Config()
     assert (config.epochs, config.learning_rate, config.generator_blocks) == (50, 5e-5, 9)
     assert config.bilateral is Bilateral.ADAIN_GAN
@@ -25,7 +25,7 @@ def test_defaults_are_the_papers_where_it_prints_them():
         ({"learning_rate": "fast"}, r"learning_rate: .* but got 'fast'"),
     ],
 )
-def test_a_value_that_cannot_be_is_one_line_that_names_the_field(change, message):
+def test_an_invalid_value_is_one_line_that_names_the_field(change, message):
     with pytest.raises(ConfigError, match=message) as error:
         Config().edit(**change)
     assert "\n" not in str(error.value)
@@ -44,7 +44,7 @@ def test_a_round_trip_through_json_keeps_the_fingerprint(alpha, beta, bilateral,
     assert again.fingerprint() == config.fingerprint()
 
 
-def test_every_field_moves_the_fingerprint():
+def test_every_field_changes_the_fingerprint():
     base = Config()
     edits = {
         "method": "other", "backbone": "tiny", "backbone_weights": "imagenet", "feature_channels": 8,

@@ -1,4 +1,4 @@
-"""Every equation against a plain float64 double loop, and the identities it must keep."""
+"""Every equation against a plain float64 double loop, and identities that must hold."""
 
 import math
 
@@ -138,19 +138,19 @@ def test_chamfer_of_a_feature_with_itself_is_zero_with_a_finite_gradient(h):
 
 
 def test_weights_of_eq_10_sum_to_hw_minus_1(features):
-    """Reading 7: h x w - 1 is no Bessel correction."""
+    """Reading 7: h x w - 1 is not Bessel's correction."""
     omega = eq.lesion_map(features(1, 3, 13, 13) * 10)
     torch.testing.assert_close((1 - omega).sum((1, 2)), torch.full((3,), 168.0, dtype=torch.float64))
 
 
-def test_a_constant_difference_has_that_square_as_d_tc_whatever_omega(features):
+def test_d_tc_of_a_constant_difference_does_not_depend_on_omega(features):
     h_t, omega = features(2, 2, 3, 5, 5), eq.lesion_map(features(3, 2, 5, 5) * 4)
     torch.testing.assert_close(eq.d_tc(h_t, h_t + 2, omega), torch.full((2,), 12.0, dtype=torch.float64))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(2, 5), st.integers(2, 5))
-def test_chamfer_does_not_see_where_a_cell_is(seed, channels, height, width):
+def test_chamfer_does_not_depend_on_the_order_of_cells(seed, channels, height, width):
     generator = torch.Generator().manual_seed(seed)
     r, c = (torch.randn(1, channels, height, width, generator=generator, dtype=torch.float64) for _ in "rc")
     moved = c.flatten(2)[:, :, torch.randperm(height * width, generator=generator)].view_as(c)
@@ -159,7 +159,7 @@ def test_chamfer_does_not_see_where_a_cell_is(seed, channels, height, width):
 
 
 def test_chamfer_keeps_its_digits_in_float32_far_from_zero(features):
-    """Features of size 1,000 that differ by 0.01: the difference of their squares has no digit left."""
+    """Features of size 1,000 that differ by 0.01: the difference of their squares has no correct digit."""
     r = (features(1, 2, 16, 6, 6) + 1000).float()
     c = (r.double() + 0.01 * features(2, 2, 16, 6, 6)).float()
     expected = loop_d_rc(r.double().numpy(), c.double().numpy())

@@ -21,7 +21,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(cases):
     assert metrics.auc(y, score) == pytest.approx(np.mean(wins))
 
 
-def test_auc_refuses_a_score_that_is_no_number():
+def test_auc_refuses_a_score_that_is_not_finite():
     with pytest.raises(ValueError, match="finite"):
         metrics.auc([0, 1], [0.1, math.nan])
 
@@ -34,7 +34,7 @@ def test_box_is_that_of_the_largest_region_above_a_fifth_of_the_maximum():
     assert (x0, y0, x1, y1) == pytest.approx((30, 20, 80, 50), abs=6)
 
 
-def test_box_keeps_to_width_and_height():
+def test_box_is_in_width_and_height_of_the_image():
     cam = np.zeros((4, 4))
     cam[:, 3] = 1.0
     x0, y0, x1, y1 = metrics.box_from_cam(cam, (200, 100))
@@ -42,7 +42,7 @@ def test_box_keeps_to_width_and_height():
     assert 100 < x0 < 160
 
 
-def test_a_map_without_a_positive_value_points_nowhere():
+def test_a_map_without_a_positive_value_has_an_empty_box():
     assert metrics.box_from_cam(-np.ones((3, 3)), 30) == (0, 0, 0, 0)
     assert metrics.iou((0, 0, 0, 0), (0, 0, 30, 30)) == 0
 
@@ -55,7 +55,7 @@ def test_iou():
     assert math.isnan(metrics.best_iou((0, 0, 10, 10), []))
 
 
-def test_localisation_error_counts_annotated_images_only():
+def test_localisation_error_counts_only_annotated_images():
     ious = [0.5, 0.1, 0.09, math.nan]
     assert metrics.top1_localization_error(ious) == pytest.approx(1 / 3)
     assert metrics.top1_localization_error(ious, [True, False, True, True]) == pytest.approx(2 / 3)

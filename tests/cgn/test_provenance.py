@@ -58,7 +58,7 @@ def test_what_decides_no_number_renames_no_unit(package: Path) -> None:
     (package / "methods" / "other.py").write_text("READS = ()\n")
     (package / "backbones" / "alexnet.py").write_text("CHANNELS = 1\n")
     (package / "figures.py").write_text("x = 1\n")
-    (package / "statistics.py").write_text("x = 1\n")
+    (package / "statistics" / "comparison.py").write_text("x = 1\n")
     edit(package / "equations.py", "import torch\n", "# a comment\n\nimport torch  # another one\n")
     edit(package / "fit.py", '"""Training is', '"""Documented otherwise. Training is')
     edit(
@@ -75,7 +75,7 @@ def test_what_decides_no_number_renames_no_unit(package: Path) -> None:
     [
         ("equations.py", "(1 - omega)", "(1 + omega)"),
         ("fit.py", "torch.optim.Adam(", "torch.optim.AdamW("),
-        ("methods/cgn.py", "PROJECTED = 256", "PROJECTED = 128"),
+        ("nets/extractor.py", "PROJECTED = 256", "PROJECTED = 128"),
         ("backbones/tiny.py", "CHANNELS = ", "CHANNELS = 2 * "),
         ("nets/generator.py", "nn.Conv2d(", "nn.Conv2d (1 +"),
         ("objective.py", '"l_ne"', '"l_other"'),

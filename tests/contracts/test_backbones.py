@@ -1,4 +1,4 @@
-"""What every backbone promises, whichever file it stands in."""
+"""What every backbone promises, whichever file defines it."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from cgn.config import Config
 from cgn.errors import ConfigError, WeightsError
 from cgn.methods import build
 
-GRID = {"alexnet": 13, "resnet18": 7, "resnet50": 7, "tiny": 28}  # cells a side at 224 pixels
+GRID = {"alexnet": 13, "resnet18": 7, "resnet50": 7, "tiny": 28}  # cells per side at 224 pixels
 
 every_backbone = pytest.mark.parametrize("name", plugins.names("cgn.backbones"))
 
 
-def test_the_papers_backbones_are_there():
+def test_the_backbones_of_the_paper_exist():
     assert set(plugins.names("cgn.backbones")) == set(GRID)
 
 
@@ -54,7 +54,7 @@ def test_weights_of_another_network_are_refused(name, tmp_path):
         backbones.load(name, str(tmp_path / "missing.pt"))
 
 
-def test_a_pickle_is_not_run(tmp_path):
+def test_a_pickle_is_not_executed(tmp_path):
     class Evil:
         def __reduce__(self):
             return (print, ("run",))
@@ -65,7 +65,7 @@ def test_a_pickle_is_not_run(tmp_path):
 
 
 @every_backbone
-def test_imagenet_weights_that_cannot_be_fetched_are_one_clear_line(name, monkeypatch, tmp_path):
+def test_imagenet_weights_that_cannot_be_downloaded_are_one_line(name, monkeypatch, tmp_path):
     import urllib.error
 
     def refuse(*_args, **_kwargs):
@@ -85,7 +85,7 @@ def test_wide_backbones_are_projected():
     assert build(Config(backbone="tiny", feature_channels=32)).backbone.channels == 32
 
 
-def test_an_unknown_name_lists_those_there_are():
+def test_an_unknown_name_lists_the_existing_ones():
     with pytest.raises(ConfigError, match="take one of alexnet, resnet18, resnet50, tiny"):
         backbones.load("vgg")
     with pytest.raises(ConfigError, match="among the methods: take one of cgn"):

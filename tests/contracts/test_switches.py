@@ -1,4 +1,4 @@
-"""Every row of Tables III to V, and every other switch: it trains, and each term trains whom it may."""
+"""Every row of Tables III to V and every other switch: it trains, and each term trains only its parts."""
 
 from dataclasses import replace
 
@@ -80,8 +80,8 @@ def _gradients(config: Config, **weights: float) -> dict[str, float]:
 @pytest.mark.parametrize("term", ["l_cls", "l_ad_g", "l_ad_d", "l_ne", "l_ft"])
 @pytest.mark.parametrize("way", ["generator", "joint"])
 @pytest.mark.parametrize("level", ["feature", "image"])
-def test_a_term_trains_whom_it_names_and_nobody_else(term, way, level, tiny):
-    """Reading 24. beta is large, so that the triplet binds. An image G learns through the backbone."""
+def test_a_term_trains_the_parts_that_it_names_and_no_others(term, way, level, tiny):
+    """Reading 24. A large beta makes the triplet loss active. An image G learns through the backbone."""
     config = tiny.edit(counterfactual_gradient=way, generator_level=level, beta=1e6)
     named = next(t.trains for t in objective.terms(config) if t.name == term)
     trained = {part for part, norm in _gradients(config, **{term: 1.0}).items() if norm > 0}
@@ -91,14 +91,14 @@ def test_a_term_trains_whom_it_names_and_nobody_else(term, way, level, tiny):
 @pytest.mark.parametrize(
     ("way", "reached"), [("generator", {"generator"}), ("joint", {"backbone", "generator"})]
 )
-def test_reading_24_says_how_far_the_constraints_reach(way, reached, tiny):
+def test_reading_24_limits_which_parts_the_constraints_train(way, reached, tiny):
     config = tiny.edit(counterfactual_gradient=way, beta=1e6)
     norms = _gradients(config, l_ad_g=1.0, l_ne=1.0, l_ft=1.0)
     assert {part for part, norm in norms.items() if norm > 0} == reached
 
 
-def test_gradients_are_the_sum_of_the_terms_own(tiny):
-    """One backward pass a set of terms gives what one pass a term, done plainly, gives."""
+def test_gradients_are_the_sum_over_the_terms(tiny):
+    """One backward pass per set of terms gives the same as one pass per term."""
     config = tiny.edit(beta=1e6, loss_weights={"l_ne": 0.5})
     torch.manual_seed(0)
     network = build(config)
@@ -120,7 +120,7 @@ def test_gradients_are_the_sum_of_the_terms_own(tiny):
         torch.testing.assert_close(got[name], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_masked_adversary_shows_d_the_lesion_only(tiny):
+def test_the_masked_adversary_gives_d_only_the_lesion(tiny):
     """Eq. 17-18: D's input is Omega * H. An Omega of 1/hw everywhere shrinks it by hw."""
     torch.manual_seed(0)
     network = build(tiny.edit(variant=Variant.MASKED_ADVERSARY))
@@ -135,16 +135,16 @@ def test_masked_adversary_shows_d_the_lesion_only(tiny):
     torch.testing.assert_close(omega.sum((1, 2)), torch.ones(4), rtol=1e-3, atol=1e-3)
 
 
-def test_non_feedback_omega_looks_at_the_distance(tiny):
+def test_non_feedback_omega_is_largest_where_the_distance_is(tiny):
     torch.manual_seed(0)
     network = build(tiny.edit(triplet=T.NON_FEEDBACK))
     step = network(_batch())
-    omega = network._omega(step)
+    omega = network.omega(step)
     distance = (step.h_t - step.h_c).square().sum(1).flatten(1)
     assert torch.equal(omega.flatten(1).argmax(1), distance.argmax(1))
 
 
-def test_the_single_view_network_does_not_look_at_the_other_breast(tiny):
+def test_the_single_view_network_does_not_read_the_reference(tiny):
     network = build(tiny.edit(bilateral=B.NONE, negative_embedding=False, triplet=T.NONE)).eval()
     batch = _batch()
     other = batch._replace(reference=torch.zeros_like(batch.reference))
@@ -154,14 +154,14 @@ def test_the_single_view_network_does_not_look_at_the_other_breast(tiny):
 
 
 @pytest.mark.parametrize("way", [B.SBF, B.GF, B.SFF])
-def test_without_a_generator_the_class_alone_trains_all_there_is(way, tiny):
+def test_without_a_generator_the_classification_loss_trains_all_parts(way, tiny):
     norms = _gradients(tiny.edit(bilateral=way), l_cls=1.0)
     assert set(norms) == {"backbone", "classifier"}
     assert all(norms.values())
 
 
-def test_a_gate_a_side_weighs_what_sbf_would_fuse(tiny):
-    """Reading 28. Both gates wide open are SBF; one that is shut hides its side."""
+def test_gates_weight_the_features_that_sbf_fuses(tiny):
+    """Reading 28. With open gates GF equals SBF; a closed gate hides its side."""
     torch.manual_seed(0)
     gf = build(tiny.edit(bilateral=B.GF)).eval()
     sbf = build(tiny.edit(bilateral=B.SBF)).eval()
@@ -177,8 +177,8 @@ def test_a_gate_a_side_weighs_what_sbf_would_fuse(tiny):
         assert torch.equal(gf.predict(batch).p_malignant, gf.predict(other).p_malignant)
 
 
-def test_sff_averages_the_views_and_is_sbf_where_there_is_one(tiny):
-    """Reading 29. The classifier is linear behind the pooling: logits are averaged as pooled features are."""
+def test_sff_averages_the_views_and_equals_sbf_for_one_view(tiny):
+    """Reading 29. The classifier is linear after pooling: averaging logits averages pooled features."""
     torch.manual_seed(0)
     sff = build(tiny.edit(bilateral=B.SFF)).eval()
     sbf = build(tiny.edit(bilateral=B.SBF)).eval()
@@ -194,8 +194,8 @@ def test_sff_averages_the_views_and_is_sbf_where_there_is_one(tiny):
     torch.testing.assert_close(sff.predict(batch).p_malignant, expected)
 
 
-def test_an_image_generator_gives_an_image_whose_features_are_h_c(tiny):
-    """Sec. IV-G, reading 30. Also for sides that 4 does not divide."""
+def test_the_features_of_the_generated_image_are_h_c(tiny):
+    """Sec. IV-G, reading 30. Also for sides that are not divisible by 4."""
     torch.manual_seed(0)
     network = build(tiny.edit(generator_level="image")).eval()
     seen = []
@@ -211,12 +211,12 @@ def test_an_image_generator_gives_an_image_whose_features_are_h_c(tiny):
         torch.testing.assert_close(found.truth, network.backbone(batch.counterfactual))
 
 
-def test_features_need_something_that_generates(tiny):
+def test_features_need_a_generator(tiny):
     with pytest.raises(ConfigError, match="bilateral=sbf must generate a counterfactual"):
         build(tiny.edit(bilateral=B.SBF)).features(_batch())
 
 
-def test_cam_class_chooses_whose_map_is_omega(tiny):
+def test_cam_class_chooses_the_class_whose_map_is_omega(tiny):
     """Reading 6."""
     omegas = {}
     for chosen in ("label", "malignant", "predicted"):
@@ -224,31 +224,31 @@ def test_cam_class_chooses_whose_map_is_omega(tiny):
         network = build(tiny.edit(cam_class=chosen)).eval()
         with torch.no_grad():
             step = network(_batch())
-            omegas[chosen] = network._omega(step)
+            omegas[chosen] = network.omega(step)
     classes = {"label": step.y, "malignant": torch.ones_like(step.y), "predicted": step.logits.argmax(1)}
     for chosen, index in classes.items():
         torch.testing.assert_close(omegas[chosen], eq.lesion_map(step.cam[torch.arange(4), index]))
 
 
-def test_omega_holds_a_gradient_only_where_asked(tiny):
-    for asked in (False, True):
-        network = build(tiny.edit(omega_gradient=asked))
-        assert network._omega(network(_batch())).requires_grad is asked
+@pytest.mark.parametrize("enabled", [False, True])
+def test_omega_has_a_gradient_only_if_enabled(enabled, tiny):
+    network = build(tiny.edit(omega_gradient=enabled))
+    assert network.omega(network(_batch())).requires_grad is enabled
 
 
-def test_labels_are_not_looked_at_when_predicting(tiny):
+def test_cam_class_label_does_not_read_labels_when_predicting(tiny):
     network = build(tiny.edit(cam_class="label")).eval()
     batch = _batch()
     swapped = batch._replace(y=1 - batch.y)
     assert torch.equal(network.predict(batch).cam, network.predict(swapped).cam)
 
 
-def test_the_oracle_needs_the_truth(tiny, pairs, splits):
-    blind = replace(pairs, counterfactual=None)
+def test_the_oracle_needs_true_counterfactuals(tiny, pairs, splits):
+    without = replace(pairs, counterfactual=None)
     with pytest.raises(ConfigError, match="only phantoms have"):
-        last(fit(tiny.edit(bilateral=B.ORACLE), blind, splits[0]))
+        last(fit(tiny.edit(bilateral=B.ORACLE), without, splits[0]))
 
 
-def test_weights_name_terms_that_exist(tiny):
+def test_loss_weights_name_existing_terms(tiny):
     with pytest.raises(ConfigError, match=r"may name .*l_ft.* but got 'l_tf'"):
         build(tiny.edit(loss_weights={"l_tf": 1.0}))

@@ -1,0 +1,14 @@
+import pytest
+
+from cgn import plugins
+from cgn.errors import ConfigError
+
+
+def test_names_are_the_public_modules_of_a_package():
+    assert plugins.names("cgn.backbones") == ["alexnet", "resnet18", "resnet50", "tiny"]  # without _resnet
+
+
+def test_a_plugin_is_loaded_by_its_name():
+    assert plugins.load("cgn.backbones", "tiny").__name__ == "cgn.backbones.tiny"
+    with pytest.raises(ConfigError, match=r"^no '_resnet' among the backbones: take one of alexnet, "):
+        plugins.load("cgn.backbones", "_resnet")
