@@ -140,12 +140,12 @@ class Snapshots:
         }
 
     def figures(self, result: FoldResult) -> dict[str, Figure]:
-        """`of_network` for the best epoch; Fig. 6 shows the snapshots and the best epoch."""
+        """`draw_network` for the best epoch; Fig. 6 shows the snapshots and the best epoch."""
         history = {
             epochs: localisations_of(self._network(result, model), self._images, self._index)
             for epochs, model in {**self._models, result.best_epoch + 1: {}}.items()
         }
-        return of_network(self._network(result, {}), self._images, self._index, history=history)
+        return draw_network(self._network(result, {}), self._images, self._index, history=history)
 
     def _network(self, result: FoldResult, model: Mapping[str, Tensor]) -> nn.Module:
         state = {**result.state, **model}  # only the result has a frozen trunk
@@ -158,7 +158,7 @@ def localisations_of(network: nn.Module, images: Images, index: NDArray[np.int64
     return Localisations(cams, [box_from_cam(cam, images.pairs.size) for cam in cams])
 
 
-def of_network(
+def draw_network(
     network: nn.Module,
     images: Images,
     index: NDArray[np.int64],

@@ -145,7 +145,7 @@ def _compare_localization(
     localized: Mapping[str, ArrayLike], baseline: str, groups: ArrayLike | None, level: float
 ) -> tuple[dict[str, Interval], dict[str, BaselineComparison]]:
     """Localisation error of each row, and its comparison with the baseline; both empty without rows."""
-    missed = {name: 1 - np.asarray(found, np.float64) for name, found in localized.items()}
+    missed = {name: 1 - np.asarray(hits, np.float64) for name, hits in localized.items()}
     errors = {name: proportion(share, groups, level) for name, share in missed.items()}
     gains = {
         name: (

@@ -80,16 +80,16 @@ def test_an_ensemble_against_one_fold(measure, say, tmp_path, film_pair, syntax,
         Ensemble.load(model_of(tmp_path / "five", FOLDS, config)) as five,
         Ensemble.load(model_of(tmp_path / "one", 1, config)) as one,
     ):
-        (seen, *_) = five.predict(asked[:1])
-        assert seen.refused is None
-        pixels = [np.repeat(film.prepared.pixels[None], pairs, 0) for film in seen.seen]
+        (prediction, *_) = five.predict(asked[:1])
+        assert prediction.refused is None
+        pixels = [np.repeat(film.prepared.pixels[None], pairs, 0) for film in prediction.opened]
         ready = dataclasses.replace(MAKE_PAIRS(pairs, 224), target=pixels[0], reference=pixels[1])
         seconds = measure(
             {
                 "five": lambda: five.predict(asked),
                 "one": lambda: one.predict(asked),
-                "five networks": lambda: five.judge(ready),
-                "one network": lambda: one.judge(ready),
+                "five networks": lambda: five.predict_prepared(ready),
+                "one network": lambda: one.predict_prepared(ready),
             },
             rounds=5 if pairs == 1 else 1,
         )

@@ -107,7 +107,7 @@ def test_snapshots_do_not_change_the_training(tiny, pairs, splits):
 def test_there_is_no_fig_5_without_a_generator(tiny, pairs, splits):
     config = tiny.edit(bilateral=Bilateral.NONE, negative_embedding=False, triplet=Triplet.NONE)
     network = network_of(config, last(fit(config, pairs, splits[0])).state)
-    assert list(figures.of_network(network, Images(pairs), splits[0].test[:1])) == ["fig4"]
+    assert list(figures.draw_network(network, Images(pairs), splits[0].test[:1])) == ["fig4"]
 
 
 def test_a_figure_that_cannot_be_written_is_refused(tmp_path):
