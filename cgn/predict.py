@@ -33,10 +33,15 @@ from torch import Tensor, nn
 
 from cgn import files, methods
 from cgn.config import Config
+from cgn.data.boxes import Box
+from cgn.data.breast import Preprocessing
 from cgn.data.datasets import phantom
-from cgn.data.films import FilmPair, Preparation, SeenPair, open_pair
-from cgn.data.pairs import Box, Pairs
-from cgn.data.workers import Pool, PreparedPair, Rejection, prepare_pair
+from cgn.data.pairs import Pairs
+from cgn.data.preparation import PreparedPair, prepare_pair
+from cgn.data.reading.dicom import DicomOptions
+from cgn.data.reading.films import FilmPair, OpenedPair, open_pair
+from cgn.data.reading.workers import Pool
+from cgn.data.records import Rejection
 from cgn.errors import ConfigError, ModelError
 from cgn.fit import Images, name_of, network_of, predict
 from cgn.methods import Counterfactual, Network
@@ -81,7 +86,7 @@ class Prediction:
     cam: NDArray[np.float32] = field(repr=False)
     warnings: tuple[str, ...]
     refused: Rejection | None = None
-    seen: SeenPair | None = field(default=None, repr=False)
+    seen: OpenedPair | None = field(default=None, repr=False)
 
     def facts(self) -> dict[str, Any]:
         """What is said, as plain JSON."""
@@ -133,13 +138,15 @@ class Ensemble:
     ) -> None:
         self.facts, self.device = facts, device
         self.config = Config.of(facts["config"])
-        self.preparation = Preparation(**facts["preparation"])
+        preparation = dict(facts["preparation"])
+        options = DicomOptions(range=preparation.pop("range", "stored"))
+        self.preprocessing = Preprocessing(**preparation)
         self.networks = [network_of(self.config, state, device) for state in states]
         self._trunks: list[tuple[nn.Module, str]] = []
         if self.config.frozen_backbone:  # as in training: features once, and once for all equal trunks
             released = [cast(Network, network).release_trunk()[1] for network in self.networks]
             self._trunks = [(trunk, name_of(trunk)) for trunk in released]
-        self._films = Pool(partial(open_pair, preparation=self.preparation), processes)
+        self._films = Pool(partial(open_pair, preprocessing=self.preprocessing, options=options), processes)
         self._turn = threading.Lock()
         self.probe: Probe | None = None
         weakref.finalize(self, self._films.close)
@@ -172,7 +179,7 @@ class Ensemble:
         """Each pair of films, in their order. Those that cannot be used are refused, one by one."""
         with self._turn, tempfile.TemporaryDirectory(prefix="cgn-") as held:
             opened = dict(self._films.run(list(_on_disk(pairs, Path(held)))))
-            usable = [number for number in range(len(pairs)) if isinstance(opened[number], SeenPair)]
+            usable = [number for number in range(len(pairs)) if isinstance(opened[number], OpenedPair)]
             judgement = self.judge(_prepared([opened[number] for number in usable])) if usable else None
         told = []
         for number, pair in enumerate(pairs):
@@ -198,7 +205,7 @@ class Ensemble:
 
     def places(self, judgement: Judgement) -> list[Box]:
         """Sec. IV-E. Where each pair's class is seen, in pixels of the prepared target."""
-        return [box_from_cam(cam, self.preparation.size) for cam in judgement.cam]
+        return [box_from_cam(cam, self.preprocessing.size) for cam in judgement.cam]
 
     def counterfactual(self, prediction: Prediction) -> dict[str, NDArray[np.float32]]:
         """Sec. IV-F. The strongest channel of H_T, H_R and H_C, `(h, w)` each, as a mean over the folds.
@@ -247,9 +254,9 @@ class Ensemble:
             return [images] * len(self.networks)
         return [images.through(trunk, name) for trunk, name in self._trunks]
 
-    def _told(self, pair: FilmPair, seen: SeenPair, judgement: Judgement, row: int) -> Prediction:
+    def _told(self, pair: FilmPair, seen: OpenedPair, judgement: Judgement, row: int) -> Prediction:
         fold_p, cam = judgement.fold_p[:, row], judgement.cam[row]
-        place = box_from_cam(cam, self.preparation.size)
+        place = box_from_cam(cam, self.preprocessing.size)
         return Prediction(
             pair_id=pair.pair_id,
             p_malignant=float(judgement.p_malignant[row]),
@@ -265,7 +272,7 @@ class Ensemble:
 # -------------------------------------------------------------------------------------------- warnings
 
 
-def _doubts(pair: FilmPair, seen: SeenPair, trained: Mapping[str, Any]) -> Iterator[str]:
+def _doubts(pair: FilmPair, seen: OpenedPair, trained: Mapping[str, Any]) -> Iterator[str]:
     """Where a pair lies outside of what the ensemble was trained on."""
     given = {"target": pair.target, "reference": pair.reference}
     for role, film in seen._asdict().items():
@@ -319,7 +326,7 @@ def _refused(pair: FilmPair, why: Rejection, folds: int) -> Prediction:
 # ------------------------------------------------------------------------------------- prepared pairs
 
 
-def _prepared(seen: Sequence[SeenPair]) -> Pairs:
+def _prepared(seen: Sequence[OpenedPair]) -> Pairs:
     return _in_memory(*(np.stack([pair[side].prepared.pixels for pair in seen]) for side in (0, 1)))
 
 
@@ -420,7 +427,7 @@ def write_ensemble(
 
 def _probes(size: int) -> dict[str, Pixels]:
     records = phantom.scan(phantom.Options(pairs=PROBES, seed=PROBE_SEED), size).records
-    prepared = [prepare_pair(record, size, "keep") for record in records]
+    prepared = [prepare_pair(record, Preprocessing(size)) for record in records]
     pairs = [pair for pair in prepared if isinstance(pair, PreparedPair)]
     return {
         "target": np.stack([pair.target.pixels for pair in pairs]),
