@@ -145,14 +145,14 @@ def _recipe(
         "options": options.content(),
         "size": preprocessing.size,
         "background": preprocessing.background,
-        "code": _code(dataset),
+        "code": deciding_code(dataset),
         "raw": sealed.digest(scan.files),
         "key_id": scan.key_id,
     }
 
 
-def _code(dataset: str) -> dict[str, str]:
-    """Hashes of the modules that decide the pixels and the facts, without comments and docstrings."""
+def deciding_code(dataset: str) -> dict[str, str]:
+    """Hashes of the modules that decide a cache's pixels and facts, without comments and docstrings."""
     closure = provenance.import_closure(("cgn.data.preparation", f"cgn.data.datasets.{dataset}"))
     deciding = sorted(name for name in closure if name.startswith("cgn.data.") and name not in WITHOUT_EFFECT)
     sources = {name: inspect.getsource(importlib.import_module(name)) for name in deciding}
