@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgn import methods
-from cgn.data.breast import to_cached
+from cgn.data.breast import PreparedImage, Preprocessing, to_cached
 from cgn.data.cache import open_cache, write_cache
 from cgn.data.datasets import mias, phantom
-from cgn.data.films import Film, FilmPair, Preparation, Seen, open_pair
+from cgn.data.folds import SplitPlan
+from cgn.data.reading.films import Film, FilmPair, OpenedFilm, open_pair
 from cgn.errors import ConfigError, ModelError
 from cgn.figures import draw_prediction, save
 from cgn.fit import Images, network_of, predict
@@ -50,7 +51,7 @@ def states_of(config):
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory):
     place = tmp_path_factory.mktemp("served") / "cache"
-    write_cache("phantom", phantom.Options(pairs=12), size=SIZE, folds=3, out=place)
+    write_cache("phantom", phantom.Options(pairs=12), Preprocessing(SIZE), SplitPlan(3), out=place)
     return open_cache(place)
 
 
@@ -123,7 +124,7 @@ def test_a_reloaded_ensemble_says_what_it_said(folder, ensemble):
     facts = json.loads((folder / "model.json").read_text())
     assert facts["folds"] == [0, 1, 2]
     assert facts["made_from"] == {"units": ["a", "b", "c"]}
-    assert Preparation(**facts["preparation"]) == Preparation(SIZE, "keep", "stored")
+    assert Preprocessing(**facts["preparation"]) == Preprocessing(SIZE, "keep")
 
 
 def test_nobodys_films_go_with_a_model(ensemble, cached):
@@ -301,9 +302,7 @@ def test_a_box_comes_back_through_turning_and_crop(crop, corners, wall):
     """Within the crop, and there where `to_cached` has it from."""
     x, y, width, height = corners
     box = (float(x), float(y), float(min(x + width, SIZE)), float(min(y + height, SIZE)))
-    from cgn.data.breast import Prepared
-
-    seen = Seen(Prepared(np.zeros((SIZE, SIZE), np.uint8), crop, ()), wall, (1200, 1200), None, None)
+    seen = OpenedFilm(PreparedImage(np.zeros((SIZE, SIZE), np.uint8), crop, (), wall), None, None)
     source = seen.to_source(box)
     x0, y0, wide, high = crop
     assert x0 - 1e-6 <= source[0] < source[2] <= x0 + wide + 1e-6
@@ -335,12 +334,12 @@ def test_turned_films_get_turned_boxes(served, films):
 def test_films_of_mini_mias_are_prepared_as_they_were_cached():
     """Where the breast's shape tells the chest wall, which it does but for a few films."""
     records = mias.scan(mias.Options(raw=Path(os.environ["CGN_MIAS_DIR"]))).records[:24]
-    from cgn.data.workers import prepare_pair
+    from cgn.data.preparation import prepare_pair
 
     raw = Path(os.environ["CGN_MIAS_DIR"])
     for record in records:
-        pair = prepare_pair(record, 224, "keep")
-        seen = open_pair(FilmPair.of(*(raw / name for name in record.films)), Preparation(224))
+        pair = prepare_pair(record, Preprocessing(224))
+        seen = open_pair(FilmPair.of(*(raw / name for name in record.films)), Preprocessing(224))
         for cached, opened in zip(pair[:2], seen, strict=True):
             np.testing.assert_array_equal(cached.pixels, opened.prepared.pixels)
             assert cached.crop == opened.prepared.crop

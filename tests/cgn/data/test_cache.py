@@ -2,8 +2,8 @@ import csv
 import dataclasses
 import json
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path

@@ -188,9 +188,7 @@ def test_a_film_whose_name_contradicts_the_table_is_ignored(tmp_path):
     film.rename(film.with_name(film.name.replace("_R_CC_", "_R_ML_")))
     result = scan(root)
     assert 100 not in by_number(result)
-    assert (
-        f"{pair(20000127)}: the name of its film has another side or view than the table" in result.missing
-    )
+    assert f"{pair(20000127)}: the name of its film has another side or view than the table" in result.missing
 
 
 def test_folders_that_are_no_dataset(tmp_path):
@@ -252,7 +250,7 @@ def test_the_real_table(real):
 
 @pytest.fixture(scope="module")
 def rebuilt(real, tmp_path_factory):
-    """The real structure in the real layout, without pixels; a few patients are inferred, eight are unknown."""
+    """The real structure and layout without pixels; a few patients are inferred, eight are unknown."""
     with (real / "inbreast_structure.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     columns = {"M": "mass", "C": "micros", "D": "distortion", "A": "asymmetry"}

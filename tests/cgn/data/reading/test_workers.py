@@ -102,7 +102,10 @@ def test_processes_serve_several_runs_and_dead_ones_are_replaced(records):
 
 def test_a_process_that_does_not_start_is_an_error(records, monkeypatch):
     monkeypatch.setattr(workers.sys, "executable", "/bin/false")
-    with closing(Pool(prepare_pair, processes=1)) as pool, pytest.raises(RuntimeError, match="does not start"):
+    with (
+        closing(Pool(prepare_pair, processes=1)) as pool,
+        pytest.raises(RuntimeError, match="does not start"),
+    ):
         list(pool.run(records[:1]))
 
 
