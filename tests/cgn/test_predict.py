@@ -189,7 +189,8 @@ def test_what_it_sees_can_be_drawn(films, ensemble, tmp_path):
 
 def opening():
     """Processes of this one that open films."""
-    return {child.pid for child in psutil.Process().children() if "_serve" in " ".join(child.cmdline())}
+    children = psutil.Process().children()
+    return {child.pid for child in children if "reading.workers" in " ".join(child.cmdline())}
 
 
 def test_processes_that_open_films_stay_and_end_with_it(folder, films):
