@@ -72,7 +72,6 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TIMEOUT = "decoder_timeout"
-    NO_LATERALITY = "no_laterality"
     WRONG_SIDE = "wrong_side"
     NO_BREAST = "no_breast"
 

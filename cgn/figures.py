@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cgn import files
 from cgn.config import Config
-from cgn.data.pairs import Box
+from cgn.data.boxes import Box
 from cgn.errors import ConfigError
 from cgn.fit import Images, network_of, predict
 from cgn.methods import Counterfactual

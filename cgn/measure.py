@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from cgn import backbones, files, methods, sealed
 from cgn.config import Config
 from cgn.data import datasets
-from cgn.data.datasets import DatasetOptions, PairRecord
-from cgn.data.pairs import Box
-from cgn.data.workers import PreparedPair, Rejection, prepare_pairs
+from cgn.data.boxes import Box
+from cgn.data.breast import Preprocessing
+from cgn.data.datasets import DatasetOptions
+from cgn.data.preparation import PreparedPair, prepare_pairs
+from cgn.data.records import PairRecord, Rejection
 from cgn.errors import ConfigError, DataError
 from cgn.fit import EVALUATION_BATCH, Images, network_of
 from cgn.methods import Counterfactual, Features
@@ -243,8 +245,8 @@ def symmetry_test(
         )
     scan = module.scan(options, size)
     one_sided = [record for record in scan.records if not record.reference_has_lesion]
-    unhealthy, unhealthy_rejected = prepare_sides(one_sided, size, contained=scan.contained)
-    healthy, healthy_rejected = prepare_sides(module.healthy(options, size), size, contained=scan.contained)
+    unhealthy, unhealthy_rejected = prepare_sides(one_sided, size, sandboxed=scan.sandboxed)
+    healthy, healthy_rejected = prepare_sides(module.healthy(options, size), size, sandboxed=scan.sandboxed)
     tests = {
         name: bilateral_test(*(bilateral_distances(sides, extractor) for sides in (healthy, unhealthy)))
         for name, extractor in extractors.items()
@@ -293,10 +295,10 @@ def trunk(name: str, weights: str = "none", seed: int = 0) -> FeatureFunction:
 
 
 def prepare_sides(
-    records: Sequence[PairRecord], size: int, *, contained: bool = False
+    records: Sequence[PairRecord], size: int, *, sandboxed: bool = False
 ) -> tuple[Grey, tuple[Rejection, ...]]:
     """Both sides of each pair, prepared as for training, `(n, 2, size, size)`; and the pairs that failed."""
-    outcomes = dict(prepare_pairs(records, size, "keep", contained=contained))
+    outcomes = dict(prepare_pairs(records, Preprocessing(size), sandboxed=sandboxed))
     pairs = [outcomes[number] for number in range(len(records))]
     sides = [np.stack([p.target.pixels, p.reference.pixels]) for p in pairs if isinstance(p, PreparedPair)]
     rejected = tuple(pair for pair in pairs if isinstance(pair, Rejection))

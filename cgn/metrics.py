@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 from sklearn.metrics import roc_auc_score
 
-from cgn.data.pairs import Box
+from cgn.data.boxes import Box, iou
 
 IOU_THRESHOLD = 0.1  # Sec. IV-E
 CAM_THRESHOLD = 0.2
@@ -51,15 +51,6 @@ def box_from_cam(
     _, _, stats, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
     x, y, w, h, _ = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
     return (float(x), float(y), float(x + w), float(y + h))
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes, in [0, 1]; 0 if both are empty."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0
 
 
 def best_iou(box: Box, truths: Sequence[Box]) -> float:

@@ -9,42 +9,44 @@ from cgn.data.breast import Laterality
 
 
 class Sided(Protocol):
-    """A film that knows its side."""
+    """A film whose side is known."""
 
     @property
     def side(self) -> Laterality: ...  # noqa: D102
 
 
-Film = TypeVar("Film", bound=Sided)
+SidedT = TypeVar("SidedT", bound=Sided)
 
 
-class Pair(NamedTuple, Generic[Film]):
-    """A film and those it may be compared with, the nearest first."""
+class Match(NamedTuple, Generic[SidedT]):
+    """A film and the films of the other side that it may be compared with, the nearest first."""
 
-    target: Film
-    others: tuple[Film, ...]
+    target: SidedT
+    candidates: tuple[SidedT, ...]
 
     @property
-    def reference(self) -> Film | None:
-        """The nearest one; None where there is none."""
-        return self.others[0] if self.others else None
+    def reference(self) -> SidedT | None:
+        """The nearest candidate; None if there is no candidate."""
+        return self.candidates[0] if self.candidates else None
 
 
 def contralateral(
-    films: Sequence[Film],
-    group: Callable[[Film], Hashable],
-    distance: Callable[[Film, Film], Any],
-) -> Iterator[Pair[Film]]:
-    """Sec. IV-B. Every film with those of the other side of its group; of equally near ones, the first first.
+    films: Sequence[SidedT],
+    group: Callable[[SidedT], Hashable],
+    distance: Callable[[SidedT, SidedT], Any],
+) -> Iterator[Match[SidedT]]:
+    """Sec. IV-B. Matches every film with the films of the other side in its group.
+
+    Candidates at equal distance keep the order of `films`.
 
     Args:
-        films: in a fixed order; those without a label too, since they serve as references.
-        group: what the two films must share, e.g. patient, study and view.
-        distance: orders several candidates, e.g. by how far apart their numbers are.
+        films: in a fixed order; unlabelled films too, since they can be references.
+        group: what two films must share, e.g. patient, study and view.
+        distance: orders several candidates, e.g. by the difference of their file numbers.
     """
-    sides: dict[Hashable, list[Film]] = defaultdict(list)
+    sides: dict[Hashable, list[SidedT]] = defaultdict(list)
     for film in films:
         sides[group(film), film.side].append(film)
     for film in films:
-        others = sides.get((group(film), "R" if film.side == "L" else "L"), [])
-        yield Pair(film, tuple(sorted(others, key=partial(distance, film))))
+        candidates = sides.get((group(film), "R" if film.side == "L" else "L"), [])
+        yield Match(film, tuple(sorted(candidates, key=partial(distance, film))))

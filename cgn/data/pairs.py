@@ -1,4 +1,4 @@
-"""What training sees: pairs of prepared images in memory, and the folds over them."""
+"""What training reads: pairs of prepared images in memory, and the folds over them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1, pixels, origin top left, x1 and y1 exclusive
+from cgn.data.boxes import Box
+
+__all__ = ["Box", "Pairs", "Split"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: indices into the pairs. No patient stands in two of the three (reading 18)."""
+    """Reading 18. One fold: indices into the pairs. No patient is in more than one of the three parts."""
 
     fold: int
     train: NDArray[np.int64]
@@ -24,21 +26,21 @@ class Split:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A cache in memory. Arrays are read-only and are shared between processes of a node.
+    """A cache in memory. Arrays are read-only, and processes of a node share them.
 
     Attributes:
         name: dataset and cohort, e.g. `mias-all`.
         fingerprint: of the content, as in the cache's manifest.
-        pair_id, patient_id, study_id, view, side: `(n,)` strings; side is L or R of the target,
-            study_id is "" where it is not known.
+        pair_id, patient_id, study_id, view, side: `(n,)` strings; `side` is the target's, L or R;
+            `study_id` is "" if it is not known.
         label: `(n,)` int64, 0 benign, 1 malignant.
         kinds: finding kinds of each target.
         boxes: lesions of each target, in pixels of the cached target.
         reference_has_lesion: `(n,)` bool.
         target, reference: `(n, size, size)` uint8, chest wall on the left.
-        counterfactual: the same without the lesion; None but for phantoms.
+        counterfactual: the target without its lesion; only phantoms have it.
         target_crop, reference_crop: `(n, 4)` int64 `x0, y0, width, height` in the source image.
-        recipe: how the images were prepared, as the cache's manifest tells; empty where they come from none.
+        recipe: how the images were prepared, from the cache's manifest; empty for pairs without a cache.
     """
 
     name: str
@@ -71,7 +73,7 @@ class Pairs:
     def companion(self) -> NDArray[np.int64]:
         """`(n,)` row of the same breast's other view (CC for MLO, MLO for CC) of the same study.
 
-        -1 where there is none, or more than one.
+        -1 if there is none, or more than one.
         """
         breasts: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         keys = list(zip(self.patient_id.tolist(), self.study_id.tolist(), self.side.tolist(), strict=True))

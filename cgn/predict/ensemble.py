@@ -17,9 +17,13 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from cgn.config import Config
-from cgn.data.films import FilmPair, Preparation, SeenPair, open_pair
-from cgn.data.pairs import Box, Pairs
-from cgn.data.workers import Pool, Rejection
+from cgn.data.boxes import Box
+from cgn.data.breast import Preprocessing
+from cgn.data.pairs import Pairs
+from cgn.data.reading.dicom import DicomOptions
+from cgn.data.reading.films import FilmPair, OpenedPair, open_pair
+from cgn.data.reading.workers import Pool
+from cgn.data.records import Rejection
 from cgn.errors import ModelError
 from cgn.fit import Images, network_of, predict, weights_hash
 from cgn.methods import Counterfactual, Network
@@ -58,13 +62,15 @@ class Ensemble:
     ) -> None:
         self.facts, self.device = facts, device
         self.config = Config.of(facts["config"])
-        self.preparation = Preparation(**facts["preparation"])
+        preparation = dict(facts["preparation"])
+        options = DicomOptions(range=preparation.pop("range", "stored"))
+        self.preprocessing = Preprocessing(**preparation)
         self.networks = [network_of(self.config, state, device) for state in states]
         self._trunks: list[tuple[nn.Module, str]] = []
         if self.config.frozen_backbone:  # as in training: features are computed once for all equal trunks
             released = [cast(Network, network).release_trunk()[1] for network in self.networks]
             self._trunks = [(trunk, weights_hash(trunk)) for trunk in released]
-        self._films = Pool(partial(open_pair, preparation=self.preparation), processes)
+        self._films = Pool(partial(open_pair, preprocessing=self.preprocessing, options=options), processes)
         self._lock = threading.Lock()
         self.probe: Probe | None = None
         weakref.finalize(self, self._films.close)
@@ -97,7 +103,7 @@ class Ensemble:
         """Predict each pair of films, in the given order. A pair that cannot be used is refused by itself."""
         with self._lock, tempfile.TemporaryDirectory(prefix="cgn-") as folder:
             outcomes = dict(self._films.run(list(_on_disk(pairs, Path(folder)))))
-            usable = [number for number in range(len(pairs)) if isinstance(outcomes[number], SeenPair)]
+            usable = [number for number in range(len(pairs)) if isinstance(outcomes[number], OpenedPair)]
             films = [outcomes[number] for number in usable]
             output = self.predict_prepared(pairs_of_films(films)) if films else None
         row = {number: row for row, number in enumerate(usable)}
@@ -125,7 +131,7 @@ class Ensemble:
 
     def localise(self, output: EnsembleOutput) -> list[Box]:
         """Sec. IV-E. Location of each pair's predicted class, in pixels of the prepared target."""
-        return [box_from_cam(cam, self.preparation.size) for cam in output.cam]
+        return [box_from_cam(cam, self.preprocessing.size) for cam in output.cam]
 
     def counterfactual(self, prediction: PairPrediction) -> dict[str, NDArray[np.float32]]:
         """Sec. IV-F. The strongest channel of H_T, H_R and H_C, `(h, w)` each, as a mean over the folds.
@@ -175,10 +181,10 @@ class Ensemble:
         return [images.through(trunk, name) for trunk, name in self._trunks]
 
     def _prediction(
-        self, pair: FilmPair, opened: SeenPair, output: EnsembleOutput, row: int
+        self, pair: FilmPair, opened: OpenedPair, output: EnsembleOutput, row: int
     ) -> PairPrediction:
         fold_p, cam = output.fold_p[:, row], output.cam[row]
-        box = box_from_cam(cam, self.preparation.size)
+        box = box_from_cam(cam, self.preprocessing.size)
         return PairPrediction(
             pair_id=pair.pair_id,
             p_malignant=float(output.p_malignant[row]),

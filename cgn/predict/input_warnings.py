@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgn.data.films import FilmPair, SeenPair
 from cgn.data.pairs import Pairs
+from cgn.data.reading.films import FilmPair, OpenedPair
 
 MARGIN = 1.25
 """Factor by which a breast's size or brightness may lie outside the range in training without a warning."""
@@ -21,7 +21,7 @@ def training_ranges(pairs: Pairs) -> dict[str, tuple[float, float]]:
     return {name: (min(m[name] for m in measured), max(m[name] for m in measured)) for name in measured[0]}
 
 
-def input_warnings(pair: FilmPair, opened: SeenPair, trained_on: Mapping[str, Any]) -> Iterator[str]:
+def input_warnings(pair: FilmPair, opened: OpenedPair, trained_on: Mapping[str, Any]) -> Iterator[str]:
     """How a pair differs from the training data, as `code: sentence`.
 
     Args:
@@ -43,7 +43,7 @@ def input_warnings(pair: FilmPair, opened: SeenPair, trained_on: Mapping[str, An
     yield from _contradictions(pair, opened)
 
 
-def _contradictions(pair: FilmPair, opened: SeenPair) -> Iterator[str]:
+def _contradictions(pair: FilmPair, opened: OpenedPair) -> Iterator[str]:
     """Films of the same breast, or of different views."""
     target, reference = opened
     sides = target.side or pair.target.side, reference.side or pair.reference.side

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgn.data.films import FilmPair, SeenPair
-from cgn.data.pairs import Box
-from cgn.data.workers import Rejection
+from cgn.data.boxes import Box
+from cgn.data.reading.films import FilmPair, OpenedPair
+from cgn.data.records import Rejection
 
 EMPTY_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 
@@ -52,7 +52,7 @@ class PairPrediction:
     cam: NDArray[np.float32] = field(repr=False)
     warnings: tuple[str, ...]
     refused: Rejection | None = None
-    opened: SeenPair | None = field(default=None, repr=False)
+    opened: OpenedPair | None = field(default=None, repr=False)
 
     def facts(self) -> dict[str, Any]:
         """The prediction as plain JSON."""

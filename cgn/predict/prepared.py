@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cgn.data.films import SeenPair
 from cgn.data.pairs import Pairs
+from cgn.data.reading.films import OpenedPair
 
 ImageStack = NDArray[np.uint8]
 """`(n, size, size)`, chest wall on the left."""
 
 
-def pairs_of_films(opened: Sequence[SeenPair]) -> Pairs:
+def pairs_of_films(opened: Sequence[OpenedPair]) -> Pairs:
     """Pairs from films that were opened and prepared."""
     return pairs_of_images(*(np.stack([pair[role].prepared.pixels for pair in opened]) for role in (0, 1)))
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cgn import files, methods, sealed
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.datasets import phantom
 from cgn.data.pairs import Pairs
-from cgn.data.workers import PreparedPair, prepare_pair
+from cgn.data.preparation import PreparedPair, prepare_pair
 from cgn.errors import ConfigError, ModelError
 from cgn.methods import Network
 from cgn.predict.ensemble import Ensemble
@@ -103,7 +104,7 @@ def _probe(facts: Mapping[str, Any], states: Sequence[Mapping[str, Tensor]], siz
 
 def _phantoms(size: int) -> dict[str, ImageStack]:
     records = phantom.scan(phantom.Options(pairs=PROBES, seed=PROBE_SEED), size).records
-    prepared = [prepare_pair(record, size, "keep") for record in records]
+    prepared = [prepare_pair(record, Preprocessing(size)) for record in records]
     pairs = [pair for pair in prepared if isinstance(pair, PreparedPair)]
     return {
         "target": np.stack([pair.target.pixels for pair in pairs]),

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
 from cgn.fit import cross_validate
@@ -87,7 +88,7 @@ class Lines:
 
 
 def test_a_thousand_trials(tmp_path: Path, say: Callable[[str], None], monkeypatch: Any) -> None:
-    report = write_cache("phantom", phantom.Options(pairs=40), size=64, store=tmp_path)
+    report = write_cache("phantom", phantom.Options(pairs=40), Preprocessing(64), caches=tmp_path / "cache")
     pairs, splits = open_cache(report.path), open_splits(report.path)
     config = Config(backbone="tiny", generator_blocks=1, epochs=EPOCHS, learning_rate=1e-3)
     recorded, run = [], cross_validate(config, pairs, splits)

@@ -14,7 +14,7 @@ import torch
 
 from cgn import methods
 from cgn.config import Config
-from cgn.data.films import FilmPair
+from cgn.data.reading.films import FilmPair
 from cgn.predict import Ensemble, write_ensemble
 
 HERE = Path(__file__).parent
@@ -110,7 +110,7 @@ def test_start_up(say, tmp_path, film_pair):
     place = model_of(tmp_path / "model", FOLDS)
     script = (
         "import sys, time; from pathlib import Path; from cgn.predict import Ensemble\n"
-        "from cgn.data.films import FilmPair\n"
+        "from cgn.data.reading.films import FilmPair\n"
         "imported = time.time(); ensemble = Ensemble.load(Path(sys.argv[1]), processes=1)\n"
         "loaded = time.time(); ensemble.predict([FilmPair.of(*map(Path, sys.argv[2:]))])\n"
         "print(imported, loaded, time.time()); ensemble.close()\n"

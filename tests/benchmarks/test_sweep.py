@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
 from cgn.fit import cross_validate, last
@@ -29,7 +30,7 @@ SPACE = Space(
 
 def test_sweep_against_a_bare_loop(tmp_path, say):
     """One trial at a time on one thread, both ways; at most 1.15 times the loop's wall time."""
-    report = write_cache("phantom", phantom.Options(pairs=60), size=96, store=tmp_path)
+    report = write_cache("phantom", phantom.Options(pairs=60), Preprocessing(96), caches=tmp_path / "cache")
     pairs, splits = open_cache(report.path), open_splits(report.path)
     with connect.connect("local", num_cpus=1) as ray:
         from cgn_platform.run.sweep import run_sweep

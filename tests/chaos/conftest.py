@@ -25,8 +25,10 @@ from typing import Any
 import psutil
 import pytest
 
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
+from cgn.data.folds import SplitPlan
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -108,7 +110,9 @@ def slow(store: Path) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 phantom pairs of 32 pixels in three folds."""
     folder = tmp_path_factory.mktemp("cache")
-    return write_cache("phantom", phantom.Options(pairs=24), size=32, folds=3, store=folder).path
+    return write_cache(
+        "phantom", phantom.Options(pairs=24), Preprocessing(32), SplitPlan(3), caches=folder / "cache"
+    ).path
 
 
 WHOLE = runpy.run_path(str(HERE / "whole.py"))

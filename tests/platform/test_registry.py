@@ -14,9 +14,10 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
-from cgn.data.folds import splits_fingerprint
+from cgn.data.folds import SplitPlan, splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, RegistryError
 from cgn.fit import fit
@@ -440,7 +441,9 @@ def test_the_winner_of_a_sweep_is_judged_by_what_bbc_leaves_of_it(
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a cache of phantoms, trained units and a table's facts."""
     store = tmp_path_factory.mktemp("store")
-    cache = write_cache("phantom", phantom.Options(pairs=24, seed=0), size=32, folds=3, store=store).path
+    cache = write_cache(
+        "phantom", phantom.Options(pairs=24, seed=0), Preprocessing(32), SplitPlan(3), caches=store / "cache"
+    ).path
     told = table_of(store.root / "units", open_cache(cache), open_splits(cache))
     path = facts.facts_path(store, "three")
     path.parent.mkdir(parents=True)

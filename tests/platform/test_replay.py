@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
-from cgn.data.folds import splits_fingerprint
+from cgn.data.folds import SplitPlan, splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import StudyError
 from cgn.racing import Curve, Floats, budget, fold_aucs, race
@@ -141,7 +142,13 @@ class TestRecording:
     ) -> None:
         for name in ("CGN_STUDY_URL", "CGN_LEDGER", "CGN_STORE"):
             monkeypatch.delenv(name, raising=False)
-        cache = write_cache("phantom", phantom.Options(pairs=24, seed=0), size=32, folds=3, store=store).path
+        cache = write_cache(
+            "phantom",
+            phantom.Options(pairs=24, seed=0),
+            Preprocessing(32),
+            SplitPlan(3),
+            caches=store / "cache",
+        ).path
         work = TrainingSpec(
             open_cache(cache), open_splits(cache), Resources(), str(store.root / "units"), runner=simulate
         )

@@ -22,10 +22,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
-from cgn.data.films import FilmPair
-from cgn.data.folds import splits_fingerprint
+from cgn.data.folds import SplitPlan, splits_fingerprint
+from cgn.data.reading.films import FilmPair
 from cgn.errors import ConfigError, LedgerError, ModelError, UnreadableImageError
 from cgn.fit import fit, last
 from cgn_platform.cli import app
@@ -43,7 +44,9 @@ class Trained:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        write_cache("phantom", phantom.Options(pairs=12), size=32, folds=3, out=folder / "cache")
+        write_cache(
+            "phantom", phantom.Options(pairs=12), Preprocessing(32), SplitPlan(3), out=folder / "cache"
+        )
         self.pairs, splits = open_cache(folder / "cache"), open_splits(folder / "cache")
         self.ledger = Ledger(folder / "units")
         named = {"splits": splits_fingerprint(self.pairs.pair_id, splits), "cache": self.pairs.fingerprint}

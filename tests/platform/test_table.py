@@ -12,8 +12,10 @@ import pytest
 
 from cgn import metrics
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
+from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
 from cgn_platform.cluster.resources import Cluster, Resources
@@ -208,7 +210,9 @@ TABLE = Table("Mine", ("row",), tuple(Row((str(a),), {"alpha": a}) for a in (0.2
 
 def test_a_killed_table_goes_on_by_the_same_command(tmp_path: Path) -> None:
     """kill -9 of the driver once a unit stands: what stood is there as it was, the rest is trained."""
-    cache = write_cache("phantom", phantom.Options(pairs=24), size=32, folds=3, store=Store(tmp_path)).path
+    cache = write_cache(
+        "phantom", phantom.Options(pairs=24), Preprocessing(32), SplitPlan(3), caches=Store(tmp_path).caches
+    ).path
     (tmp_path / "mine.py").write_text(TABLE_FILE)
     command = [sys.executable, "-m", "cgn_platform.cli", "table", str(tmp_path / "mine.py")]
     command += ["--data", str(cache), "--store", str(tmp_path), "--address", "local", "--concurrent", "1"]

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 # The public names that open stored bytes, in one place: modules may move, what they read may not change.
 from cgn.data.cache import open_cache, open_splits
-from cgn.data.films import FilmPair
 from cgn.data.folds import splits_fingerprint
+from cgn.data.reading.films import FilmPair
 from cgn.errors import (
     CacheError,
     CGNError,

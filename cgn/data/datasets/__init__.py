@@ -1,96 +1,34 @@
-"""Where pairs come from: one module a dataset, found by its name.
+"""Data sets: one module each, found by its name.
 
-Each holds `Options` (a `DatasetOptions`, whose field descriptions are the command line's help) and
-`scan(options) -> Scan`. A scan reads tables and lists files but decodes no image: that is left to each
-record's `load`, so that one bad film costs one pair. A module that knows pairs without any lesion may
-also hold `healthy(options, size)`, their records, for the test of the prior (`cgn.measure`).
+A module defines `Options`, a `DatasetOptions` whose field descriptions are the help of the command line, and
+`scan(options, size) -> Scan`. A scan reads tables and lists files but decodes no film: each record's `load`
+does, so that one bad film costs one pair. A module that knows pairs without any lesion may also define
+`healthy(options, size)`, which returns their records for the test of the symmetric prior (`cgn.measure`).
 
-Where films have identities, nothing raw leaves a scan: `Pseudonyms` name patients, studies, films and
-pairs, also in `missing`, and `Scan.key_id` says under which key.
+If films have identities, a scan returns nothing raw: `Pseudonyms` name patients, studies, films and pairs,
+also in `missing`, and `Scan.key_id` identifies the key.
+
+Public names: `names`, `load`, and for modules `DatasetOptions`, `RawFile`, `Scan`. Modules whose names begin
+with an underscore are parts of a data set.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cgn import plugins
-from cgn.data.breast import Laterality, Pixels, Wall
-from cgn.data.pairs import Box
-from cgn.data.pseudonym import Pseudonyms
-from cgn.errors import ConfigError, NotADatasetError, UnreadableImageError
-
-
-class Image(NamedTuple):
-    """One film: stored values `(rows, columns)` of `bits` bits, and where its chest wall stands."""
-
-    pixels: Pixels
-    bits: int
-    chest_wall: Wall
-
-
-class Films(NamedTuple):
-    """What a pair is made of; only phantoms know the target without its lesion."""
-
-    target: Image
-    reference: Image
-    counterfactual: Image | None = None
-
-
-@contextmanager
-def blaming(role: Literal["target", "reference"]) -> Iterator[None]:
-    """An image that cannot be used within is that film of its pair, as the list of rejected pairs tells."""
-    try:
-        yield
-    except UnreadableImageError as error:
-        error.role = role
-        raise
-
-
-def load_pair(target: Callable[[], Image], reference: Callable[[], Image]) -> Films:
-    """Both films of a pair, for `PairRecord.load`: `partial(load_pair, partial(...), partial(...))`."""
-    with blaming("target"):
-        first = target()
-    with blaming("reference"):
-        return Films(first, reference())
-
-
-@dataclass(frozen=True)
-class PairRecord:
-    """One target, what is known of it, and how to get its films.
-
-    Attributes:
-        pair_id, patient_id: pseudonyms; `pair_id` is unique, one patient may have several pairs.
-        view, side: e.g. MLO; L or R of the target.
-        label: 0 benign, 1 malignant.
-        kinds: kinds of the findings.
-        boxes: lesions in pixels of the target's film; none where no place is given.
-        reference_has_lesion: the other side is abnormal too.
-        load: the films; can be pickled, for it may run in a process of its own. Raises UnreadableImageError.
-        study_id: pseudonym of the visit; "" where it is not known.
-        films: names of target and reference, as `Scan.files` has them; "" where there is no file.
-    """
-
-    pair_id: str
-    patient_id: str
-    view: str
-    side: Laterality
-    label: int
-    kinds: tuple[str, ...]
-    boxes: tuple[Box, ...]
-    reference_has_lesion: bool
-    load: Callable[[], Films]
-    study_id: str = ""
-    films: tuple[str, str] = ("", "")
+from cgn.data.identity.pseudonym import Pseudonyms
+from cgn.data.records import PairRecord
+from cgn.errors import ConfigError, NotADatasetError
 
 
 class RawFile(NamedTuple):
-    """What names a file's content."""
+    """The identity of a file's content."""
 
     name: str
     size: int
@@ -98,15 +36,15 @@ class RawFile(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, pseudonyms: Pseudonyms | None = None) -> Self:
-        """Reads the whole file.
+        """Hashes a file.
 
         Args:
-            path: the file.
-            pseudonyms: name it `film-...` by its content instead of by its file name, which may identify;
-                a film keeps this name when it is moved, and `cgn whose` finds it again.
+            path: of the file.
+            pseudonyms: name the file `film-...` by its content, since its file name may identify a person. A
+                film keeps this name when it is moved, and `cgn whose` finds it again.
 
         Raises:
-            NotADatasetError: the file may not be read.
+            NotADatasetError: the file cannot be read.
         """
         try:
             with path.open("rb") as file:
@@ -119,17 +57,17 @@ class RawFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """What a dataset holds, before any image is decoded.
+    """The content of a data set before any film is decoded.
 
     Attributes:
-        name: dataset and cohort, e.g. `mias-all`.
-        records: one a target, in a fixed order.
-        files: all that the pairs are made from: equal files and options give equal pairs.
-        missing: what the tables name but the folder has not, for people to read.
-        counts: for people to read.
-        notes: what was kept with a remark, for people to read.
-        key_id: `Pseudonyms.key_id` of the key that named patients and films; "" where nothing identifies.
-        contained: decode each film in a process with limits: film, or decoder, is not trusted.
+        name: data set and cohort, e.g. `mias-all`.
+        records: one for each target, in a fixed order.
+        files: all files that pairs are made from: the same files and options give the same pairs.
+        missing: what the tables list but the folder lacks, to be printed.
+        counts: to be printed.
+        notes: remarks on pairs that were kept, to be printed.
+        key_id: `Pseudonyms.key_id` of the key of the pseudonyms; "" if nothing identifies a person.
+        sandboxed: decode films in processes with limits, since films or decoders are not trusted.
     """
 
     name: str
@@ -139,11 +77,11 @@ class Scan:
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
     key_id: str = ""
-    contained: bool = True
+    sandboxed: bool = True
 
 
 class DatasetOptions(BaseModel):
-    """What a dataset is asked for. Fields of type `Path` say where and are no part of the content."""
+    """Options of a data set. Fields of type `Path` are locations, and no part of the content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -157,28 +95,28 @@ class DatasetOptions(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError("; ".join(_plain(e, cls) for e in error.errors())) from None
+            raise ConfigError("; ".join(_described(problem, cls) for problem in error.errors())) from None
 
     def content(self) -> dict[str, Any]:
-        """The options that decide what the pairs are: no path of this machine among them."""
-        return {k: v for k, v in self.model_dump().items() if not isinstance(v, Path)}
+        """The options that decide what the pairs are, without paths of this machine."""
+        return {name: value for name, value in self.model_dump().items() if not isinstance(value, Path)}
 
 
 def names() -> list[str]:
-    """The datasets there are."""
+    """Names of the data sets."""
     return plugins.names(__name__)
 
 
 def load(name: str) -> ModuleType:
-    """The module of a dataset. Raises ConfigError, listing those there are, for an unknown one."""
+    """The module of a data set. Raises ConfigError, listing the known names, for an unknown one."""
     return plugins.load(__name__, name)
 
 
-def _plain(error: Any, options: type[DatasetOptions]) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
+def _described(problem: Any, options: type[DatasetOptions]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
         return f"{name} must be given: {options.model_fields[name].description}"
-    if error["type"] == "extra_forbidden":
+    if problem["type"] == "extra_forbidden":
         return f"no option {name!r}; the options are {', '.join(sorted(options.model_fields))}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{name}: {message} but got {error['input']!r}" if name else message
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message} but got {problem['input']!r}" if name else message

@@ -2,43 +2,43 @@
 
     INBreast Release 1.0/
       AllDICOMs/   <8 digits>_<16 hex of the woman>_MG_<L|R>_<CC|ML|FB>_ANON.dcm
-      AllXML/      <8 digits>.xml, only of images with findings
+      AllXML/      <8 digits>.xml, only for images with findings
       INbreast.xls, INbreast.csv
 
-The tables have traps. The woman stands in the name of the film alone (the table says "removed"). The
-files call MLO ML. Only the XLS tells the kinds of findings, on `Sheet1` alone (another sheet holds
-personal data), in columns one of which ends in a blank, with flags that may be a space; an empty and a
-totals row turn its numbers into floats. Women have several studies, and some more than one image of a
-view. Outlines bear misspelt names, may have one point, points off the film, or be drawn twice.
+The tables have traps. Only the name of a film identifies the woman (the table says "removed"). File names
+call MLO ML. Only the XLS states the kinds of findings, only on `Sheet1` (another sheet holds personal data),
+in columns one of which ends in a blank, with flags that may be a space; an empty row and a totals row turn
+its numbers into floats. Women have several studies, and some have more than one image of a view. Outlines
+have misspelt names, and may have a single point, points off the film, or be drawn twice.
 
-The chest wall stands on the left of films of left breasts, as they are displayed; mini-MIAS hangs its
-films the other way.
+Films of left breasts have the chest wall on the left, as they are displayed; mini-MIAS has it the other way.
 """
 
 import csv
-import plistlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import xlrd
 from pydantic import Field, model_validator
 
-from cgn.data import dicom
+from cgn.data.boxes import Box
 from cgn.data.breast import Laterality
-from cgn.data.datasets import DatasetOptions, Image, PairRecord, RawFile, Scan, load_pair
-from cgn.data.pairing import Pair, contralateral
-from cgn.data.pairs import Box
-from cgn.data.pseudonym import Pseudonyms, open_pseudonyms
+from cgn.data.datasets import DatasetOptions, RawFile, Scan
+from cgn.data.datasets._inbreast_outlines import Annotations, Roi, boxes_of
+from cgn.data.identity.pseudonym import Pseudonyms, open_pseudonyms
+from cgn.data.pairing import Match, contralateral
+from cgn.data.reading import dicom
+from cgn.data.reading.films import Film, read_image
+from cgn.data.records import PairRecord, load_pair
 from cgn.errors import NotADatasetError, UnreadableImageError
-from cgn.metrics import iou
 
 FLAGS = {"mass": "mass", "micros": "calcification", "distortion": "distortion", "asymmetry": "asymmetry"}
-"""Columns of the XLS and the kinds they flag."""
+"""Columns of the XLS and the kinds that they flag."""
 
 COHORTS = {
     "mass": {"mass"},
@@ -50,35 +50,15 @@ COHORTS = {
 COHORT_OF_SETTING = {"a": "mass", "b": "mass", "c": "mixed"}
 """Sec. IV-C. The cohorts of the paper's settings."""
 
-OUTLINES = {
-    "mass": "mass",
-    "spiculated region": "mass",
-    "espiculated region": "mass",
-    "cluster": "calcification",
-    "distortion": "distortion",
-    "asymmetry": "asymmetry",
-    "assymetry": "asymmetry",
-}
-"""Names of outlines that place a lesion, as they are spelt, and its kind."""
-
-POINTS = {"calcification": "calcification", "calcifications": "calcification"}
-"""Names of single calcifications: they tell the kind, but no place (reading 17)."""
-
 BIRADS = tuple("123456")
-"""What a BI-RADS begins with; 4 has the grades 4a, 4b and 4c."""
-
-NAMELESS = re.compile(r"(unnamed|point \d+)?")
-
-SAME_LESION = 0.8
-"""Intersection over union from which two outlines of a kind are one lesion, drawn twice."""
+"""First characters of a BI-RADS value; 4 has the grades 4a, 4b and 4c."""
 
 FILM = re.compile(r"(\d{8})_([0-9a-f]{16})_MG_([LR])_([A-Z]+)_ANON\.dcm", re.IGNORECASE)
-POINT = re.compile(r"\s*\(\s*(-?[\d.eE+-]+)\s*,\s*(-?[\d.eE+-]+)\s*\)\s*")
 VIEWS = {"ML": "MLO"}
 
 
 class Options(DatasetOptions):
-    """INbreast: what of it to take, how to pair it, and where it lies.
+    """INbreast: which images, how they are paired, and where they are.
 
     For example: cgn cache inbreast --raw "INBreast Release 1.0" --setting a
     """
@@ -88,28 +68,29 @@ class Options(DatasetOptions):
     )
     cohort: Literal["mass", "mixed", "all"] | None = Field(
         None,
-        description="mass, if not said; mixed: calcifications and distortions too; all: asymmetries too",
+        description="mass (default); mixed: calcifications and distortions too; all: asymmetries too",
     )
     setting: Literal["a", "b", "c"] | None = Field(
-        None, exclude=True, description="of the paper, in place of --cohort: a and b are mass, c is mixed"
+        None, exclude=True, description="of the paper, instead of --cohort: a and b are mass, c is mixed"
     )
     pairing: Literal["same_study", "any_study"] = Field(
-        "same_study", description="the reference is of the target's study, or of the nearest one (reading 17)"
+        "same_study",
+        description="whether the reference is of the target's study, or of the nearest one (reading 17)",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _cohort_of_the_setting(cls, values: dict[str, Any]) -> dict[str, Any]:
         cohort, setting = values.get("cohort"), values.get("setting")
-        wanted = COHORT_OF_SETTING.get(setting) if isinstance(setting, str) else None
-        if cohort and wanted and cohort != wanted:
-            raise ValueError(f"setting {setting} is the cohort {wanted}: give one of the two")
-        return {**values, "cohort": cohort or wanted or "mass"}
+        implied = COHORT_OF_SETTING.get(setting) if isinstance(setting, str) else None
+        if cohort and implied and cohort != implied:
+            raise ValueError(f"setting {setting} is the cohort {implied}: give one of the two")
+        return {**values, "cohort": cohort or implied or "mass"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the table; `kinds` are None where the table does not tell them."""
+class ImageRow:
+    """A row of the table; `kinds` is None if the table does not state them."""
 
     number: str
     side: Laterality
@@ -120,10 +101,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Film:
-    """A row with its film, the woman as the film's name has her, and the kinds of its findings."""
+class InbreastFilm:
+    """A row with its file, the woman as the file's name identifies her, and the kinds of the findings."""
 
-    row: Row
+    row: ImageRow
     path: Path
     patient: str
     kinds: tuple[str, ...]
@@ -135,73 +116,109 @@ class Film:
 
     @property
     def study(self) -> str:
-        """The woman and the month: the table has no better name of it."""
+        """The woman and the month, since the table does not name studies."""
         return f"{self.patient} {self.row.month}"
 
 
-class Roi(NamedTuple):
-    """A region of interest: its kind, and its points `(x, y)` where it is an outline."""
+@dataclass(frozen=True)
+class Release:
+    """The files of a release: table, films, annotations, and the images that the cohort selects."""
 
-    kind: str
-    points: tuple[tuple[float, float], ...]
+    table: Path
+    rows: Mapping[str, ImageRow]
+    paths: Mapping[str, Path]
+    annotations: Annotations
+    pseudonyms: Pseudonyms
+    cohort: frozenset[str]
+
+    @classmethod
+    def open(cls, raw: Path, cohort: str) -> "Release":
+        """Reads the tables. Raises NotADatasetError."""
+        root, pseudonyms = _root(raw), open_pseudonyms()
+        table, rows = read_table(root)
+        annotations = Annotations(root / "AllXML", pseudonyms)
+        return cls(table, rows, _film_paths(root), annotations, pseudonyms, frozenset(COHORTS[cohort]))
+
+    def kinds(self, number: str) -> tuple[str, ...]:
+        """The kinds of an image's findings, from the table if it states them, otherwise from the outlines."""
+        kinds = self.rows[number].kinds
+        return self.annotations.kinds(number) if kinds is None else kinds
+
+    def wanted(self) -> list[str]:
+        """Numbers of the cohort's images, in the order of the table."""
+        return [number for number in self.rows if self.cohort & set(self.kinds(number))]
+
+    def films(self) -> tuple[list[InbreastFilm], list[str]]:
+        """Films by number, and the numbers of films whose name contradicts the table."""
+        films, contradicting = [], []
+        for number in sorted(self.rows.keys() & self.paths.keys()):
+            row, path = self.rows[number], self.paths[number]
+            patient, side, view = _parts_of_name(path)
+            if (side, view) == (row.side, row.view):
+                films.append(InbreastFilm(row, path, patient, self.kinds(number)))
+            else:
+                contradicting.append(number)
+        return films, contradicting
 
 
 def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films have their own size
     """Sec. IV-B, reading 17. Every image of the cohort with a contralateral one is a target.
 
-    Malignant if BI-RADS > 3. Of several contralateral images the one of the nearest study is taken, and
-    of these that with the nearest file number. Kinds and boxes are those of the cohort's findings.
+    Malignant if BI-RADS > 3. Of several contralateral images, the one of the nearest study is the reference,
+    and among these the one with the nearest file number. Kinds and boxes are those of the cohort's findings.
 
     Raises:
-        NotADatasetError: no folder, table or film, or a table without what is needed.
+        NotADatasetError: no folder, table or film, or a table without the required columns.
     """
-    root, cohort = _root(options.raw), COHORTS[options.cohort or "mass"]
-    pseudonyms = open_pseudonyms()
-    table, rows = _table(root)
-    paths, annotations = _films(root), Annotations(root / "AllXML", pseudonyms)
-    films, strange = _joined(rows, paths, annotations)
-    wanted = [number for number, row in rows.items() if cohort & set(annotations.kinds(row))]
-    found = {p.target.row.number: p for p in contralateral(films, GROUPS[options.pairing], _apart)}
-    pairs = [(p.target, p.reference) for n in wanted if (p := found.get(n)) and p.reference]
-    sources = {film.path for pair in pairs for film in pair} | set(annotations.paths.values())
-    files = {path: RawFile.of(path, pseudonyms) for path in sorted(sources)}
-    records = tuple(_record(*pair, cohort, annotations, files, pseudonyms) for pair in pairs)
-    labels = Counter(record.label for record in records)
+    release = Release.open(options.raw, options.cohort or "mass")
+    films, contradicting = release.films()
+    wanted = release.wanted()
+    by_number = {
+        match.target.row.number: match for match in contralateral(films, GROUPS[options.pairing], _distance)
+    }
+    matches = [by_number[number] for number in wanted if number in by_number]
+    pairs = [(match.target, match.reference) for match in matches if match.reference]
+    sources = {film.path for pair in pairs for film in pair} | set(release.annotations.paths.values())
+    files = {path: RawFile.of(path, release.pseudonyms) for path in sorted(sources)}
+    records = tuple(_record(*pair, release, files) for pair in pairs)
     return Scan(
         name=f"inbreast-{options.cohort}",
         records=records,
-        files=(RawFile.of(table), *files.values()),
-        missing=tuple(_missing(rows, wanted, paths, strange, pseudonyms)),
+        files=(RawFile.of(release.table), *files.values()),
+        missing=tuple(_missing(release, wanted, contradicting)),
         counts={
-            "images in the table": len(rows),
-            "films in the folder": len(paths),
+            "images in the table": len(release.rows),
+            "films in the folder": len(release.paths),
             "images of the cohort": len(wanted),
-            "of these without a film": sum(n not in found for n in wanted),
-            "without a contralateral film": sum(n in found and found[n].reference is None for n in wanted),
-            "targets": len(records),
-            "benign": labels[0],
-            "malignant": labels[1],
-            "women": len({record.patient_id for record in records}),
-            "with a lesion-free reference": sum(not r.reference_has_lesion for r in records),
-            "without a location": sum(not r.boxes for r in records),
+            "of these without a film": len(wanted) - len(matches),
+            "without a contralateral film": len(matches) - len(pairs),
+            **_record_counts(records),
         },
         notes=(
-            *(note for n in wanted if n in found for note in _doubts(found[n], pseudonyms)),
-            *annotations.notes,
+            *(note for match in matches for note in _ambiguity(match, release.pseudonyms)),
+            *release.annotations.notes,
         ),
-        key_id=pseudonyms.key_id,
+        key_id=release.pseudonyms.key_id,
     )
 
 
+def _record_counts(records: Sequence[PairRecord]) -> dict[str, int]:
+    labels = Counter(record.label for record in records)
+    return {
+        "targets": len(records),
+        "benign": labels[0],
+        "malignant": labels[1],
+        "women": len({record.patient_id for record in records}),
+        "with a lesion-free reference": sum(not record.reference_has_lesion for record in records),
+        "without a location": sum(not record.boxes for record in records),
+    }
+
+
 def _record(
-    target: Film,
-    reference: Film,
-    cohort: set[str],
-    annotations: "Annotations",
-    files: Mapping[Path, RawFile],
-    pseudonyms: Pseudonyms,
+    target: InbreastFilm, reference: InbreastFilm, release: Release, files: Mapping[Path, RawFile]
 ) -> PairRecord:
-    rois = [roi for roi in annotations.of(target.row.number) if roi.kind in cohort]
+    pseudonyms, cohort = release.pseudonyms, release.cohort
+    rois = [roi for roi in release.annotations.rois(target.row.number) if roi.kind in cohort]
     return PairRecord(
         pair_id=pseudonyms.of("pair", target.row.number),
         patient_id=pseudonyms.of("patient", target.patient),
@@ -212,102 +229,101 @@ def _record(
         kinds=tuple(kind for kind in target.kinds if kind in cohort),
         boxes=_boxes(rois, target.path),
         reference_has_lesion=bool(reference.kinds),
-        load=partial(load_pair, partial(_image, target), partial(_image, reference)),
+        load=partial(load_pair, partial(read_image, _film(target)), partial(read_image, _film(reference))),
         films=(files[target.path].name, files[reference.path].name),
     )
 
 
-def _same_study(film: Film) -> tuple[str, str, int]:
+def _film(film: InbreastFilm) -> Film:
+    return Film(film.path, film.side, chest_wall="left" if film.side == "L" else "right")
+
+
+def _boxes(rois: Sequence[Roi], film: Path) -> tuple[Box, ...]:
+    try:
+        header = dicom.read_header(film)
+    except UnreadableImageError:
+        return ()  # loading the film will say why
+    return boxes_of(rois, header.rows, header.columns)
+
+
+def _same_study(film: InbreastFilm) -> tuple[str, str, int]:
     return film.patient, film.row.view, film.row.month
 
 
-def _any_study(film: Film) -> tuple[str, str]:
+def _any_study(film: InbreastFilm) -> tuple[str, str]:
     return film.patient, film.row.view
 
 
-GROUPS: dict[str, Callable[[Film], tuple[Any, ...]]] = {"same_study": _same_study, "any_study": _any_study}
+GROUPS: dict[str, Callable[[InbreastFilm], tuple[Any, ...]]] = {
+    "same_study": _same_study,
+    "any_study": _any_study,
+}
 
 
-def _apart(a: Film, b: Film) -> tuple[int, int]:
+def _distance(a: InbreastFilm, b: InbreastFilm) -> tuple[int, int]:
     return abs(a.row.month - b.row.month), abs(int(a.row.number) - int(b.row.number))
 
 
-def _doubts(pair: Pair[Film], pseudonyms: Pseudonyms) -> Iterator[str]:
-    """Two groups of the real data have more than one film of the other side in one study."""
-    months = [other.row.month for other in pair.others]
+def _ambiguity(match: Match[InbreastFilm], pseudonyms: Pseudonyms) -> Iterator[str]:
+    """A note if one study has several films of the other side; two groups of the real data do."""
+    months = [candidate.row.month for candidate in match.candidates]
     if months and months.count(months[0]) > 1:
-        name = pseudonyms.of("pair", pair.target.row.number)
+        name = pseudonyms.of("pair", match.target.row.number)
         count = months.count(months[0])
-        yield f"{name}: {count} films of the other side, that with the nearest file number was taken"
+        yield f"{name}: {count} films of the other side; the one with the nearest file number is used"
 
 
-def _missing(
-    rows: Mapping[str, Row],
-    wanted: list[str],
-    paths: Mapping[str, Path],
-    strange: set[str],
-    pseudonyms: Pseudonyms,
-) -> Iterator[str]:
+def _missing(release: Release, wanted: Sequence[str], contradicting: Sequence[str]) -> Iterator[str]:
     for number in wanted:
-        if number not in paths:
-            yield f"{pseudonyms.of('pair', number)}: a target, but no film in AllDICOMs"
-    for number in sorted(strange):
-        yield f"{pseudonyms.of('pair', number)}: its film's name has another side or view than the table"
-    others = len(rows.keys() - paths.keys() - set(wanted))
+        if number not in release.paths:
+            yield f"{release.pseudonyms.of('pair', number)}: a target without a film in AllDICOMs"
+    for number in contradicting:
+        yield (
+            f"{release.pseudonyms.of('pair', number)}: the name of its film has another side or view than "
+            "the table"
+        )
+    others = len(release.rows.keys() - release.paths.keys() - set(wanted))
     if others:
         yield f"the films of {others} images that could be references"
-
-
-def _joined(
-    rows: Mapping[str, Row], paths: Mapping[str, Path], annotations: "Annotations"
-) -> tuple[list[Film], set[str]]:
-    """Films whose names agree with the table, in the order of their numbers, and those that do not."""
-    films, strange = [], set()
-    for number in sorted(rows.keys() & paths.keys()):
-        row, path = rows[number], paths[number]
-        _, patient, side, view = _named(path)
-        if (side, view) == (row.side, row.view):
-            films.append(Film(row, path, patient, annotations.kinds(row)))
-        else:
-            strange.add(number)
-    return films, strange
 
 
 # ---------------------------------------------------------------------------------------------- tables
 
 
 def _root(folder: Path) -> Path:
-    inner = [p for p in sorted(folder.iterdir()) if p.is_dir()] if folder.is_dir() else []
-    for root in (folder, *(p for p in inner if p.name.lower() == "inbreast release 1.0")):
+    inner = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    for root in (folder, *(path for path in inner if path.name.lower() == "inbreast release 1.0")):
         if (root / "AllDICOMs").is_dir():
             return root
     raise NotADatasetError(f"no AllDICOMs in {folder}: inbreast needs the folder 'INBreast Release 1.0'")
 
 
-def _table(root: Path) -> tuple[Path, dict[str, Row]]:
-    """The rows by file number; from the XLS where there is one, since only it tells the findings."""
-    there = {path.name.lower(): path for path in sorted(root.iterdir())}
-    for name, cells in (("inbreast.xls", _xls), ("inbreast.csv", _csv)):
-        if name in there:
-            rows = dict(_rows(there[name], cells(there[name])))
+def read_table(root: Path) -> tuple[Path, dict[str, ImageRow]]:
+    """The table and its rows by file number; the XLS if it exists, since only it states the findings.
+
+    Raises:
+        NotADatasetError: no table, or one without the required columns or rows.
+    """
+    paths = {path.name.lower(): path for path in sorted(root.iterdir())}
+    for name, read_lines in (("inbreast.xls", _xls_lines), ("inbreast.csv", _csv_lines)):
+        if path := paths.get(name):
+            rows = {row.number: row for row in _rows(path, read_lines(path))}
             if not rows:
-                raise NotADatasetError(
-                    f"no row with a file number of 8 digits and a BI-RADS in {there[name]}"
-                )
-            return there[name], rows
+                raise NotADatasetError(f"no row with a file number of 8 digits and a BI-RADS in {path}")
+            return path, rows
     raise NotADatasetError(f"neither INbreast.xls nor INbreast.csv in {root}")
 
 
-def _xls(path: Path) -> list[list[str]]:
+def _xls_lines(path: Path) -> list[list[str]]:
     try:
         with xlrd.open_workbook(path, on_demand=True) as book:  # on demand: other sheets hold personal data
             sheet = book.sheet_by_name("Sheet1")
             return [[_text(cell) for cell in sheet.row_values(row)] for row in range(sheet.nrows)]
-    except Exception as error:  # a parser fed with anything may raise anything
+    except Exception as error:  # a parser may raise anything on arbitrary input
         raise NotADatasetError(f"{path} must be an XLS workbook with a 'Sheet1': {error}") from None
 
 
-def _csv(path: Path) -> list[list[str]]:
+def _csv_lines(path: Path) -> list[list[str]]:
     with path.open(encoding="latin-1", newline="") as stream:
         return [[_text(cell) for cell in row] for row in csv.reader(stream, delimiter=";")]
 
@@ -316,145 +332,48 @@ def _text(cell: Any) -> str:
     return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
-def _rows(path: Path, lines: list[list[str]]) -> Iterator[tuple[str, Row]]:
+def _rows(path: Path, lines: list[list[str]]) -> Iterator[ImageRow]:
     header = [name.lower() for name in lines[0]] if lines else []
-    needed = ("file name", "laterality", "view", "acquisition date", "bi-rads")
-    lacking = [name for name in needed if name not in header]
+    required = ("file name", "laterality", "view", "acquisition date", "bi-rads")
+    lacking = [name for name in required if name not in header]
     if lacking:
         raise NotADatasetError(
-            f"{path} must have the columns {', '.join(needed)} but lacks {', '.join(lacking)}"
+            f"{path} must have the columns {', '.join(required)} but lacks {', '.join(lacking)}"
         )
-    flagged = all(name in header for name in FLAGS)
+    with_flags = all(name in header for name in FLAGS)
     for number, line in enumerate(lines[1:], 2):
-        cell = defaultdict(str, zip(header, line, strict=False))
-        if not re.fullmatch(r"\d{8}", cell["file name"]):
-            continue  # the empty and the totals row
-        side, birads, month = cell["laterality"], cell["bi-rads"], cell["acquisition date"]
+        cells = defaultdict(str, zip(header, line, strict=False))
+        if not re.fullmatch(r"\d{8}", cells["file name"]):
+            continue  # the empty row and the totals row
+        side, birads, month = cells["laterality"], cells["bi-rads"], cells["acquisition date"]
         if side not in ("L", "R") or birads[:1] not in BIRADS or not re.fullmatch(r"\d{6}", month):
             raise NotADatasetError(
                 f"{path}, line {number}: must have L or R, a month like 201001 and a BI-RADS from 1 to 6 "
                 f"but has {side!r}, {month!r} and {birads!r}"
             )
-        yield (
-            cell["file name"],
-            Row(
-                number=cell["file name"],
-                side="L" if side == "L" else "R",
-                view=cell["view"],
-                month=12 * int(month[:4]) + int(month[4:]),
-                malignant=int(birads[0]) > 3,
-                kinds=tuple(kind for name, kind in FLAGS.items() if cell[name]) if flagged else None,
-            ),
+        yield ImageRow(
+            number=cells["file name"],
+            side="L" if side == "L" else "R",
+            view=cells["view"],
+            month=12 * int(month[:4]) + int(month[4:]),
+            malignant=int(birads[0]) > 3,
+            kinds=tuple(kind for name, kind in FLAGS.items() if cells[name]) if with_flags else None,
         )
 
 
-def _films(root: Path) -> dict[str, Path]:
-    films = {
+def _film_paths(root: Path) -> dict[str, Path]:
+    """Files in AllDICOMs by file number."""
+    paths = {
         path.name[:8]: path for path in sorted((root / "AllDICOMs").iterdir()) if FILM.fullmatch(path.name)
     }
-    if not films:
+    if not paths:
         raise NotADatasetError(
             f"no film like 12345678_0123456789abcdef_MG_L_CC_ANON.dcm in {root / 'AllDICOMs'}"
         )
-    return films
+    return paths
 
 
-def _named(path: Path) -> tuple[str, str, str, str]:
-    """Number, woman, side and view as the film's name has them; views as the table spells them."""
-    number, patient, side, view = FILM.fullmatch(path.name).groups()  # type: ignore[union-attr]
-    return number, patient.lower(), side.upper(), VIEWS.get(view.upper(), view.upper())
-
-
-# -------------------------------------------------------------------------------------------- outlines
-
-
-class Annotations:
-    """AllXML: each file is read once, when it is asked for; what cannot be read becomes a note."""
-
-    def __init__(self, folder: Path, pseudonyms: Pseudonyms) -> None:
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        self.paths = {path.stem: path for path in files if re.fullmatch(r"\d{8}\.xml", path.name)}
-        muscles = sum(path.name.endswith("_muscle.xml") for path in files)
-        self.notes = (
-            [f"{muscles} outlines of pectoral muscles (_muscle.xml) are no lesions"] if muscles else []
-        )
-        self._pseudonyms = pseudonyms
-        self._read: dict[str, tuple[Roi, ...]] = {}
-
-    def of(self, number: str) -> tuple[Roi, ...]:
-        """The regions of interest of an image, whatever its cohort."""
-        if number not in self._read:
-            self._read[number] = self._rois(number) if number in self.paths else ()
-        return self._read[number]
-
-    def _rois(self, number: str) -> tuple[Roi, ...]:
-        name = self._pseudonyms.of("pair", number)
-        try:
-            rois, strange = _rois(self.paths[number])
-        except NotADatasetError as error:
-            self.notes.append(f"{name}: no outlines, for {error}")
-            return ()
-        if strange:
-            self.notes.append(f"{name}: {strange} regions of names that nobody knows are left out")
-        return rois
-
-    def kinds(self, row: Row) -> tuple[str, ...]:
-        """The kinds of an image's findings, as the table has them or else as its outlines are named."""
-        if row.kinds is not None:
-            return row.kinds
-        return tuple(dict.fromkeys(roi.kind for roi in self.of(row.number)))
-
-
-def _rois(path: Path) -> tuple[tuple[Roi, ...], int]:
-    """What an OsiriX list says, and how many names in it nobody knows.
-
-    Raises:
-        NotADatasetError: the file is no such list.
-    """
-    rois: list[Roi] = []
-    strange = 0
-    try:
-        for image in plistlib.loads(path.read_bytes())["Images"]:
-            for roi in image["ROIs"]:
-                name = " ".join(roi.get("Name", "").split()).lower()
-                kind = OUTLINES.get(name)
-                if kind:
-                    rois.append(Roi(kind, tuple(map(_point, roi["Point_px"]))))
-                elif name in POINTS:
-                    rois.append(Roi(POINTS[name], ()))
-                elif not NAMELESS.fullmatch(name):
-                    strange += 1
-    except Exception:  # a parser fed with anything may raise anything
-        raise NotADatasetError("its XML must be an OsiriX list of regions of interest") from None
-    return tuple(rois), strange
-
-
-def _point(text: str) -> tuple[float, float]:
-    x, y = POINT.fullmatch(text).groups()  # type: ignore[union-attr]
-    return float(x), float(y)
-
-
-def _boxes(rois: list[Roi], film: Path) -> tuple[Box, ...]:
-    """Boxes of outlines with at least three points on the film, each lesion once."""
-    try:
-        header = dicom.read_header(film)
-    except UnreadableImageError:
-        return ()  # its load will say why
-    boxes: list[Box] = []
-    for roi in rois:
-        points = [(x, y) for x, y in roi.points if 0 <= x < header.columns and 0 <= y < header.rows]
-        if len(points) < 3:
-            continue
-        xs, ys = zip(*points, strict=True)
-        box = float(int(min(xs))), float(int(min(ys))), float(int(max(xs)) + 1), float(int(max(ys)) + 1)
-        if all(iou(box, other) < SAME_LESION for other in boxes):
-            boxes.append(box)
-    return tuple(boxes)
-
-
-# ----------------------------------------------------------------------------------------------- films
-
-
-def _image(film: Film) -> Image:
-    pixels, bits = dicom.read(film.path, laterality=film.side)
-    return Image(pixels, bits, "left" if film.side == "L" else "right")
+def _parts_of_name(path: Path) -> tuple[str, str, str]:
+    """Woman, side and view in the name of a film, with views spelt as in the table."""
+    _, patient, side, view = FILM.fullmatch(path.name).groups()  # type: ignore[union-attr]
+    return patient.lower(), side.upper(), VIEWS.get(view.upper(), view.upper())

@@ -1,9 +1,9 @@
 """mini-MIAS (Suckling et al. 1994): 322 MLO films of 161 women, PGM or PNG, with Info.txt.
 
-The table has traps. Its coordinates start at the bottom left. Its prose swaps the sides: odd numbers
-are left breasts, as the films' labels and chest walls tell; 2k - 1 and 2k are one woman. A film may
-have several rows, a row may lack its place ("*NOTE 3*", or nothing), and only lines that begin with a
-film's name, a tissue letter and a space are rows: the prose before and after is not.
+The table has traps. Its coordinates start at the bottom left. Its prose swaps the sides: odd numbers are left
+breasts, as labels and chest walls on the films show; 2k - 1 and 2k belong to one woman. A film may have
+several rows. A row may lack its location ("*NOTE 3*", or nothing). Only lines that begin with a film's name,
+a tissue letter and a space are rows; the prose before and after is not.
 """
 
 import re
@@ -15,14 +15,15 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from cgn.data import raster
+from cgn.data.boxes import Box
 from cgn.data.breast import Laterality, Wall
-from cgn.data.datasets import DatasetOptions, Image, PairRecord, RawFile, Scan, load_pair
-from cgn.data.pairs import Box
+from cgn.data.datasets import DatasetOptions, RawFile, Scan
+from cgn.data.reading import raster
+from cgn.data.records import PairRecord, RawImage, load_pair
 from cgn.errors import NotADatasetError, Reason, UnreadableImageError
 
 SIDE = 1024
-"""All films have this many rows and columns; Info.txt counts in them."""
+"""All films have this many rows and columns; coordinates in Info.txt refer to them."""
 
 COHORTS = {
     "mass": {"CIRC", "SPIC", "MISC"},
@@ -36,7 +37,7 @@ FILM = re.compile(r"mdb(\d{3})\.(?:pgm|png)", re.IGNORECASE)
 
 
 class Options(DatasetOptions):
-    """What of mini-MIAS to take, and where it lies."""
+    """Which films of mini-MIAS, and where they are."""
 
     raw: Path = Field(description="folder with Info.txt and the films, mdb001.pgm or mdb001.png and so on")
     cohort: Literal["mass", "mixed", "all"] = Field(
@@ -45,8 +46,8 @@ class Options(DatasetOptions):
     )
 
 
-class Finding(NamedTuple):
-    """One row about an abnormal film: its kind, its severity and its place in pixels, origin top left."""
+class Lesion(NamedTuple):
+    """A row of Info.txt about an abnormal film: kind, severity, and location in pixels, origin top left."""
 
     kind: str
     malignant: bool
@@ -54,32 +55,35 @@ class Finding(NamedTuple):
 
 
 def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films have their own size
-    """Sec. IV-A. Every abnormal film of the cohort is a target, the same woman's other film its reference.
+    """Sec. IV-A. Every abnormal film of the cohort is a target; the same woman's other film is its reference.
 
-    The label is the worst severity of the film's findings of the cohort.
+    The label is the worst severity of the film's lesions of the cohort.
 
     Raises:
         NotADatasetError: no folder, no Info.txt with rows, or no film.
     """
     table, films = _table(options.raw), _films(options.raw)
-    findings = {
-        number: tuple(f for f in rows if f.kind in COHORTS[options.cohort]) for number, rows in table.items()
+    lesions = {
+        number: tuple(lesion for lesion in rows if lesion.kind in COHORTS[options.cohort])
+        for number, rows in table.items()
     }
-    targets = [number for number in sorted(table) if findings[number]]
+    targets = [number for number in sorted(table) if lesions[number]]
     missing = [
         f"mdb{number:03d}, {role} of mdb{target:03d}"
         for target in targets
         for number, role in ((target, "film"), (_other(target), "reference"))
         if number not in films
     ]
-    present = [n for n in targets if n in films and _other(n) in films]
-    records = tuple(_record(n, findings[n], bool(table.get(_other(n))), films) for n in present)
-    used = sorted({film for n in present for film in (n, _other(n))})
+    present = [number for number in targets if number in films and _other(number) in films]
+    records = tuple(
+        _record(number, lesions[number], bool(table.get(_other(number))), films) for number in present
+    )
+    used = sorted({film for number in present for film in (number, _other(number))})
     labels = Counter(record.label for record in records)
     return Scan(
         name=f"mias-{options.cohort}",
         records=records,
-        files=(RawFile.of(_info(options.raw)), *(RawFile.of(films[n]) for n in used)),
+        files=(RawFile.of(_info(options.raw)), *(RawFile.of(films[number]) for number in used)),
         missing=tuple(missing),
         counts={
             "films in Info.txt": len(table),
@@ -87,32 +91,36 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
             "targets": len(records),
             "benign": labels[0],
             "malignant": labels[1],
-            "with a lesion-free reference": sum(not r.reference_has_lesion for r in records),
-            "without a location": sum(not r.boxes for r in records),
+            "with a lesion-free reference": sum(not record.reference_has_lesion for record in records),
+            "without a location": sum(not record.boxes for record in records),
         },
-        contained=False,
+        sandboxed=False,
     )
 
 
 def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noqa: ARG001 - as scan
-    """Sec. IV-D. Pairs of women without an abnormal film: for the test of the prior, never for training."""
+    """Sec. IV-D. Pairs of women without an abnormal film, for the test of the prior; never for training."""
     table, films = _table(options.raw), _films(options.raw)
-    normal = {number for number, findings in table.items() if not findings and number in films}
-    return tuple(_record(n, (), False, films) for n in sorted(normal) if n % 2 and _other(n) in normal)
+    normal = {number for number, lesions in table.items() if not lesions and number in films}
+    left_breasts = [number for number in sorted(normal) if number % 2 and _other(number) in normal]
+    return tuple(_record(number, (), False, films) for number in left_breasts)
 
 
-def _record(number: int, findings: Sequence[Finding], both: bool, films: dict[int, Path]) -> PairRecord:
+def _record(
+    number: int, lesions: Sequence[Lesion], reference_has_lesion: bool, films: dict[int, Path]
+) -> PairRecord:
+    target, reference = films[number], films[_other(number)]
     return PairRecord(
         pair_id=f"mdb{number:03d}",
         patient_id=f"mias-{(number + 1) // 2:03d}",
         view="MLO",
         side=_side(number),
-        label=int(any(f.malignant for f in findings)),
-        kinds=tuple(dict.fromkeys(f.kind for f in findings)),
-        boxes=tuple(f.box for f in findings if f.box),
-        reference_has_lesion=both,
-        load=partial(load_pair, partial(_film, films[number]), partial(_film, films[_other(number)])),
-        films=(films[number].name, films[_other(number)].name),
+        label=int(any(lesion.malignant for lesion in lesions)),
+        kinds=tuple(dict.fromkeys(lesion.kind for lesion in lesions)),
+        boxes=tuple(lesion.box for lesion in lesions if lesion.box),
+        reference_has_lesion=reference_has_lesion,
+        load=partial(load_pair, partial(_image, target), partial(_image, reference)),
+        films=(target.name, reference.name),
     )
 
 
@@ -125,29 +133,30 @@ def _side(number: int) -> Laterality:
 
 
 def _wall(number: int) -> Wall:
-    """Left breasts hang with the chest wall on the right; looked at, and checked against all 322 shapes."""
+    """Left breasts have the chest wall on the right: seen on films, and checked on the shapes of all 322."""
     return "right" if number % 2 else "left"
 
 
 def _info(folder: Path) -> Path:
-    found = [p for p in sorted(folder.iterdir()) if p.name.lower() == "info.txt"] if folder.is_dir() else []
-    if not found:
-        raise NotADatasetError(f"no Info.txt in {folder}: mias needs a folder with Info.txt and its films")
-    return found[0]
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in paths:
+        if path.name.lower() == "info.txt":
+            return path
+    raise NotADatasetError(f"no Info.txt in {folder}: mias needs a folder with Info.txt and its films")
 
 
-def _table(folder: Path) -> dict[int, tuple[Finding, ...]]:
-    """Findings of every film that Info.txt names; none for a normal film."""
-    table: dict[int, tuple[Finding, ...]] = {}
+def _table(folder: Path) -> dict[int, tuple[Lesion, ...]]:
+    """The lesions of every film in Info.txt; empty for a normal film."""
+    table: dict[int, tuple[Lesion, ...]] = {}
     for line in _info(folder).read_text("latin-1").splitlines():
         row = ROW.match(line)
         if row is None:
             continue
         number, kind, severity, *circle = row.groups()
-        findings = table.setdefault(int(number), ())
+        lesions = table.setdefault(int(number), ())
         if kind != "NORM":
             box = _square(*map(int, circle)) if all(circle) else None
-            table[int(number)] = (*findings, Finding(kind, severity == "M", box))
+            table[int(number)] = (*lesions, Lesion(kind, severity == "M", box))
     if not table:
         raise NotADatasetError(f"no row like 'mdb001 G CIRC B 535 425 197' in {_info(folder)}")
     return table
@@ -159,22 +168,22 @@ def _square(x: int, y: int, radius: int) -> Box:
 
 
 def _films(folder: Path) -> dict[int, Path]:
-    found = ((FILM.fullmatch(path.name), path) for path in sorted(folder.iterdir()))
-    films = {int(name[1]): path for name, path in found if name}
+    names = ((FILM.fullmatch(path.name), path) for path in sorted(folder.iterdir()))
+    films = {int(name[1]): path for name, path in names if name}
     if not films:
         raise NotADatasetError(f"no film like mdb001.pgm or mdb001.png in {folder}")
     return films
 
 
-def _film(path: Path) -> Image:
+def _image(path: Path) -> RawImage:
     try:
         pixels, bits = raster.read(path)
     except UnreadableImageError as error:
         raise UnreadableImageError(f"{path.name}: {error}", error.reason) from None
     if pixels.shape != (SIDE, SIDE):
         raise UnreadableImageError(
-            f"{path.name} must have {SIDE} x {SIDE} pixels, for Info.txt counts in them, but has "
+            f"{path.name} must have {SIDE} x {SIDE} pixels, to which Info.txt refers, but has "
             f"{' x '.join(map(str, pixels.shape))}",
             Reason.WRONG_SIZE,
         )
-    return Image(pixels, bits, _wall(int(path.stem[3:])))
+    return RawImage(pixels, bits, _wall(int(path.stem[3:])))

@@ -1,18 +1,17 @@
-"""The causal model of Eq. 1 made real: pairs whose answer is known, and so is the counterfactual.
+"""Eq. 1. Phantoms: pairs drawn from the causal model, with known labels and true counterfactuals.
 
-A common cause C (shape, density, texture seed, lesion-like nodules) gives both breasts; a lesion Z is
-put on the target. Nodules of C stand on both sides, so one view alone misleads and the pair does not.
-The sides differ by a small smooth deformation, a texture of their own and noise. The target without
-its lesion, the same to the last grain of noise, is the true counterfactual (H_C of Theorem III.1).
+A common cause C (shape, density, texture seed, lesion-like nodules) generates both breasts; a lesion Z is
+added to the target. Nodules of C are on both sides, so that one view alone is misleading and the pair is not.
+The sides differ by a small smooth deformation, by texture and by noise. The target without its lesion, with
+the same noise, is the true counterfactual (H_C of Theorem III.1).
 
-Films are 14-bit, not square, have a dark background and a bright tag: they take the same way through
-`cgn.data.breast` as real ones. Pair i depends on the seed, the size, the view and i alone.
+Films have 14 bits, are not square, and have a dark background and a bright tag: `cgn.data.breast` prepares
+them as it does real ones. Pair i depends only on the seed, the size, the view and i.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import fft
 
+from cgn.data.boxes import Box
 from cgn.data.breast import Laterality
-from cgn.data.datasets import DatasetOptions, Films, Image, PairRecord, RawFile, Scan
-from cgn.data.pairs import Box
+from cgn.data.datasets import DatasetOptions, Scan
+from cgn.data.records import PairRecord, RawImage, RawPair
 
 Field2D = NDArray[np.float32]
 
@@ -44,18 +44,18 @@ DIFFICULTY = SimpleNamespace(
 )
 """How hard the phantom is. Lengths in pixels of a 96-pixel image, brightness as a share of full scale.
 
-nodules: fewest and most symmetric nodules; more of them hold one view back.
-radius: of nodules and lesions alike.
-smooth_contrast, spiculated_contrast: brightness added by a benign-looking and a malignant-looking one.
+nodules: fewest and most symmetric nodules; more of them make a single view less informative.
+radius: of nodules and lesions.
+smooth_contrast, spiculated_contrast: brightness that a benign-looking or a malignant-looking one adds.
 spicule_length: of spicules beyond the radius, as a share of it.
-jitter: how far apart the two copies of a symmetric nodule may stand; more makes the pair less telling.
+jitter: distance between the two copies of a symmetric nodule; more makes the pair less informative.
 texture: standard deviation of the breast's texture (power spectrum 1/f^3).
-own_texture: share of that variance which the other side does not have.
+own_texture: share of that variance that the sides do not have in common.
 deformation: standard deviation of the smooth displacement between the sides.
 noise: standard deviation of the grain, independent in every film.
 
-Set with the one-view network and the oracle that sees the true counterfactual, never with CGN's own
-result (docs/LOG.md), and then left alone: a change renames every phantom cache.
+The values were chosen with the one-view network and with the oracle that uses the true counterfactual, never
+with results of CGN (docs/LOG.md). They must not be tuned: a change renames every phantom cache.
 """
 
 
@@ -63,17 +63,17 @@ class Options(DatasetOptions):
     """How many phantom pairs, and which."""
 
     pairs: int = Field(300, ge=1, description="how many pairs of each view; half are malignant")
-    seed: int = Field(0, ge=0, description="which pairs: pair i of a seed is the same however many are asked")
-    views: Literal[1, 2] = Field(1, description="1: MLO; 2: each woman has a CC pair too")
+    seed: int = Field(0, ge=0, description="which pairs: pair i of a seed does not depend on their number")
+    views: Literal[1, 2] = Field(1, description="1: MLO; 2: each woman also has a CC pair")
 
 
 View = Literal["MLO", "CC"]
 STREAMS: dict[View, int] = {"MLO": 0, "CC": 2}
-"""Of random numbers: this one for the layout of a view, the next for its textures and noise."""
+"""Streams of random numbers: this one for the layout of a view, the next one for its textures and noise."""
 
 
 class Nodule(NamedTuple):
-    """A bright spot at `(x, y)` in pixels of a 96-pixel image, as if on a right breast."""
+    """A bright spot at `(x, y)` in pixels of a 96-pixel image of a right breast."""
 
     x: float
     y: float
@@ -83,7 +83,7 @@ class Nodule(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """All of C and Z that is drawn as numbers; textures and noise follow from the seed."""
+    """C and Z as numbers; textures and noise follow from the seed."""
 
     side: Laterality
     width: float
@@ -95,7 +95,10 @@ class Layout(NamedTuple):
 
 
 def scan(options: Options, size: int = 224) -> Scan:
-    """Eq. 1. Phantoms on films about twice as large as the cached images; every second one is malignant."""
+    """Eq. 1. Phantoms on films about twice as large as the cached images; every second pair is malignant.
+
+    There are no raw files: this module's code is a part of the cache's recipe.
+    """
     views: tuple[View, ...] = ("MLO", "CC")
     records = tuple(
         _record(options.seed, index, view, size)
@@ -106,15 +109,15 @@ def scan(options: Options, size: int = 224) -> Scan:
     return Scan(
         name="phantom",
         records=records,
-        files=(RawFile.of(Path(__file__)),),
+        files=(),
         missing=(),
         counts={"targets": len(records), "benign": len(records) - malignant, "malignant": malignant},
-        contained=False,
+        sandboxed=False,
     )
 
 
 def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:
-    """Sec. IV-D. As many pairs again, of other women and without their lesion: for the test of the prior."""
+    """Sec. IV-D. The same number of pairs of other women, without lesions, for the test of the prior."""
     more = scan(options.model_copy(update={"pairs": 2 * options.pairs}), size).records
     return tuple(
         replace(record, label=0, kinds=(), boxes=(), load=partial(_without_lesion, record.load))
@@ -122,10 +125,10 @@ def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:
     )
 
 
-def _without_lesion(load: Callable[[], Films]) -> Films:
+def _without_lesion(load: Callable[[], RawPair]) -> RawPair:
     _, reference, counterfactual = load()
-    assert counterfactual is not None  # noqa: S101  (a phantom always has one)
-    return Films(counterfactual, reference)
+    assert counterfactual is not None  # noqa: S101  (every phantom has one)
+    return RawPair(counterfactual, reference)
 
 
 def _record(seed: int, index: int, view: View, size: int) -> PairRecord:
@@ -141,12 +144,12 @@ def _record(seed: int, index: int, view: View, size: int) -> PairRecord:
         kinds=("spiculated" if index % 2 else "smooth",),
         boxes=(_box(layout, size),),
         reference_has_lesion=False,
-        load=partial(_films, seed, index, view, size),
+        load=partial(_draw_pair, seed, index, view, size),
     )
 
 
 def _layout(seed: int, index: int, view: View) -> Layout:
-    """A view is a geometry of its own; what makes it the same breast is its side, and its label."""
+    """A view has its own geometry; side and label are those of the breast."""
     rng = np.random.default_rng([seed, index, STREAMS[view]])
     width, height = rng.uniform(68, 84), rng.uniform(86, 98)
     count = int(rng.integers(DIFFICULTY.nodules[0], DIFFICULTY.nodules[1] + 1))
@@ -159,7 +162,7 @@ def _layout(seed: int, index: int, view: View) -> Layout:
         if inside and all(np.hypot(place[0] - x, place[1] - y) > apart for x, y in places):
             places.append(place)
         else:
-            apart *= 0.995  # always ends, however crowded
+            apart *= 0.995  # so that the loop ends, however crowded the breast is
     *common, lesion = (
         _nodule(rng, x, y, spiculated)
         for (x, y), spiculated in zip(places, [*(rng.random(count) < 0.5), bool(index % 2)], strict=True)
@@ -189,7 +192,7 @@ def _moved(rng: np.random.Generator, nodule: Nodule) -> Nodule:
     return nodule._replace(x=float(nodule.x + far * np.cos(angle)), y=float(nodule.y + far * np.sin(angle)))
 
 
-def _films(seed: int, index: int, view: View, size: int) -> Films:
+def _draw_pair(seed: int, index: int, view: View, size: int) -> RawPair:
     layout = _layout(seed, index, view)
     rng = np.random.default_rng([seed, index, STREAMS[view] + 1])
     rows, columns, scale = _geometry(size)
@@ -200,10 +203,10 @@ def _films(seed: int, index: int, view: View, size: int) -> Films:
     reference, _ = _breast(rng, layout, layout.copies, texture, size)
     lesion = np.zeros_like(healthy)
     _draw(lesion, layout.lesion, scale)
-    return Films(
-        target=_film(healthy + thickness * lesion, layout.side),
-        reference=_film(reference, other),
-        counterfactual=_film(healthy, layout.side),
+    return RawPair(
+        target=_image(healthy + thickness * lesion, layout.side),
+        reference=_image(reference, other),
+        counterfactual=_image(healthy, layout.side),
     )
 
 
@@ -216,9 +219,10 @@ def _geometry(size: int) -> tuple[int, int, float]:
 def _breast(
     rng: np.random.Generator, layout: Layout, nodules: tuple[Nodule, ...], common: Field2D, size: int
 ) -> tuple[Field2D, Field2D]:
-    """A healthy side in [0, 1], chest wall on the left; deformation, grain, tag and some texture its own.
+    """A healthy side and its thickness, both in [0, 1], chest wall on the left.
 
-    With it comes its thickness in [0, 1], by which all that lies within the breast is dimmed.
+    Deformation, grain, tag and a share of the texture are drawn for this side alone. The thickness scales the
+    brightness of everything within the breast.
     """
     rows, columns, scale = _geometry(size)
     y, x = np.mgrid[:rows, :columns].astype(np.float32)
@@ -240,10 +244,9 @@ def _breast(
     return np.asarray(image + np.float32(DIFFICULTY.noise) * grain, np.float32), thickness
 
 
-def _film(image: Field2D, side: Laterality) -> Image:
-    top = 2**BITS - 1
-    pixels = np.round(np.clip(image, 0, 1) * top).astype(np.uint16)
-    return Image(
+def _image(image: Field2D, side: Laterality) -> RawImage:
+    pixels = np.round(np.clip(image, 0, 1) * (2**BITS - 1)).astype(np.uint16)
+    return RawImage(
         np.ascontiguousarray(pixels[:, ::-1]) if side == "L" else pixels,
         BITS,
         "right" if side == "L" else "left",
@@ -265,7 +268,7 @@ def _smooth(rng: np.random.Generator, rows: int, columns: int) -> Field2D:
 
 
 def _patch(nodule: Nodule, scale: float) -> tuple[Field2D, int, int]:
-    """Brightness in [0, 1] of a nodule, and the film's column and row of its corner."""
+    """Brightness of a nodule in [0, 1], and the column and row of the patch's corner in the film."""
     x, y, radius = nodule.x * scale, nodule.y * scale, nodule.radius * scale
     reach = int(np.ceil(radius * (1.4 + 1.2 * DIFFICULTY.spicule_length)))
     left, top = int(x) - reach, int(y) - reach
@@ -283,7 +286,7 @@ def _patch(nodule: Nodule, scale: float) -> tuple[Field2D, int, int]:
 
 
 def _draw(image: Field2D, nodule: Nodule, scale: float) -> None:
-    """Adds a nodule to an image in place; what reaches beyond the film is cut."""
+    """Adds a nodule to an image in place, clipped to the film."""
     patch, left, top = _patch(nodule, scale)
     spiculated = nodule.spicules is not None
     contrast = DIFFICULTY.spiculated_contrast if spiculated else DIFFICULTY.smooth_contrast

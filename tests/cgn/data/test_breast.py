@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgn.data import breast
-from cgn.data.breast import find_breast, prepare, to_cached, to_source, to_uint8
+from cgn.data.breast import Preprocessing, find_breast, prepare, to_cached, to_source, to_uint8
 from cgn.data.datasets import phantom
-from cgn.errors import Reason, UnreadableImageError
+from cgn.errors import ConfigError, Reason, UnreadableImageError
 
 WALLS = st.sampled_from(["left", "right"])
 
@@ -50,8 +49,8 @@ def test_a_mark_stays_inside_its_box_through_crop_flip_and_resize(x, y, half, wa
     prepared = prepare(image, 8, wall, size, [box])
     (mapped,) = prepared.boxes
     rows, columns = np.nonzero(prepared.pixels > 178)  # halfway between tissue and mark
-    found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    assert found == pytest.approx(mapped, abs=1)
+    extent = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    assert extent == pytest.approx(mapped, abs=1)
 
 
 @pytest.mark.parametrize("wall", ["left", "right"])
@@ -67,8 +66,8 @@ def test_both_sides_of_a_symmetric_woman_look_alike():
 
 
 @pytest.mark.parametrize("wall", ["left", "right"])
-def test_a_film_that_was_turned_is_refused(wall):
-    with pytest.raises(UnreadableImageError, match=f"must stand on the {wall}"):
+def test_a_mirrored_film_is_refused(wall):
+    with pytest.raises(UnreadableImageError, match=f"must be on the {wall}"):
         prepare(drawn(wall)[:, ::-1], 8, wall, 96)
 
 
@@ -84,19 +83,19 @@ def test_a_label_within_the_crop_is_painted_out_and_faint_tissue_is_kept():
     image = drawn()
     image[40:70, 150:175] = 255  # beside the breast, within its box
     image[(image == 0) & (np.arange(240) > 19)] = 4  # faint
-    pixels = prepare(image, 8, "R", 240).pixels
+    pixels = prepare(image, 8, "left", 240).pixels
     assert pixels.max() < 130
     assert np.count_nonzero(pixels == 4) > 500
-    masked = prepare(image, 8, "R", 240, background="mask").pixels
+    masked = prepare(image, 8, "left", 240, background="mask").pixels
     assert np.count_nonzero(masked == 4) < np.count_nonzero(pixels == 4) / 5
     assert np.count_nonzero(masked > 100) == pytest.approx(np.count_nonzero(pixels > 100), rel=0.03)
 
 
-def test_an_island_of_dense_tissue_in_the_breast_is_not_taken_for_a_label():
+def test_an_island_of_dense_tissue_in_the_breast_is_no_label():
     image = drawn(value=120)
     cv2.circle(image, (80, 150), 40, 0, -1)
     cv2.circle(image, (80, 150), 20, 200, -1)
-    pixels = prepare(image, 8, "R", 240).pixels
+    pixels = prepare(image, 8, "left", 240).pixels
     assert pixels.max() == 200
 
 
@@ -130,11 +129,11 @@ def test_a_strip_is_no_film():
     assert caught.value.reason == Reason.NO_BREAST
 
 
-def test_sixteen_bits_and_eight_are_prepared_alike():
+def test_the_depth_does_not_change_the_prepared_image():
     image = drawn()
     image[100:130, 60:90] = 180
     deep = (image.astype(np.uint16) * 257).astype(np.uint16)
-    a, b = prepare(image, 8, "R", 96), prepare(deep, 16, "R", 96)
+    a, b = prepare(image, 8, "left", 96), prepare(deep, 16, "left", 96)
     assert a.crop == b.crop
     np.testing.assert_array_equal(a.pixels, b.pixels)
 
@@ -151,31 +150,50 @@ def test_values_beyond_the_depth_are_refused():
 )
 def test_an_image_without_a_breast_is_refused(image):
     with pytest.raises(UnreadableImageError, match="no breast"):
-        prepare(image, 8, "R", 96)
+        prepare(image, 8, "left", 96)
 
 
-def test_a_box_outside_of_the_breast_is_left_out_and_a_crossing_one_is_clipped():
-    prepared = prepare(drawn(), 8, "R", 96, [(220, 10, 230, 20), (0, 100, 60, 140)])
+def test_a_box_outside_of_the_breast_is_dropped_and_a_crossing_one_is_clipped():
+    prepared = prepare(drawn(), 8, "left", 96, [(220, 10, 230, 20), (0, 100, 60, 140)])
     ((x0, _, x1, _),) = prepared.boxes
     assert x0 == 0
     assert 0 < x1 < 40
 
 
-def test_the_counterfactual_is_cut_as_its_target():
+def test_the_counterfactual_is_cropped_as_its_target():
     target = drawn()
     target[120:150, 170:220] = 200  # a lesion that widens the breast
     region = find_breast(target, 8)
     assert find_breast(drawn(), 8).crop != region.crop
-    assert prepare(drawn(), 8, "R", 96, region=region).crop == prepare(target, 8, "R", 96).crop
+    assert prepare(drawn(), 8, "left", 96, region=region).crop == prepare(target, 8, "left", 96).crop
 
 
 def test_no_part_of_a_breast_is_painted_out() -> None:
-    """A nodule in faint tissue, beyond the hull of what is bright, is the breast's own; the tag is not."""
+    """A nodule in faint tissue, beyond the hull of bright tissue, belongs to the breast; the tag does not."""
     for record in phantom.scan(phantom.Options(pairs=60), 96).records:
         for film in record.load()[:2]:
-            region = breast.find_breast(film.pixels, film.bits)
+            region = find_breast(film.pixels, film.bits)
             x0, y0, width, height = region.crop
-            step = breast._step(film.pixels)
+            step = round(film.pixels.shape[0] / region.breast.shape[0])
             rows, columns = slice(y0 // step, (y0 + height) // step), slice(x0 // step, (x0 + width) // step)
             assert not region.foreign[rows, columns].any(), record.pair_id
             assert region.foreign.any()  # the tag
+
+
+@pytest.mark.parametrize("wall", ["left", "right"])
+def test_without_a_stated_chest_wall_the_shape_decides(wall):
+    by_shape, stated = prepare(drawn(wall), 8, None, 96), prepare(drawn(wall), 8, wall, 96)
+    assert by_shape.chest_wall == wall
+    np.testing.assert_array_equal(by_shape.pixels, stated.pixels)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": 4}, r"size must lie in \[8, 4096\] pixels but got 4"),
+        ({"background": "blur"}, "background must be 'keep' or 'mask' but got 'blur'"),
+    ],
+)
+def test_impossible_preprocessing_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing(**values)

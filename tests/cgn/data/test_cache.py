@@ -2,28 +2,37 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cgn.data import cache
-from cgn.data.breast import find_breast, prepare
+from cgn import sealed
+from cgn.data import cache, cache_files
+from cgn.data.breast import Preprocessing, find_breast, prepare
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import mias, phantom
-from cgn.data.folds import splits_fingerprint
-from cgn.data.workers import Rejection
+from cgn.data.folds import FIVE_FOLDS, SplitPlan, splits_fingerprint
+from cgn.data.records import Rejection
 from cgn.errors import CacheError, ConfigError, NotADatasetError
 
 SIZE = 32
+DIVISION = SplitPlan(parts=(8, 1, 1))
 
 
-def phantoms(place, pairs=20, **more):
-    return write_cache("phantom", phantom.Options(pairs=pairs), **{"size": SIZE, "out": place, **more})
+def phantoms(folder, pairs=20, *, size=SIZE, background="keep", plan=FIVE_FOLDS, **more):
+    options = phantom.Options(pairs=pairs)
+    return write_cache("phantom", options, Preprocessing(size, background), plan, **{"out": folder, **more})
+
+
+def mammograms(raw, **where):
+    return write_cache("mias", mias.Options(raw=raw), Preprocessing(SIZE), SplitPlan(3), **where)
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +42,8 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def copy(written, tmp_path):
-    """A cache of its own to damage."""
-    place = tmp_path / "copy"
-    place.mkdir()
-    for path in written.path.iterdir():
-        (place / path.name).write_bytes(path.read_bytes())
-    return place
+    """A copy of the cache, to be damaged."""
+    return Path(shutil.copytree(written.path, tmp_path / "copy"))
 
 
 def test_what_is_written_is_read(written):
@@ -63,7 +68,7 @@ def test_what_is_written_is_read(written):
     assert tuple(pairs.target_crop[3]) == target.crop
 
 
-def test_columns_are_those_of_the_design(written):
+def test_the_columns_of_a_shard(written):
     facts = {"pair_id", "patient_id", "study_id", "view", "side", "label"}
     facts |= {"kinds", "boxes", "reference_has_lesion"}
     pixels = {"target", "reference", "counterfactual", "target_crop", "reference_crop"}
@@ -78,17 +83,17 @@ def test_arrays_are_read_only(written):
 
 
 def test_several_shards_read_as_one(tmp_path, written, monkeypatch):
-    monkeypatch.setattr(cache, "SHARD", 7)
+    monkeypatch.setattr(cache_files, "SHARD", 7)
     report = phantoms(tmp_path / "shards")
     assert len(list(report.path.glob("pairs-*.parquet"))) == 3
     np.testing.assert_array_equal(open_cache(report.path).target, open_cache(written.path).target)
 
 
 def test_a_second_call_does_no_work(written, monkeypatch):
-    def never(*_):
+    def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(cache, "_prepare_all", never)
+    monkeypatch.setattr(cache, "prepare_pairs", never)
     before = {p.name: p.stat().st_mtime_ns for p in written.path.iterdir()}
     again = phantoms(written.path)
     assert not again.fresh
@@ -99,11 +104,11 @@ def test_a_second_call_does_no_work(written, monkeypatch):
 
 def test_the_default_folder_is_named_by_the_content(tmp_path):
     def make(**more):
-        return phantoms(None, store=tmp_path, **{"pairs": 10, "folds": 3, **more})
+        return phantoms(None, 10, plan=SplitPlan(3), caches=tmp_path, **more)
 
     first, other = make(), make(size=40)
     assert first.path.name == f"phantom-32-{first.fingerprint[:12]}"
-    assert first.path.parent == tmp_path / "cache"
+    assert first.path.parent == tmp_path
     assert other.path.name.startswith("phantom-40-")
     assert len({first.fingerprint, other.fingerprint, make(background="mask").fingerprint}) == 3
     assert not make().fresh
@@ -119,7 +124,7 @@ def test_a_changed_film_is_another_cache(mias_folder, tmp_path):
     raw = mias_folder()
 
     def make():
-        return write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, store=tmp_path)
+        return mammograms(raw, caches=tmp_path)
 
     first = make()
     (raw / "mdb002.png").write_bytes((raw / "mdb004.png").read_bytes())
@@ -130,7 +135,7 @@ def test_a_changed_film_is_another_cache(mias_folder, tmp_path):
 
 
 def test_films_of_real_form(mias_folder, tmp_path):
-    report = write_cache("mias", mias.Options(raw=mias_folder()), size=SIZE, folds=3, out=tmp_path / "m")
+    report = mammograms(mias_folder(), out=tmp_path / "m")
     pairs = open_cache(report.path)
     assert report.counts["cached"] == len(pairs) == 9
     assert pairs.counterfactual is None
@@ -143,20 +148,20 @@ def test_a_truncated_film_costs_its_pairs_and_is_named(mias_folder, tmp_path):
     raw = mias_folder()
     content = (raw / "MDB005.PGM").read_bytes()
     (raw / "MDB005.PGM").write_bytes(content[:1000])
-    report = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
+    report = mammograms(raw, out=tmp_path / "m")
     assert report.counts["cached"] == 7
     assert report.counts["rejected"] == 2
     assert [r.pair_id for r in report.rejected] == ["mdb005", "mdb006"]
     assert report.rejected[0].film == "MDB005.PGM"
     assert "the file is truncated" in report.rejected[0].message
-    again = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
+    again = mammograms(raw, out=tmp_path / "m")
     assert (again.fresh, again.rejected) == (False, report.rejected)
 
 
-def test_rejected_films_are_listed_beside_the_cache_for_its_owner_alone(mias_folder, tmp_path):
+def test_rejected_films_are_listed_beside_the_cache_for_its_owner_only(mias_folder, tmp_path):
     raw = mias_folder()
     (raw / "MDB005.PGM").write_bytes(cv2.imencode(".pgm", np.zeros((1024, 1024), np.uint8))[1].tobytes())
-    report = write_cache("mias", mias.Options(raw=raw), size=SIZE, folds=3, out=tmp_path / "m")
+    report = mammograms(raw, out=tmp_path / "m")
     assert report.quarantine == tmp_path / "m.quarantine.csv"
     assert report.quarantine.stat().st_mode & 0o777 == 0o600
     with report.quarantine.open(newline="") as file:
@@ -170,28 +175,27 @@ def test_rejected_films_are_listed_beside_the_cache_for_its_owner_alone(mias_fol
 
 
 def test_a_cache_without_rejected_films_has_no_list(mias_folder, tmp_path):
-    (tmp_path / "m.quarantine.csv").write_text("of a former try")
-    report = write_cache("mias", mias.Options(raw=mias_folder()), size=SIZE, folds=3, out=tmp_path / "m")
+    (tmp_path / "m.quarantine.csv").write_text("of an earlier run")
+    report = mammograms(mias_folder(), out=tmp_path / "m")
     assert report.quarantine is None
     assert not (tmp_path / "m.quarantine.csv").exists()
     assert report.images_per_second > 0
 
 
 def test_one_division_instead_of_folds(tmp_path):
-    report = phantoms(tmp_path / "p", pairs=60, parts=(8, 1, 1))
+    report = phantoms(tmp_path / "p", pairs=60, plan=DIVISION)
     pairs, (split,) = open_cache(report.path), open_splits(report.path)
     assert (split.fold, len(split.train), len(split.val), len(split.test)) == (0, 48, 6, 6)
     assert pairs.label[split.test].sum() == 3
     assert json.loads((report.path / "splits.json").read_text())["drawn"] == {"parts": [8, 1, 1], "seed": 0}
-    assert not phantoms(tmp_path / "p", pairs=60, parts=(8, 1, 1)).fresh
-    with pytest.raises(CacheError, match=r"parts 8:1:1 of seed 0 .* but 5 folds of seed 0 were asked for"):
+    assert not phantoms(tmp_path / "p", pairs=60, plan=DIVISION).fresh
+    with pytest.raises(CacheError, match=r"parts 8:1:1 of seed 0 .* but 5 folds of seed 0 were requested"):
         phantoms(tmp_path / "p", pairs=60)
 
 
 def test_companions_are_the_other_view_of_the_same_breast(tmp_path):
-    report = write_cache(
-        "phantom", phantom.Options(pairs=10, views=2), size=SIZE, folds=3, out=tmp_path / "p"
-    )
+    options = phantom.Options(pairs=10, views=2)
+    report = write_cache("phantom", options, Preprocessing(SIZE), SplitPlan(3), out=tmp_path / "p")
     pairs = open_cache(report.path)
     other = pairs.companion
     assert sorted(other) == list(range(20))
@@ -202,25 +206,25 @@ def test_companions_are_the_other_view_of_the_same_breast(tmp_path):
         assert set(other[split.test]) == set(split.test)
 
 
-def test_where_a_companion_is_missing_or_ambiguous_there_is_none(pairs):
-    told = {
+def test_a_missing_or_ambiguous_companion_is_none(pairs):
+    columns = {
         "patient_id": ["a", "a", "a", "b", "b", "c"],
         "study_id": ["1"] * 6,
         "view": ["MLO", "CC", "CC", "MLO", "CC", "CC"],
         "side": ["L", "L", "L", "L", "R", "L"],
     }
-    six = {name: np.array(values) for name, values in told.items()} | {"label": pairs.label[:6]}
+    six = {name: np.array(values) for name, values in columns.items()} | {"label": pairs.label[:6]}
     assert dataclasses.replace(pairs, **six).companion.tolist() == [-1, 0, 0, -1, -1, -1]
     assert set(pairs.companion) == {-1}
 
 
-def test_nothing_is_written_where_nothing_can_be_read(mias_folder, tmp_path):
+def test_nothing_is_written_if_nothing_can_be_read(mias_folder, tmp_path):
     raw = mias_folder(numbers=range(1, 2))
-    with pytest.raises(NotADatasetError, match="no target whose films are both there"):
-        write_cache("mias", mias.Options(raw=raw), size=SIZE, out=tmp_path / "m")
+    with pytest.raises(NotADatasetError, match="no target with both films in the folder"):
+        mammograms(raw, out=tmp_path / "m")
     (raw / "mdb002.png").write_bytes(b"no film")
     with pytest.raises(NotADatasetError, match=r"no pair of mias-all could be prepared.*mdb002\.png"):
-        write_cache("mias", mias.Options(raw=raw), size=SIZE, out=tmp_path / "m")
+        mammograms(raw, out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
@@ -232,7 +236,7 @@ def test_folds_are_written_once(written):
     assert stored["fingerprint"] == splits_fingerprint(pairs.pair_id, splits)
     assert stored["cache"] == pairs.fingerprint
     with pytest.raises(CacheError, match=r"5 folds of seed 0 .* written once, but 4 folds of seed 0"):
-        phantoms(written.path, folds=4)
+        phantoms(written.path, plan=SplitPlan(4))
 
 
 def test_another_content_does_not_overwrite(written):
@@ -249,7 +253,7 @@ def test_other_files_are_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_an_empty_folder_is_a_place(tmp_path):
+def test_an_empty_folder_is_used(tmp_path):
     (tmp_path / "empty").mkdir()
     assert phantoms(tmp_path / "empty").fresh
 
@@ -293,11 +297,25 @@ def test_a_changed_document_is_found(copy, name, change):
         open_splits(copy)
 
 
-@pytest.mark.parametrize("where", ["nowhere", "file:///no/where", "nosuch://bucket/x"])
-def test_no_cache_says_how_to_make_one(where, tmp_path):
-    place = tmp_path / where if ":" not in where else where
+@pytest.mark.parametrize("address", ["nowhere", "file:///no/where", "nosuch://bucket/x"])
+def test_an_address_without_a_cache(address, tmp_path):
     with pytest.raises(CacheError, match="no cache at"):
-        open_cache(place)
+        open_cache(address if ":" in address else tmp_path / address)
+
+
+def test_the_error_for_no_cache_says_how_to_write_one(tmp_path):
+    with pytest.raises(CacheError) as caught:
+        open_cache(tmp_path)
+    assert caught.value.remedy == f"run 'cgn cache DATASET --out {tmp_path}'"
+
+
+def test_another_format_is_refused(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["recipe"]["format"] = 3
+    (copy / "manifest.json").write_bytes(sealed.seal(manifest))
+    with pytest.raises(CacheError, match="has format 3 but this version reads format 2"):
+        open_cache(copy)
 
 
 def test_a_cache_is_opened_by_address(written):
@@ -307,29 +325,30 @@ def test_a_cache_is_opened_by_address(written):
 
 
 def test_a_killed_run_leaves_nothing_under_the_final_name(tmp_path):
-    place = tmp_path / "killed"
+    folder = tmp_path / "killed"
     program = (
         "import os, signal, pathlib\n"
-        "from cgn import files\n"
-        "from cgn.data import cache\n"
+        "from cgn.data.breast import Preprocessing\n"
+        "from cgn.data.cache import write_cache\n"
         "from cgn.data.datasets import phantom\n"
-        "files._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"place = pathlib.Path({str(place)!r})\n"
-        "cache.write_cache('phantom', phantom.Options(pairs=10), size=32, folds=3, out=place)\n"
+        "from cgn.data.folds import SplitPlan\n"
+        "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"folder = pathlib.Path({str(folder)!r})\n"
+        "write_cache('phantom', phantom.Options(pairs=10), Preprocessing(32), SplitPlan(3), out=folder)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60, env=os.environ)
     assert ended.returncode == -signal.SIGKILL
-    assert not place.exists()
+    assert not folder.exists()
     assert len(list(tmp_path.glob(".killed.*.tmp"))) == 1
     with pytest.raises(CacheError, match="no cache at"):
-        open_cache(place)
-    assert phantoms(place, pairs=10, folds=3).fresh
+        open_cache(folder)
+    assert phantoms(folder, pairs=10, plan=SplitPlan(3)).fresh
     assert not list(tmp_path.glob(".killed.*.tmp"))
 
 
 def test_an_interrupted_run_cleans_up(tmp_path):
-    def stop(done, of):
-        assert of == 20
+    def stop(done, total):
+        assert total == 20
         if done == 3:
             raise KeyboardInterrupt
 
@@ -338,19 +357,20 @@ def test_an_interrupted_run_cleans_up(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".c.lock"]
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"size": 4}, r"size must lie in \[8, 4096\]"),
-        ({"folds": 11}, "folds must not exceed"),
-        ({"background": "blur"}, "background must be 'keep' or 'mask'"),
-        ({"out": "s3://bucket/cache"}, "written to a local folder"),
-    ],
-)
-def test_what_cannot_be_is_told_and_nothing_is_left(tmp_path, more, message):
-    with pytest.raises(ConfigError, match=message):
-        phantoms(tmp_path / "c", **more)
+def test_impossible_requests_are_refused_and_leave_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="folds must not exceed"):
+        phantoms(tmp_path / "c", plan=SplitPlan(11))
+    with pytest.raises(ConfigError, match="must be written to a local folder"):
+        phantoms("s3://bucket/cache")
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("dataset", ["phantom", "mias", "manifest", "inbreast", "cbis"])
+def test_the_recipe_names_the_code_that_decides_the_content(dataset):
+    code = cache.deciding_code(dataset)
+    assert {f"cgn.data.datasets.{dataset}", "cgn.data.breast", "cgn.data.preparation"} <= code.keys()
+    assert ("cgn.data.reading.dicom" in code) == (dataset in ("manifest", "inbreast", "cbis"))
+    assert not [name for name in code if "workers" in name or "cache" in name]
 
 
 def test_an_unknown_dataset(tmp_path):
@@ -358,7 +378,7 @@ def test_an_unknown_dataset(tmp_path):
         write_cache("ddsm", phantom.Options(), out=tmp_path / "c")
 
 
-def test_progress_is_told_of_every_pair(tmp_path):
-    told = []
-    phantoms(tmp_path / "p", pairs=10, folds=3, progress=lambda *done: told.append(done))
-    assert told == [(number, 10) for number in range(1, 11)]
+def test_progress_is_called_for_every_pair(tmp_path):
+    calls = []
+    phantoms(tmp_path / "p", pairs=10, plan=SplitPlan(3), progress=lambda *done: calls.append(done))
+    assert calls == [(number, 10) for number in range(1, 11)]

@@ -1,25 +1,28 @@
-"""No identity passes the cache's door: canaries are planted wherever one can stand, and looked for."""
+"""No identity gets into a cache: canaries are planted wherever an identity can be, and searched for."""
 
 import csv
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, write_cache
 from cgn.data.datasets import manifest
+from cgn.data.folds import SplitPlan
 
-sys.path.insert(0, str(Path(__file__).parent))
-import dicoms
+dicoms = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "dicoms.py")))
 
 CANARY = re.compile(rb"c\W*a\W*n\W*a\W*r\W*y|(?<![\d.])9173\d{4}(?!\d)|2\.25\.9173", re.IGNORECASE)
-"""What is planted: words, dates and UIDs, all with one of these in it."""
+"""Planted words, dates and UIDs all match this."""
 
 NAMES = [
     "PatientName",
@@ -94,25 +97,25 @@ def table(tmp_path):
             rows.append(
                 [path.relative_to(raw), f"Mary Canary {woman}", side, "CC", label, f"9173{woman:04d}"]
             )
-    gone = [Path("Canary_Mary_0") / "canary-gone.dcm", "Mary Canary 99", "L", "CC", "benign", "91730099"]
+    absent = [Path("Canary_Mary_0") / "canary-gone.dcm", "Mary Canary 99", "L", "CC", "benign", "91730099"]
     with (raw / "canary.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
-            [["image", "patient", "laterality", "view", "label", "study"], *rows, gone]
+            [["image", "patient", "laterality", "view", "label", "study"], *rows, absent]
         )
     return raw / "canary.csv"
 
 
-def sightings(place: Path) -> list[str]:
-    """Files below a folder that hold a canary, in their names or contents; Parquet's is unpacked."""
-    found = []
-    for path in sorted(p for p in place.rglob("*") if p.is_file()):
-        name = str(path.relative_to(place)).encode()
+def sightings(folder: Path) -> list[str]:
+    """Files below a folder with a canary in their names or contents; Parquet is decompressed."""
+    paths = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder)).encode()
         content = path.read_bytes()
         if path.suffix == ".parquet":
             content += repr(pq.read_table(path).to_pylist()).encode()
         if CANARY.search(name) or CANARY.search(content):
-            found.append(str(path))
-    return found
+            paths.append(str(path))
+    return paths
 
 
 def test_a_canary_would_be_seen(table):
@@ -124,9 +127,11 @@ def key(tmp_path, monkeypatch):
     monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "key"))
 
 
-def test_no_identity_passes_into_a_cache(table, tmp_path, key, capfd):
+def test_no_identity_gets_into_a_cache(table, tmp_path, key, capfd):
     store = tmp_path / "store"
-    report = write_cache("manifest", manifest.Options(file=table), size=32, folds=3, store=store)
+    report = write_cache(
+        "manifest", manifest.Options(file=table), Preprocessing(32), SplitPlan(3), caches=store / "cache"
+    )
     assert report.counts["cached"] == 10
     assert {(r.role, r.reason) for r in report.rejected} == {
         ("target", "truncated"),
@@ -144,17 +149,17 @@ def test_no_identity_passes_into_a_cache(table, tmp_path, key, capfd):
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
-def test_no_identity_comes_out_of_a_whole_round(table, tmp_path):
+def test_no_identity_leaves_a_whole_workflow(table, tmp_path):
     """Cache, training and a sweep with MLflow: nothing in the store, nothing on the terminal."""
     store = tmp_path / "store"
     work = tmp_path / "work"
     work.mkdir()
     environment = {**os.environ, "CGN_KEY_FILE": str(tmp_path / "key"), "CGN_STORE": str(store)}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    said = []
+    output = []
 
     def cgn(*arguments: object, code: int = 0) -> str:
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "cgn_platform.cli", *map(str, arguments)],
             env=environment,
             cwd=work,
@@ -163,12 +168,12 @@ def test_no_identity_comes_out_of_a_whole_round(table, tmp_path):
             timeout=400,
             check=False,
         )
-        assert told.returncode == code, told.stderr
-        said.append(told.stdout + told.stderr)
-        return told.stdout
+        assert done.returncode == code, done.stderr
+        output.append(done.stdout + done.stderr)
+        return done.stdout
 
-    out = cgn("cache", "manifest", "--file", table, "--size", 32, "--folds", 3, code=2)
-    (cache,) = {line for line in out.splitlines() if line.startswith(str(store))}
+    printed = cgn("cache", "manifest", "--file", table, "--size", 32, "--folds", 3, code=2)
+    (cache,) = {line for line in printed.splitlines() if line.startswith(str(store))}
     small = ("--set", "backbone=tiny", "--set", "generator_blocks=1", "--set", "epochs=1")
     cgn("train", "--data", cache, *small)
     space = Path(__file__).parents[3] / "search_spaces" / "smoke.py"
@@ -176,4 +181,4 @@ def test_no_identity_comes_out_of_a_whole_round(table, tmp_path):
     assert (store / "mlflow.db").is_file()
     assert sightings(store) == []
     assert sightings(work) == []
-    assert not CANARY.search("".join(said).replace(str(tmp_path), "").encode())
+    assert not CANARY.search("".join(output).replace(str(tmp_path), "").encode())

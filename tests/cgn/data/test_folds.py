@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgn.data.folds import make_split, make_splits, named, numbered, splits_fingerprint
+from cgn.data.folds import SplitPlan, make_split, make_splits, named, numbered, splits_fingerprint
 from cgn.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def cohort(patients, seed=0):
 
 @settings(max_examples=25)
 @given(st.integers(40, 120), st.integers(3, 6), st.integers(0, 9))
-def test_no_patient_stands_in_two_parts_and_every_pair_is_tested_once(patients, folds, seed):
+def test_no_patient_is_in_two_parts_and_every_pair_is_tested_once(patients, folds, seed):
     label, patient = cohort(patients, seed)
     splits = make_splits(label, patient, folds, seed)
     tested = np.concatenate([s.test for s in splits])
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_folds_and_another_others():
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_indices_are_read_only_and_survive_being_named():
+def test_indices_are_read_only_and_can_be_named_and_numbered_again():
     label, patient = cohort(60)
     names = [f"x{i}" for i in range(len(label))]
     splits = make_splits(label, patient)
@@ -84,21 +84,33 @@ def test_a_division_is_drawn_by_its_seed():
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [((8, 0, 1), "three positive numbers but got 8:0:1"), ((98, 1, 1), "no 98:1:1 with")],
+    [((8, 0, 1), "three positive numbers but got 8:0:1"), ((98, 1, 1), "no 98:1:1 division with")],
 )
 def test_divisions_that_cannot_be(parts, message):
     with pytest.raises(ConfigError, match=message):
         make_split(np.arange(20) % 2, np.arange(20).astype(str), parts)
 
 
-def test_folds_do_not_hang_on_how_patients_are_called():
+def test_folds_do_not_depend_on_the_names_of_patients():
     """Another key gives other pseudonyms, in another alphabetical order, and the same folds."""
     rng = np.random.default_rng(0)
     label = np.arange(60) % 2
     patients = np.repeat(np.arange(30), 2)
     names = [np.array([f"{rng.integers(10**9)}-{i}" for i in range(30)]) for _ in range(2)]
-    for draw in (lambda of: make_splits(label, of, 5), lambda of: make_split(label, of)):
-        one, two = (draw(name[patients]) for name in names)
+    for plan in (SplitPlan(5), SplitPlan(parts=(8, 1, 1))):
+        one, two = (plan.draw(label, name[patients]) for name in names)
         for a, b in zip(one, two, strict=True):
             assert a.test.tolist() == b.test.tolist()
             assert a.val.tolist() == b.val.tolist()
+
+
+def test_a_plan_draws_folds_or_one_division():
+    label, patient = cohort(60)
+    names = [f"x{i}" for i in range(len(label))]
+    plan = SplitPlan(4, seed=1)
+    drawn, expected = plan.draw(label, patient), make_splits(label, patient, 4, 1)
+    assert splits_fingerprint(names, drawn) == splits_fingerprint(names, expected)
+    assert plan.facts() == {"folds": 4, "seed": 1}
+    (division,) = SplitPlan(parts=(2, 1, 1), seed=3).draw(label, patient)
+    assert division.test.tolist() == make_split(label, patient, (2, 1, 1), 3)[0].test.tolist()
+    assert SplitPlan(parts=(2, 1, 1), seed=3).facts() == {"parts": [2, 1, 1], "seed": 3}

@@ -13,10 +13,12 @@ import torch
 
 from cgn import methods
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, write_cache
 from cgn.data.datasets import phantom
-from cgn.data.films import Film, FilmPair
+from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs
+from cgn.data.reading.films import Film, FilmPair
 from cgn.predict import Ensemble, PairPrediction, write_ensemble
 
 SIZE, FOLDS = 32, 3
@@ -48,7 +50,7 @@ def states_of() -> Callable[[Config], dict[int, Any]]:
 @pytest.fixture(scope="session")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     place = tmp_path_factory.mktemp("served") / "cache"
-    write_cache("phantom", phantom.Options(pairs=12), size=SIZE, folds=3, out=place)
+    write_cache("phantom", phantom.Options(pairs=12), Preprocessing(SIZE), SplitPlan(3), out=place)
     return open_cache(place)
 
 

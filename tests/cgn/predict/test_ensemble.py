@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgn.data.breast import Prepared, to_cached
+from cgn.data.breast import PreparedImage, Preprocessing, to_cached
 from cgn.data.datasets import mias
-from cgn.data.films import FilmPair, Preparation, Seen, open_pair
-from cgn.data.workers import prepare_pair
+from cgn.data.preparation import prepare_pair
+from cgn.data.reading.films import FilmPair, OpenedFilm, open_pair
 from cgn.errors import ConfigError, ModelError
 from cgn.figures import draw_prediction, save
 from cgn.fit import Images, network_of, predict
@@ -78,7 +78,8 @@ def test_a_prediction_can_be_drawn(films, ensemble, tmp_path):
 
 def film_processes():
     """Child processes that open films."""
-    return {child.pid for child in psutil.Process().children() if "serve" in " ".join(child.cmdline())}
+    children = psutil.Process().children()
+    return {child.pid for child in children if "reading.workers" in " ".join(child.cmdline())}
 
 
 def test_processes_that_open_films_are_kept_and_end_with_the_ensemble(folder, films):
@@ -123,7 +124,7 @@ CORNERS = st.tuples(*[st.integers(0, SIZE - 1)] * 2, *[st.integers(1, SIZE)] * 2
 def test_a_box_in_the_source_image_is_within_the_crop_and_maps_back(crop, corners, wall):
     x, y, width, height = corners
     box = (float(x), float(y), float(min(x + width, SIZE)), float(min(y + height, SIZE)))
-    film = Seen(Prepared(np.zeros((SIZE, SIZE), np.uint8), crop, ()), wall, (1200, 1200), None, None)
+    film = OpenedFilm(PreparedImage(np.zeros((SIZE, SIZE), np.uint8), crop, (), wall), None, None)
     source = film.to_source(box)
     x0, y0, wide, high = crop
     assert x0 - 1e-6 <= source[0] < source[2] <= x0 + wide + 1e-6
@@ -154,8 +155,8 @@ def test_films_of_mini_mias_are_prepared_as_for_a_cache():
     """Where the breast's shape shows the chest wall, which is the case for all but a few films."""
     raw = Path(os.environ["CGN_MIAS_DIR"])
     for record in mias.scan(mias.Options(raw=raw)).records[:24]:
-        pair = prepare_pair(record, 224, "keep")
-        films = open_pair(FilmPair.of(*(raw / name for name in record.films)), Preparation(224))
+        pair = prepare_pair(record, Preprocessing(224))
+        films = open_pair(FilmPair.of(*(raw / name for name in record.films)), Preprocessing(224))
         for cached, opened in zip(pair[:2], films, strict=True):
             np.testing.assert_array_equal(cached.pixels, opened.prepared.pixels)
             assert cached.crop == opened.prepared.crop

@@ -3,7 +3,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from cgn.data.films import FilmPair
+from cgn.data.reading.films import FilmPair
 from cgn.predict.input_warnings import training_ranges
 
 

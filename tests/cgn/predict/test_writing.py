@@ -4,7 +4,7 @@ import os
 import pytest
 
 from cgn.config import Config
-from cgn.data.films import Preparation
+from cgn.data.breast import Preprocessing
 from cgn.errors import ConfigError, ModelError
 from cgn.predict import PROBES, read_facts, write_ensemble
 
@@ -16,7 +16,7 @@ def test_facts_describe_the_model_and_its_training_data(folder, config, cached):
     assert facts["folds"] == [0, 1, 2]
     assert Config.of(facts["config"]) == config
     assert facts["made_from"] == {"units": ["a", "b", "c"]}
-    assert Preparation(**facts["preparation"]) == Preparation(SIZE, "keep", "stored")
+    assert Preprocessing(**facts["preparation"]) == Preprocessing(SIZE, "keep")
     assert (facts["trained_on"]["pairs"], facts["trained_on"]["views"]) == (len(cached), ["MLO"])
     assert sorted(facts["files"]) == sorted(p.name for p in folder.iterdir() if p.name != "model.json")
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
+from cgn.data.folds import SplitPlan
 from cgn.errors import CacheError
 from cgn_platform import cli
 from cgn_platform.tracking.mlflow_client import connect
@@ -52,7 +54,9 @@ def cgn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = phantom.Options(pairs=24, seed=0)
-    return write_cache("phantom", options, size=48, folds=3, store=tmp_path_factory.mktemp("store")).path
+    return write_cache(
+        "phantom", options, Preprocessing(48), SplitPlan(3), caches=tmp_path_factory.mktemp("store") / "cache"
+    ).path
 
 
 def test_help_comes_at_once_and_teaches(cgn: Cgn) -> None:

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
+from cgn.data.folds import SplitPlan
 from cgn_platform.cluster import processes
 from cgn_platform.servers import up
 from cgn_platform.servers.state import ServerState, read_state
@@ -170,7 +172,9 @@ def test_nobody_gets_in_without_the_token(servers: Servers) -> None:
 def test_a_driver_without_the_token_is_refused(servers: Servers, tmp_path: Path) -> None:
     """Ray itself tries for twenty seconds."""
     (tmp_path / "guess").write_text("0" * 64)
-    cache = write_cache("phantom", phantom.Options(pairs=18), size=32, folds=3, store=servers.store).path
+    cache = write_cache(
+        "phantom", phantom.Options(pairs=18), Preprocessing(32), SplitPlan(3), caches=servers.store / "cache"
+    ).path
     guess = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "guess")}
     asked = ("sweep", "search_spaces/smoke.py", "--data", str(cache), "--address", servers.up.driver)
     told = cgn(*asked, "--store", str(tmp_path), **guess)
@@ -199,7 +203,9 @@ def test_a_submitted_folder_does_not_hide_the_standard_library(servers: Servers)
 
 
 def test_a_submitted_sweep_writes_to_the_servers_store(servers: Servers) -> None:
-    cache = write_cache("phantom", phantom.Options(pairs=18), size=32, folds=3, store=servers.store).path
+    cache = write_cache(
+        "phantom", phantom.Options(pairs=18), Preprocessing(32), SplitPlan(3), caches=servers.store / "cache"
+    ).path
     edits = [f"--set={edit}" for edit in ("epochs=3", "batch_size=6")]
     told = submit(
         servers,

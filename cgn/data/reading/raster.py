@@ -7,47 +7,53 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cgn.data.breast import Pixels
+from cgn.data.breast import StoredPixels
 from cgn.errors import Reason, UnreadableImageError
 
 SUFFIXES = (".png", ".pgm", ".tif", ".tiff")
 
+PNG, TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
 PGM = re.compile(rb"P5\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 
 
-def read(path: Path) -> tuple[Pixels, int]:
-    """Grey values `(rows, columns)` and how many bits the file stores them in, 8 or 16.
+def has_signature(content: bytes) -> bool:
+    """Whether a file's first bytes are those of a PNG, PGM or TIFF file."""
+    return content.startswith((PNG, *TIFF, b"P5"))
+
+
+def read(path: Path) -> tuple[StoredPixels, int]:
+    """Grey values `(rows, columns)`, and the bits in which the file stores them, 8 or 16.
 
     Raises:
-        UnreadableImageError: no file, not whole, or no such image.
+        UnreadableImageError: no file, a truncated file, or no such image.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(f"cannot read the file: {error.strerror}", Reason.UNREADABLE) from None
-    if not _is_whole(content):
+    if not _is_complete(content):
         raise UnreadableImageError(
             f"the file is truncated or no PNG, PGM or TIFF image: {len(content)} bytes", Reason.TRUNCATED
         )
     try:
         flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:  # more pixels than it takes
+    except cv2.error:  # more pixels than OpenCV decodes
         pixels = None
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise UnreadableImageError("the file holds no grey image of 8 or 16 bits", Reason.NOT_AN_IMAGE)
     return pixels, 8 * pixels.dtype.itemsize
 
 
-def _is_whole(content: bytes) -> bool:
-    """Whether the file reaches its end, asked first since decoders print lines of their own if not."""
-    if content.startswith(b"\x89PNG"):
+def _is_complete(content: bytes) -> bool:
+    """Whether the file is not truncated. Checked before decoding, since decoders print their own warnings."""
+    if content.startswith(PNG):
         return b"IEND" in content[-16:]
-    if content.startswith((b"II*\0", b"MM\0*")) and len(content) > 8:
+    if content.startswith(TIFF) and len(content) > 8:
         (directory,) = struct.unpack("<I" if content.startswith(b"II") else ">I", content[4:8])
         return int(directory) + 2 <= len(content)
     header = PGM.match(content)
     if header is None:
         return False
-    width, height, top = map(int, header.groups())
-    return len(content) - header.end() >= width * height * (1 if top < 256 else 2)
+    width, height, highest = map(int, header.groups())
+    return len(content) - header.end() >= width * height * (1 if highest < 256 else 2)

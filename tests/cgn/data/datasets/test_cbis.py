@@ -23,27 +23,27 @@ def scan(raw, **options):
 
 
 def test_only_films_with_a_finding_on_both_sides_are_pairs(tmp_path):
-    found = scan(write(tmp_path))
-    assert [(r.view, r.side, r.label) for r in found.records] == [
+    result = scan(write(tmp_path))
+    assert [(r.view, r.side, r.label) for r in result.records] == [
         ("CC", "L", 1),
         ("CC", "R", 0),
         ("MLO", "L", 0),
         ("MLO", "R", 1),
     ]
-    assert all(record.reference_has_lesion for record in found.records)
-    assert found.notes == (cbis.PRIOR,)
-    assert found.counts["labelled benign or malignant"] == 5
-    assert found.counts["of these without a contralateral image"] == 1
-    assert found.missing == ("the films of 1 images that the tables name",)
+    assert all(record.reference_has_lesion for record in result.records)
+    assert result.notes == (cbis.PRIOR,)
+    assert result.counts["labelled benign or malignant"] == 5
+    assert result.counts["of these without a contralateral image"] == 1
+    assert result.missing == ("the films of 1 images in the tables",)
 
 
-def test_a_film_with_two_findings_is_one_and_as_bad_as_the_worst(tmp_path):
+def test_a_film_with_two_findings_has_the_worse_label(tmp_path):
     first = scan(write(tmp_path)).records[0]
     assert first.kinds == ("calcification", "mass")
     assert first.label == 1
 
 
-def test_women_are_not_what_the_files_call_patients(tmp_path):
+def test_women_are_taken_from_the_table_not_from_the_files(tmp_path):
     records = scan(write(tmp_path)).records
     assert records[0].patient_id == records[1].patient_id != records[2].patient_id
 
@@ -55,41 +55,41 @@ def test_boxes_are_those_of_the_masks(tmp_path):
     before = scan(root).files
     (mask,) = (root / "CBIS-DDSM" / "Mass-Training_P_00002_LEFT_MLO_1").rglob("mask.dcm")
     mask.unlink()
-    found = scan(root)
-    assert found.records[2].boxes == ()
-    assert set(found.files) < set(before)
+    result = scan(root)
+    assert result.records[2].boxes == ()
+    assert set(result.files) < set(before)
 
 
 def test_a_mask_that_cannot_be_read_is_counted_and_costs_its_box_alone(tmp_path):
     root = write(tmp_path)
     (mask,) = (root / "CBIS-DDSM" / "Mass-Training_P_00002_LEFT_MLO_1").rglob("mask.dcm")
     mask.write_bytes(mask.read_bytes()[:-100])
-    found = scan(root)
-    assert [len(record.boxes) for record in found.records] == [2, 0, 0, 0]
-    assert found.notes == ("1 masks cannot be read: their findings have no box", cbis.PRIOR)
+    result = scan(root)
+    assert [len(record.boxes) for record in result.records] == [2, 0, 0, 0]
+    assert result.notes == ("1 masks cannot be read: their findings have no box", cbis.PRIOR)
 
 
 def test_masses_alone(tmp_path):
-    found = scan(write(tmp_path), cohort="mass")
-    assert found.name == "cbis-mass"
-    assert len(found.records) == 4
-    assert found.records[0].kinds == ("mass",)
-    assert found.records[0].label == 0
+    result = scan(write(tmp_path), cohort="mass")
+    assert result.name == "cbis-mass"
+    assert len(result.records) == 4
+    assert result.records[0].kinds == ("mass",)
+    assert result.records[0].label == 0
 
 
-def test_films_hang_as_they_are_and_are_told_apart_by_shape(tmp_path):
+def test_the_chest_wall_is_found_by_the_shape(tmp_path):
     for record in scan(write(tmp_path)).records:
         target, reference, _ = record.load()
-        assert target.chest_wall != reference.chest_wall
-        prepare(*target, 64, record.boxes)
+        assert target.chest_wall is reference.chest_wall is None
+        assert prepare(*target, 64, record.boxes).chest_wall != prepare(*reference, 64).chest_wall
 
 
-def test_nothing_raw_leaves(tmp_path):
-    found = scan(write(tmp_path))
-    said = repr((found.files, found.missing, found.notes, found.counts)) + "".join(
-        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in found.records
+def test_nothing_raw_is_returned(tmp_path):
+    result = scan(write(tmp_path))
+    text = repr((result.files, result.missing, result.notes, result.counts)) + "".join(
+        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in result.records
     )
-    assert "P_0" not in said
+    assert "P_0" not in text
 
 
 def test_a_bad_film_costs_one_pair(tmp_path):
@@ -121,6 +121,6 @@ def test_folders_that_are_no_dataset(tmp_path):
         scan(tmp_path)
 
 
-def test_masks_do_not_pass_for_films():
+def test_folders_of_films_and_masks_are_recognised():
     assert np.all([cbis.FOLDER.fullmatch(f"Mass-Training_P_00001_LEFT_CC{end}") for end in ("", "_1", "_12")])
     assert not cbis.FOLDER.fullmatch("1.000000-full mammogram images-24515")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cgn.data.breast import prepare
+from cgn.data.breast import Preprocessing, prepare
 from cgn.data.cache import open_cache, write_cache
 from cgn.data.datasets import inbreast
-from cgn.data.pseudonym import open_pseudonyms
+from cgn.data.folds import SplitPlan
+from cgn.data.identity.pseudonym import open_pseudonyms
 from cgn.errors import ConfigError, NotADatasetError, UnreadableImageError
 
 TREE = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))
@@ -21,17 +22,14 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE plist [<!ENTITY a "aaaa"><!ENTITY b "&a
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """The whole tree, films and all; to be read, not written."""
+    """The whole tree with films; tests only read it."""
     return write(tmp_path_factory.mktemp("inbreast"))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def key(tmp_path_factory):
-    path = tmp_path_factory.mktemp("key") / "key"
-    path.touch(0o600)
-    path.write_text("of the tests " * 3)  # always the same, for folds follow the names of patients
+def key(same_key):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CGN_KEY_FILE", str(path))
+        patch.setenv("CGN_KEY_FILE", str(same_key))
         yield
 
 
@@ -43,9 +41,9 @@ def pair(number):
     return open_pseudonyms().of("pair", str(number))
 
 
-def by_number(found):
+def by_number(result):
     names = {pair(row.number): row.number - 20000000 for row in TREE["TREE"]}
-    return {names[record.pair_id]: record for record in found.records}
+    return {names[record.pair_id]: record for record in result.records}
 
 
 def test_targets_are_the_images_of_the_cohort_that_have_another_side(root):
@@ -66,11 +64,11 @@ def test_targets_are_the_images_of_the_cohort_that_have_another_side(root):
     assert list(by_number(scan(root, cohort="all")))[-3:] == [700, 727, 950]
 
 
-def test_the_folder_above_will_do(root):
+def test_the_parent_folder_is_accepted(root):
     assert scan(root.parent).counts == scan(root).counts
 
 
-def test_counts_tell_where_the_images_went(root):
+def test_counts_account_for_all_images(root):
     assert scan(root).counts == {
         "images in the table": 23,
         "films in the folder": 21,
@@ -91,7 +89,7 @@ def test_birads_above_3_is_malignant(root):
     assert labels == {100: 1, 154: 1, 254: 1, 300: 1, 330: 0, 350: 0, 500: 0, 527: 1, 950: 0}
 
 
-def test_another_study_serves_only_where_it_is_asked_for(root):
+def test_another_study_is_used_only_on_request(root):
     records = by_number(scan(root, pairing="any_study"))
     assert 200 in records
     assert records[200].patient_id == records[254].patient_id
@@ -99,15 +97,15 @@ def test_another_study_serves_only_where_it_is_asked_for(root):
     assert records[100].study_id == records[154].study_id
 
 
-def test_of_several_other_sides_the_nearest_number_is_taken(root):
-    found = scan(root)
-    near, far = (by_number(found)[number].films[0] for number in (330, 300))
-    assert by_number(found)[350].films[1] == near != far
+def test_of_several_candidates_the_nearest_number_is_used(root):
+    result = scan(root)
+    near, far = (by_number(result)[number].films[0] for number in (330, 300))
+    assert by_number(result)[350].films[1] == near != far
     assert (
-        f"{pair(20000350)}: 2 films of the other side, that with the nearest file number was taken"
-        in found.notes
+        f"{pair(20000350)}: 2 films of the other side; the one with the nearest file number is used"
+        in result.notes
     )
-    assert sum("films of the other side" in note for note in found.notes) == 1
+    assert sum("films of the other side" in note for note in result.notes) == 1
 
 
 def test_boxes_are_those_of_the_cohorts_outlines(root):
@@ -132,30 +130,30 @@ def test_left_breasts_have_their_chest_wall_on_the_left(root):
         prepare(*films.reference, 64)
 
 
-def test_without_the_xls_the_outlines_tell_the_kinds(tmp_path):
-    found = scan(write(tmp_path, xls=False, pixels=False), cohort="all")
-    assert {r.pair_id: r.kinds for r in found.records}[pair(20000700)] == ("distortion",)
-    assert found.counts["images of the cohort"] == 15
-    assert found.files[0].name == "INbreast.csv"
+def test_without_the_xls_the_kinds_are_those_of_the_outlines(tmp_path):
+    result = scan(write(tmp_path, xls=False, pixels=False), cohort="all")
+    assert {r.pair_id: r.kinds for r in result.records}[pair(20000700)] == ("distortion",)
+    assert result.counts["images of the cohort"] == 15
+    assert result.files[0].name == "INbreast.csv"
 
 
-def test_what_is_not_there_is_told(root):
-    found = scan(root)
-    assert found.missing == (
-        f"{pair(20000854)}: a target, but no film in AllDICOMs",
+def test_missing_films_are_listed(root):
+    result = scan(root)
+    assert result.missing == (
+        f"{pair(20000854)}: a target without a film in AllDICOMs",
         "the films of 1 images that could be references",
     )
-    assert "1 outlines of pectoral muscles (_muscle.xml) are no lesions" in found.notes
+    assert "1 outlines of pectoral muscles (_muscle.xml) are no lesions" in result.notes
 
 
-def test_nothing_raw_leaves(root):
-    found = scan(root, cohort="all", pairing="any_study")
-    told = repr((found.files, found.missing, found.notes, found.counts)) + "".join(
-        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in found.records
+def test_nothing_raw_is_returned(root):
+    result = scan(root, cohort="all", pairing="any_study")
+    text = repr((result.files, result.missing, result.notes, result.counts)) + "".join(
+        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in result.records
     )
     for row in TREE["TREE"]:
-        assert str(row.number) not in told
-        assert row.woman not in told
+        assert str(row.number) not in text
+        assert row.woman not in text
 
 
 def test_a_bad_film_or_annotation_costs_no_other(tmp_path):
@@ -167,15 +165,15 @@ def test_a_bad_film_or_annotation_costs_no_other(tmp_path):
     (root / "AllXML" / "20000254.xml").write_bytes(
         (root / "AllXML" / "20000254.xml").read_bytes().replace(b"Espiculated Region", b"Marble")
     )
-    found = scan(root)
-    records = by_number(found)
+    result = scan(root)
+    records = by_number(result)
     assert len(records) == 9
     assert records[500].boxes == records[527].boxes == records[254].boxes == ()
     assert (
-        f"{pair(20000500)}: no outlines, for its XML must be an OsiriX list of regions of interest"
-        in found.notes
+        f"{pair(20000500)}: no outlines, since its XML must be an OsiriX list of regions of interest"
+        in result.notes
     )
-    assert f"{pair(20000254)}: 1 regions of names that nobody knows are left out" in found.notes
+    assert f"{pair(20000254)}: 1 regions with unknown names are ignored" in result.notes
     with pytest.raises(UnreadableImageError) as caught:
         records[154].load()
     assert caught.value.role == "target"
@@ -183,13 +181,13 @@ def test_a_bad_film_or_annotation_costs_no_other(tmp_path):
     records[100].load()
 
 
-def test_a_film_whose_name_contradicts_the_table_is_left_out(tmp_path):
+def test_a_film_whose_name_contradicts_the_table_is_ignored(tmp_path):
     root = write(tmp_path, pixels=False)
     (film,) = (root / "AllDICOMs").glob("20000127_*")
     film.rename(film.with_name(film.name.replace("_R_CC_", "_R_ML_")))
-    found = scan(root)
-    assert 100 not in by_number(found)
-    assert f"{pair(20000127)}: its film's name has another side or view than the table" in found.missing
+    result = scan(root)
+    assert 100 not in by_number(result)
+    assert f"{pair(20000127)}: the name of its film has another side or view than the table" in result.missing
 
 
 def test_folders_that_are_no_dataset(tmp_path):
@@ -212,7 +210,7 @@ def test_folders_that_are_no_dataset(tmp_path):
         scan(root)
 
 
-def test_a_setting_of_the_paper_chooses_the_cohort(root):
+def test_a_setting_of_the_paper_selects_the_cohort(root):
     for name in "abc":
         options = inbreast.Options.of({"raw": root, "setting": name})
         assert options.cohort == inbreast.COHORT_OF_SETTING[name]
@@ -223,7 +221,7 @@ def test_a_setting_of_the_paper_chooses_the_cohort(root):
 
 def test_a_cache_can_be_made_of_it(root, tmp_path):
     options = inbreast.Options.of({"raw": root, "setting": "a"})
-    report = write_cache("inbreast", options, size=32, folds=3, out=tmp_path / "cache")
+    report = write_cache("inbreast", options, Preprocessing(32), SplitPlan(3), out=tmp_path / "cache")
     assert not report.rejected
     pairs = open_cache(report.path)
     assert len(pairs) == report.counts["targets"] == 9
@@ -242,7 +240,7 @@ def real():
 
 
 def test_the_real_table(real):
-    _, rows = inbreast._table(real)
+    _, rows = inbreast.read_table(real)
     assert len(rows) == 410
     assert sum(row.malignant for row in rows.values()) == 100
     assert {row.view for row in rows.values()} == {"CC", "MLO", "FB"}
@@ -251,7 +249,7 @@ def test_the_real_table(real):
 
 @pytest.fixture(scope="module")
 def rebuilt(real, tmp_path_factory):
-    """The real structure in the true layout, without pixels; a few patients are inferred, eight unknown."""
+    """The real structure and layout without pixels; a few patients are inferred, eight are unknown."""
     with (real / "inbreast_structure.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     columns = {"M": "mass", "C": "micros", "D": "distortion", "A": "asymmetry"}

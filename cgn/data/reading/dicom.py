@@ -1,9 +1,8 @@
-"""The one door for DICOM: single-frame mammograms, stored values out, one typed error for all that is wrong.
+"""DICOM files: single-frame mammograms as stored values, with one typed error for all that can be wrong.
 
-Nothing is decoded before the header was found sound, and the header is read by an allow-list of tags:
-what is not named in `TAGS` is never parsed. Errors repeat no path and no value of a tag. A decoder
-written in C may still crash or run away on a hostile file: `cgn.data.workers` gives it a process
-with limits.
+No other module reads DICOM. Nothing is decoded before the header is valid, and only the tags in `TAGS` are
+parsed. Errors repeat no path and no value of a tag. A decoder written in C may still crash or hang on a
+hostile file: `cgn.data.reading.workers` runs it in a process with limits.
 """
 
 import logging
@@ -25,16 +24,16 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 
-from cgn.data.breast import Laterality, Pixels, Wall
+from cgn.data.breast import Laterality, StoredPixels, Wall
 from cgn.errors import Reason, UnreadableImageError
 
 logging.getLogger("pydicom").propagate = False  # its messages repeat values of tags
 
-MOST_BYTES = 2**28
-"""Of a file: the largest mammograms have 2^26."""
+MAX_BYTES = 2**28
+"""Of a file; the largest mammograms have 2^26."""
 
-MOST_PIXELS = 2**26
-"""Of an image: the largest mammograms have 2^25."""
+MAX_PIXELS = 2**26
+"""Of an image; the largest mammograms have 2^25."""
 
 SYNTAXES = {
     uid.ImplicitVRLittleEndian: "",
@@ -48,7 +47,7 @@ SYNTAXES = {
     uid.JPEG2000Lossless: "gdcm",
     uid.JPEG2000: "gdcm",
 }
-"""What is read, and pydicom's plug-in for it: named, so that a file gives the same pixels everywhere."""
+"""Transfer syntaxes, each with one plug-in of pydicom, so that a file gives the same pixels everywhere."""
 
 TAGS = {
     "identity": ("PatientID", "StudyInstanceUID"),
@@ -83,7 +82,7 @@ TAGS = {
         "WindowWidth",
     ),
 }
-"""All that is ever read beside the pixels. Identity leaves through `Header` alone, for pseudonyms."""
+"""All tags that are read besides the pixels. Only `Header` exposes the first group, for pseudonyms."""
 
 VIEWS = {
     "399162004": "CC",
@@ -107,7 +106,7 @@ VIEWS = {
     "399101009": "XCCM",
     "R-1024B": "XCCM",
 }
-"""Codes of ViewCodeSequence (CID 4014, SNOMED CT and the older SRT) as words of ViewPosition."""
+"""Codes of ViewCodeSequence (CID 4014, SNOMED CT and the older SRT) as values of ViewPosition."""
 
 
 class DicomOptions(BaseModel):
@@ -125,12 +124,12 @@ AS_STORED = DicomOptions()
 
 
 class Header(NamedTuple):
-    """What a file says of itself. `patient` and `study` identify: to be made pseudonyms at once.
+    """The facts in a file's tags. `patient` and `study` identify a person: replace them by pseudonyms.
 
     Attributes:
-        laterality: None where no tag tells.
-        view: upper case, as it stands there; None where no tag tells.
-        chest_wall: where PatientOrientation says it stands; None where it does not.
+        laterality: None if no tag says it.
+        view: in upper case, otherwise as the tag has it; None if no tag says it.
+        chest_wall: its side by PatientOrientation; None if that tag does not say it.
         patient, study: raw PatientID and StudyInstanceUID.
         rows, columns: of the image.
         bits: of a stored value.
@@ -149,10 +148,10 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """What a file says of itself; no pixel is read.
+    """The facts in a file's tags; pixels are not read.
 
     Raises:
-        UnreadableImageError: the file is none, or no single grey image of bounded size.
+        UnreadableImageError: no DICOM file, or not a single grey image of bounded size.
     """
     with _boundary():
         return _header(_parse(path, pixels=False))
@@ -160,18 +159,18 @@ def read_header(path: Path) -> Header:
 
 def read(
     path: Path, *, laterality: Laterality | None = None, options: DicomOptions = AS_STORED
-) -> tuple[Pixels, int]:
-    """Stored values `(rows, columns)`, bright is dense, padding 0; and their bits (16 after a VOI LUT).
+) -> tuple[StoredPixels, int]:
+    """Stored values `(rows, columns)` and their bits, 16 after a VOI LUT. Bright is dense, padding is 0.
 
-    Signed values are moved to start at 0: the linear map of the stored range stays what it is.
+    Signed values are shifted to start at 0, which does not change the linear map of the stored range.
 
     Args:
-        path: the film.
-        laterality: of which breast it must be; refused where a tag says otherwise.
+        path: of the film.
+        laterality: the side that the film must have, unless its tags do not say it.
         options: how stored values become pixels.
 
     Raises:
-        UnreadableImageError: all that can be wrong with the file.
+        UnreadableImageError: the file cannot be used, for any reason.
     """
     with _boundary():
         dataset = _parse(path, pixels=True)
@@ -192,7 +191,7 @@ def read(
 
 @contextmanager
 def _boundary() -> Iterator[None]:
-    """Whatever goes wrong within is one UnreadableImageError, and pydicom's warnings are for nobody."""
+    """Convert every error to UnreadableImageError, and silence pydicom's warnings, which repeat tags."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -207,31 +206,31 @@ def _boundary() -> Iterator[None]:
             raise UnreadableImageError("the file ends too early", Reason.TRUNCATED) from None
         except MemoryError:
             raise UnreadableImageError(
-                "the file asks for more memory than there is", Reason.TOO_LARGE
+                "the file needs more memory than is available", Reason.TOO_LARGE
             ) from None
-        except Exception as error:  # a parser fed with anything may raise anything
+        except Exception as error:  # a parser may raise anything on arbitrary input
             raise UnreadableImageError(
                 f"the file cannot be decoded ({type(error).__name__})", Reason.UNDECODABLE
             ) from None
 
 
 def _parse(path: Path, pixels: bool) -> Dataset:
-    """The allowed tags of a file; its transfer syntax is looked at first, since parsing would inflate."""
+    """The allowed tags of a file. The transfer syntax comes first, since parsing inflates a deflated file."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImageError("a film must be a regular file", Reason.UNREADABLE)
-    if status.st_size > MOST_BYTES:
+    if status.st_size > MAX_BYTES:
         raise UnreadableImageError(
-            f"a film must have at most {MOST_BYTES} bytes but has {status.st_size}", Reason.TOO_LARGE
+            f"a film must have at most {MAX_BYTES} bytes but has {status.st_size}", Reason.TOO_LARGE
         )
     syntax = read_file_meta_info(path).get("TransferSyntaxUID")
     if syntax == uid.DeflatedExplicitVRLittleEndian:
-        raise UnreadableImageError("deflated files are not read: inflate it first", Reason.DEFLATED)
+        raise UnreadableImageError("deflated files are not read: inflate the file first", Reason.DEFLATED)
     if syntax not in SYNTAXES:
-        known = (
-            f"{uid.UID(syntax).name} is not read" if _is_known(syntax) else "its transfer syntax is unknown"
+        name = uid.UID(syntax).name if _is_known(syntax) else "the file's transfer syntax"
+        raise UnreadableImageError(
+            f"{name} is not read: convert the file to JPEG 2000 lossless", Reason.TRANSFER_SYNTAX
         )
-        raise UnreadableImageError(f"{known}: convert it to JPEG 2000 lossless", Reason.TRANSFER_SYNTAX)
     wanted = [tag for group in TAGS.values() for tag in group] + (["PixelData"] if pixels else [])
     return cast(Dataset, dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted))
 
@@ -247,9 +246,9 @@ def _header(dataset: Dataset) -> Header:
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     if not rows or not columns:
         raise UnreadableImageError("the file holds no image", Reason.NOT_AN_IMAGE)
-    if rows * columns > MOST_PIXELS:
+    if rows * columns > MAX_PIXELS:
         raise UnreadableImageError(
-            f"a film must have at most {MOST_PIXELS} pixels but has {rows} x {columns}", Reason.TOO_LARGE
+            f"a film must have at most {MAX_PIXELS} pixels but has {rows} x {columns}", Reason.TOO_LARGE
         )
     if (frames := _number(dataset, "NumberOfFrames", 1)) != 1:
         raise UnreadableImageError(f"a film must have one frame but has {frames}", Reason.MULTI_FRAME)
@@ -292,25 +291,25 @@ def _text(dataset: Dataset, tag: str) -> str | None:
 
 def _laterality(dataset: Dataset, down: str) -> Laterality | None:
     for tag in ("ImageLaterality", "Laterality", "FrameLaterality"):
-        said = (_text(dataset, tag) or "").upper()
-        if said in ("L", "R"):
-            return cast(Laterality, said)
-    # A mammogram hangs with its lateral side up, so downwards leads to the patient's other side.
+        side = (_text(dataset, tag) or "").upper()
+        if side in ("L", "R"):
+            return cast(Laterality, side)
+    # A mammogram hangs with its lateral side up, so its columns lead to the patient's other side.
     return cast(Laterality | None, {"R": "L", "L": "R"}.get(down[-1:]))
 
 
 def _view(dataset: Dataset) -> str | None:
-    if said := _text(dataset, "ViewPosition"):
-        return said.upper()
+    if position := _text(dataset, "ViewPosition"):
+        return position.upper()
     for item in dataset.get("ViewCodeSequence") or ():
         if view := VIEWS.get(str(item.get("CodeValue", "")).strip()):
             return view
     orientation = (_text(dataset, "PatientOrientation") or "").upper()
-    return orientation if orientation in VIEWS.values() else None  # so in CBIS-DDSM
+    return orientation if orientation in VIEWS.values() else None  # as in CBIS-DDSM
 
 
 def _orientation(dataset: Dataset) -> tuple[str, str]:
-    """Where the rows and the columns of the image lead, e.g. ("A", "FR"); empty where it is not said."""
+    """The directions of rows and columns in the patient, e.g. ("A", "FR"); empty if no tag says them."""
     value = dataset.get("PatientOrientation")
     if value is None or isinstance(value, str) or len(value) != 2:
         return "", ""
@@ -337,7 +336,7 @@ def _decode(dataset: Dataset, header: Header) -> NDArray[Any]:
         )
     if syntax.is_encapsulated and syntax != uid.RLELossless:
         coded = _coded_size(get_frame(content, 0, number_of_frames=1))
-        if coded != (header.rows, header.columns):  # a decoder would believe the coded size, however large
+        if coded != (header.rows, header.columns):  # a decoder allocates the coded size, however large
             raise UnreadableImageError(
                 f"the image must have {header.rows} x {header.columns} pixels but its code stream has "
                 f"{' x '.join(map(str, coded or ('no size',)))}",
@@ -348,22 +347,22 @@ def _decode(dataset: Dataset, header: Header) -> NDArray[Any]:
 
 
 def _coded_size(stream: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 code stream declares; None where it does not."""
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 code stream declares; None if it declares none."""
     if stream[:4] == b"\xff\x4f\xff\x51":  # SIZ: the grid's far corner and its offset
         x1, y1, x0, y0 = struct.unpack_from(">4I", stream, 8)
         return y1 - y0, x1 - x0
-    at = 2
-    while stream[at : at + 1] == b"\xff":
-        marker, length = struct.unpack_from(">BH", stream, at + 1)
+    position = 2
+    while stream[position : position + 1] == b"\xff":
+        marker, length = struct.unpack_from(">BH", stream, position + 1)
         if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xF7):  # start of a frame
-            return cast(tuple[int, int], struct.unpack_from(">HH", stream, at + 5))
-        at += 2 + length
+            return cast(tuple[int, int], struct.unpack_from(">HH", stream, position + 5))
+        position += 2 + length
     return None
 
 
 def _as_pixels(
     dataset: Dataset, header: Header, stored: NDArray[Any], lowest: int, table: NDArray[np.uint16] | None
-) -> tuple[Pixels, int]:
+) -> tuple[StoredPixels, int]:
     padding = _padding(dataset, stored)
     pixels = stored if lowest == 0 else (stored.astype(np.int32) - lowest).astype(np.uint16)
     bits = header.bits
@@ -373,11 +372,11 @@ def _as_pixels(
         pixels = np.subtract(2**bits - 1, pixels, dtype=pixels.dtype)
     if padding is not None:
         pixels[padding] = 0
-    return cast(Pixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
+    return cast(StoredPixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
 
 
 def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """PS3.3 C.7.5.1.1.2. Where no tissue was measured, by the stored value; None where nothing is said."""
+    """PS3.3 C.7.5.1.1.2. Pixels without measured tissue, by stored value; None if no padding is declared."""
     value = _number(dataset, "PixelPaddingValue")
     if value is None:
         return None
@@ -386,7 +385,7 @@ def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None
 
 
 def _voi_table(dataset: Dataset, bits: int, lowest: int) -> NDArray[np.uint16] | None:
-    """PS3.3 C.11.1 and C.11.2. 16-bit brightness of every stored value; None where no VOI LUT is given."""
+    """PS3.3 C.11.1 and C.11.2. 16-bit brightness of every stored value; None without a VOI LUT or window."""
     values = apply_modality_lut(np.arange(lowest, lowest + 2**bits), dataset).astype(np.float64)
     if luts := dataset.get("VOILUTSequence"):
         entries, first, depth = (int(v) for v in luts[0].LUTDescriptor)

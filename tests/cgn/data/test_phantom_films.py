@@ -1,14 +1,16 @@
-"""Phantoms as files: what is drawn is read back as what it was."""
+"""Phantoms as files: reading them gives the phantoms back."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cgn.data import raster
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, write_cache
 from cgn.data.datasets import manifest, phantom
-from cgn.data.drawn import write_films
+from cgn.data.folds import SplitPlan
+from cgn.data.phantom_films import write_films
+from cgn.data.reading import raster
 from cgn.errors import ConfigError
 
 OPTIONS = phantom.Options(pairs=6, seed=7)
@@ -18,19 +20,19 @@ def test_a_cache_of_the_files_is_the_cache_of_the_phantoms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = write_films(tmp_path / "drawn", OPTIONS, 32)
-    write_cache("phantom", OPTIONS, size=32, folds=3, out=tmp_path / "a")
-    asked = manifest.Options(file=table, name="drawn")
+    write_cache("phantom", OPTIONS, Preprocessing(32), SplitPlan(3), out=tmp_path / "a")
+    options = manifest.Options(file=table, name="drawn")
     monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "key"))
-    write_cache("manifest", asked, size=32, folds=3, out=tmp_path / "b")
+    write_cache("manifest", options, Preprocessing(32), SplitPlan(3), out=tmp_path / "b")
     drawn, read = open_cache(tmp_path / "a"), open_cache(tmp_path / "b")
     assert sorted(read.label.tolist()) == sorted(drawn.label.tolist())
-    by_place = {
-        np.round(place, 3).tobytes(): image.astype(int)
-        for place, image in zip(drawn.boxes, drawn.target, strict=True)
+    by_box = {
+        np.round(boxes, 3).tobytes(): image.astype(int)
+        for boxes, image in zip(drawn.boxes, drawn.target, strict=True)
     }
-    for place, image in zip(read.boxes, read.target, strict=True):
+    for boxes, image in zip(read.boxes, read.target, strict=True):
         # 16 bits of which the lowest two are empty: full scale is three of 65,535 short
-        assert np.abs(by_place[np.round(place, 3).tobytes()] - image).max() <= 1
+        assert np.abs(by_box[np.round(boxes, 3).tobytes()] - image).max() <= 1
 
 
 def test_values_use_all_bits(tmp_path: Path) -> None:

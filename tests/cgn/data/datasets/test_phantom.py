@@ -23,7 +23,7 @@ def same(a, b):
     return all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.load(), b.load(), strict=True))
 
 
-def test_a_pair_depends_on_seed_and_number_alone():
+def test_a_pair_depends_only_on_seed_and_number():
     few, many, other = records(3), records(12), records(3, seed=1)
     assert same(few[2], many[2])
     assert few[2].boxes == many[2].boxes
@@ -33,12 +33,12 @@ def test_a_pair_depends_on_seed_and_number_alone():
 
 
 def test_half_are_malignant_and_both_sides_occur():
-    found = records(40)
-    assert sum(r.label for r in found) == 20
-    assert {r.side for r in found} == {"L", "R"}
+    forty = records(40)
+    assert sum(r.label for r in forty) == 20
+    assert {r.side for r in forty} == {"L", "R"}
 
 
-def test_a_second_view_is_the_same_breast_and_leaves_the_first_alone():
+def test_a_second_view_is_of_the_same_breast_and_does_not_change_the_first():
     one, two = records(4), phantom.scan(phantom.Options(pairs=4, views=2), SIZE).records
     mlo, cc = two[::2], two[1::2]
     assert [r.view for r in two] == ["MLO", "CC"] * 4
@@ -52,7 +52,7 @@ def test_a_second_view_is_the_same_breast_and_leaves_the_first_alone():
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_the_counterfactual_differs_at_the_lesion_alone(index):
+def test_the_counterfactual_differs_only_at_the_lesion(index):
     record = records()[index]
     films = record.load()
     changed = films.target.pixels != films.counterfactual.pixels
@@ -68,7 +68,7 @@ def test_the_counterfactual_differs_at_the_lesion_alone(index):
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_it_does_so_after_preparation_too(index):
+def test_the_prepared_counterfactual_differs_only_at_the_lesion(index):
     target, _, counterfactual = prepared(records()[index])
     assert target.crop == counterfactual.crop
     x0, y0, x1, y1 = target.boxes[0]
@@ -123,7 +123,7 @@ def test_a_malignant_lesion_is_ragged_and_denser():
         patch = added(record)[y0:y1, x0:x1]
         return (patch > patch.max() / 2).mean()
 
-    found = records(30)
-    benign, malignant = [r for r in found if not r.label], [r for r in found if r.label]
+    thirty = records(30)
+    benign, malignant = [r for r in thirty if not r.label], [r for r in thirty if r.label]
     assert max(map(box_filled, malignant)) < min(map(box_filled, benign))
     assert np.mean([added(r).max() for r in malignant]) > np.mean([added(r).max() for r in benign])

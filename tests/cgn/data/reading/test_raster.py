@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cgn.data import raster
+from cgn.data.reading import raster
 from cgn.errors import Reason, UnreadableImageError
 
 IMAGE = np.arange(48).reshape(6, 8)
@@ -10,7 +10,7 @@ IMAGE = np.arange(48).reshape(6, 8)
 
 @pytest.mark.parametrize("suffix", raster.SUFFIXES)
 @pytest.mark.parametrize(("kind", "bits"), [(np.uint8, 8), (np.uint16, 16)])
-def test_grey_values_come_as_they_are_stored(tmp_path, suffix, kind, bits):
+def test_grey_values_are_returned_as_stored(tmp_path, suffix, kind, bits):
     path = tmp_path / f"film{suffix}"
     image = (IMAGE * (2**bits // 64)).astype(kind)
     cv2.imwrite(str(path), image)
@@ -47,6 +47,6 @@ def test_floats_are_no_grey_values(tmp_path):
         raster.read(path)
 
 
-def test_no_file_is_no_path_in_the_message(tmp_path):
+def test_the_message_for_a_missing_file_names_no_path(tmp_path):
     with pytest.raises(UnreadableImageError, match=r"^cannot read the file: No such file or directory$"):
         raster.read(tmp_path / "anna.png")

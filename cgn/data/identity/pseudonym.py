@@ -1,9 +1,9 @@
-"""Names that stand for patients, studies and films, and that only the holder of a key can lead back.
+"""Pseudonyms for patients, studies and films, which only the holder of a key can resolve.
 
-A pseudonym is a keyed hash: equal under one key, so that a woman's films find each other; without
-the key not even a guessed identifier can be checked. The key is a file that lies apart from all that
-is shared: not in a cache, not in a repository. Who loses it cannot lead pseudonyms back, nor add to a
-cohort; who holds it can: `cgn whose`.
+A pseudonym is a keyed hash: under one key the same identifier always has the same pseudonym, so that a
+woman's films are found together; without the key, not even a guessed identifier can be checked. The key is a
+file that is kept apart from all that is shared, never in a cache or a repository. Whoever loses it can
+neither resolve pseudonyms nor extend a cohort; whoever holds it can (`cgn whose`).
 """
 
 import hmac
@@ -15,14 +15,14 @@ from pathlib import Path
 from cgn.errors import ConfigError
 
 DEFAULT_KEY_FILE = Path("~/.config/cgn/pseudonym.key")
-"""Used where CGN_KEY_FILE names no other."""
+"""Used unless CGN_KEY_FILE names another file."""
 
 SHORTEST_KEY = 32
-"""Bytes of a key file, blanks at its ends not counted."""
+"""Bytes of a key file, without leading and trailing whitespace."""
 
 
 class Pseudonyms:
-    """Keyed names; the key itself is never shown."""
+    """Makes pseudonyms with one key, which is never shown."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) < SHORTEST_KEY:
@@ -30,12 +30,12 @@ class Pseudonyms:
         self._key = key
 
     def of(self, kind: str, value: str) -> str:
-        """HMAC-SHA256 of a value, e.g. `patient-3f9a0c5d1e7b2846`; another kind gives another name."""
+        """HMAC-SHA256 of a value, e.g. `patient-3f9a0c5d1e7b2846`; another kind gives another pseudonym."""
         return f"{kind}-{self._hash(kind + chr(0) + value)[:16]}"
 
     @property
     def key_id(self) -> str:
-        """Eight digits that tell one key from another and nothing about it: may be recorded."""
+        """Eight digits that identify the key and reveal nothing about it; they may be recorded."""
         return self._hash("key id")[:8]
 
     def _hash(self, text: str) -> str:
@@ -43,13 +43,12 @@ class Pseudonyms:
 
 
 def open_pseudonyms(path: Path | None = None) -> Pseudonyms:
-    """The pseudonyms of the key in `path`, in CGN_KEY_FILE, or in the default place.
+    """The pseudonyms of the key in `path`, else in CGN_KEY_FILE, else in the default file.
 
-    Where there is no file yet, a new key is written, for its owner's eyes only.
+    If there is no such file, a new key is written, readable for its owner only.
 
     Raises:
-        ConfigError: others may read the file, it is too short, it lies in a git work tree, or the
-            system does not give it.
+        ConfigError: the file is readable for others, too short, in a git work tree, or not accessible.
     """
     path = Path(path or os.environ.get("CGN_KEY_FILE") or DEFAULT_KEY_FILE).expanduser().absolute()
     try:
@@ -58,16 +57,18 @@ def open_pseudonyms(path: Path | None = None) -> Pseudonyms:
         if not path.exists():
             _create(path)
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError(f"the key file {path} must be for its owner only: run 'chmod 600 {path}'")
+            raise ConfigError(
+                f"the key file {path} must be readable for its owner only: run 'chmod 600 {path}'"
+            )
         key = path.read_bytes().strip()
     except OSError as error:
         raise ConfigError(
-            f"cannot use the key file {path} ({error.strerror}): CGN_KEY_FILE may name another"
+            f"cannot use the key file {path} ({error.strerror}): name another one in CGN_KEY_FILE"
         ) from None
     if len(key) < SHORTEST_KEY:
         raise ConfigError(
             f"the key file {path} must hold at least {SHORTEST_KEY} bytes but holds {len(key)}: "
-            "restore it, or remove it to have a new one written"
+            "restore it, or remove it so that a new one is written"
         )
     return Pseudonyms(key)
 
@@ -77,12 +78,12 @@ def _check_place(path: Path) -> None:
         if (folder / ".git").exists():
             raise ConfigError(
                 f"the key file {path} must not lie in the git work tree {folder}: "
-                "move it, and let CGN_KEY_FILE name it"
+                "move it, and name it in CGN_KEY_FILE"
             )
 
 
 def _create(path: Path) -> None:
-    """A whole file or none; where two come at once, both use the one that was first."""
+    """Write a complete key or none. A hard link, unlike a rename, keeps the key of a faster process."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

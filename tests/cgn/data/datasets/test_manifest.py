@@ -10,22 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cgn.data import raster
 from cgn.data.breast import prepare
 from cgn.data.cache import open_cache, write_cache
+from cgn.data.contact_sheet import write_contact_sheet
 from cgn.data.datasets import manifest
-from cgn.data.picture import contact_sheet
+from cgn.data.folds import SplitPlan
+from cgn.data.reading import raster
 from cgn.errors import ConfigError, NotADatasetError, UnreadableImageError
 
 COLUMNS = ("image", "patient", "laterality", "view", "label", "study", "boxes", "kinds", "bits", "chest_wall")
 
 
 @pytest.fixture(autouse=True)
-def key(tmp_path, monkeypatch):
-    path = tmp_path / "key"
-    path.touch(0o600)
-    path.write_text("of the tests " * 3)  # always the same, for folds follow the names of patients
-    monkeypatch.setenv("CGN_KEY_FILE", str(path))
+def key(same_key, monkeypatch):
+    monkeypatch.setenv("CGN_KEY_FILE", str(same_key))
 
 
 def draw(path, side="L", bits=8, wall="left"):
@@ -75,21 +73,21 @@ def scan(path, **options):
     return manifest.scan(manifest.Options.of({"file": path, **options}))
 
 
-def told(path):
+def error_of(path):
     with pytest.raises(NotADatasetError) as caught:
         manifest.read_rows(path)
     return str(caught.value)
 
 
 def test_both_sides_can_be_targets_with_the_other_as_reference(table):
-    found = scan(table())
-    assert [(r.view, r.side, r.label, r.reference_has_lesion) for r in found.records] == [
+    result = scan(table())
+    assert [(r.view, r.side, r.label, r.reference_has_lesion) for r in result.records] == [
         ("CC", "L", 1, False),
         ("MLO", "L", 0, True),
         ("MLO", "R", 1, True),
         ("CC", "R", 0, False),
     ]
-    assert found.counts == {
+    assert result.counts == {
         "images": 9,
         "labelled benign or malignant": 5,
         "of these without a contralateral image": 1,
@@ -102,7 +100,7 @@ def test_both_sides_can_be_targets_with_the_other_as_reference(table):
         "with a lesion on both sides": 2,
         "without a location": 3,
     }
-    assert found.name == "manifest"
+    assert result.name == "manifest"
 
 
 def test_healthy_pairs_are_of_women_without_an_abnormal_image(table):
@@ -125,17 +123,19 @@ def test_images_keep_their_bits(table):
 
 
 @pytest.mark.parametrize("hanging", ["auto", "displayed"])
-def test_the_chest_wall_is_told_by_the_shape_or_by_a_rule(table, hanging):
+def test_the_chest_wall_is_found_by_the_shape_or_by_a_rule(table, hanging):
     for record in scan(table(), chest_wall=hanging).records:
-        target, reference, _ = record.load()
+        pair = record.load()
+        target = prepare(*pair.target, 64, record.boxes)
         assert (target.chest_wall == "left") == (record.side == "L")
-        assert (reference.chest_wall == "left") == (record.side == "R")
-        assert len(prepare(*target, 64, record.boxes).boxes) == len(record.boxes)
+        assert (prepare(*pair.reference, 64).chest_wall == "left") == (record.side == "R")
+        assert len(target.boxes) == len(record.boxes)
+        assert (pair.target.chest_wall is None) == (hanging == "auto")
 
 
-def test_a_wrong_rule_is_noticed_and_a_column_outweighs_it(table):
+def test_a_wrong_rule_is_refused_and_a_column_takes_precedence(table):
     first, *_ = scan(table(), chest_wall="mirrored").records
-    with pytest.raises(UnreadableImageError, match="chest wall must stand on the right"):
+    with pytest.raises(UnreadableImageError, match="chest wall must be on the right"):
         prepare(*first.load().target, 64)
     rows = [(*row, *[""] * (9 - len(row)), "left" if row[2] == "L" else "right") for row in ROWS]
     prepare(*scan(table(rows), chest_wall="mirrored").records[0].load().target, 64)
@@ -164,8 +164,8 @@ def test_patients_may_be_numbers_in_parquet(tmp_path):
     assert (row.patient, row.label) == ("7", "")
 
 
-def test_every_problem_is_told_at_once(table):
-    message = told(
+def test_all_problems_are_reported_together(table):
+    message = error_of(
         table(
             [
                 ("a.png", "anna", "left", "CC", "cancer"),
@@ -186,11 +186,11 @@ def test_every_problem_is_told_at_once(table):
         "row 1: label must be 'benign', 'malignant', 'normal' or '' but got 'cancer'",
         "row 2: patient must be given",
         "row 3: boxes",
-        "row 5: bits must be blank where the image is DICOM",
+        "row 5: bits must be blank for a DICOM image",
         "row 6: bits must be less than or equal to 16 but got '40'",
         "row 6: chest_wall must be 'left' or 'right' but got 'up'",
-        "row 8: image must be another one but row 7 has it too",
-        "row 9: there must not be more cells than columns",
+        "row 8: image must be unique but row 7 has the same",
+        "row 9: a row must not have more cells than columns",
         "'cgn cache manifest --help' explains the columns",
     ):
         assert problem in message
@@ -200,50 +200,50 @@ def test_every_problem_is_told_at_once(table):
 
 @pytest.mark.parametrize("boxes", ["5 5 1 9", "1 2 3", "1 2 3 four", "1,2,3,4", "nan 0 3 4", "-1 0 3 4"])
 def test_a_box_is_four_numbers_with_an_inside(table, boxes):
-    message = told(table([("b.png", "bea", "L", "CC", "benign", "", boxes)], images=False))
+    message = error_of(table([("b.png", "bea", "L", "CC", "benign", "", boxes)], images=False))
     assert "row 1: boxes must be 'x0 y0 x1 y1; x0 y0 x1 y1' with 0 <= x0 < x1 and 0 <= y0 < y1" in message
     assert f"but got {boxes!r}" in message
 
 
 def test_many_problems_are_cut_short(table):
-    message = told(table([(f"{n}.png", "anna", "X", "CC", "benign") for n in range(50)], images=False))
+    message = error_of(table([(f"{n}.png", "anna", "X", "CC", "benign") for n in range(50)], images=False))
     assert message.count("laterality must be") == 20
     assert "and 30 more" in message
 
 
-def test_columns_are_not_guessed(table):
-    message = told(table((), ("image", "Patient", "laterality", "view", "view")))
-    assert "there must be a column 'patient'" in message
-    assert "there must be a column 'label'" in message
-    assert "there must be one column 'view' but there are 2" in message
+def test_unknown_columns_are_refused(table):
+    message = error_of(table((), ("image", "Patient", "laterality", "view", "view")))
+    assert "column 'patient' is missing" in message
+    assert "column 'label' is missing" in message
+    assert "column 'view' must occur once but occurs 2 times" in message
     assert "columns must be among image, patient, laterality" in message
-    assert "but there is 'Patient'" in message
+    assert "but got 'Patient'" in message
 
 
-def test_help_teaches_every_column():
-    taught = inspect.getdoc(manifest.Options)
-    assert all(f"\n  {name} " in taught for name in manifest.Row.model_fields)
-    assert set(COLUMNS) == set(manifest.Row.model_fields)
+def test_the_help_explains_every_column():
+    explained = inspect.getdoc(manifest.Options)
+    assert all(f"\n  {name} " in explained for name in manifest.FilmRow.model_fields)
+    assert set(COLUMNS) == set(manifest.FilmRow.model_fields)
 
 
-def test_tables_that_are_none(tmp_path, table):
+def test_files_that_are_no_table(tmp_path, table):
     with pytest.raises(NotADatasetError, match=r"cannot read .* as CSV"):
         scan(tmp_path / "nowhere.csv")
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(NotADatasetError, match=r"cannot read .* as Parquet"):
         scan(tmp_path / "bad.parquet")
-    with pytest.raises(NotADatasetError, match="must have one row an image but has none"):
+    with pytest.raises(NotADatasetError, match="must have one row for each image but has none"):
         scan(table(()))
     with pytest.raises(ConfigError, match=r"chest_wall: .*'auto', 'displayed' or 'mirrored'"):
         scan(table(), chest_wall="up")
 
 
-def test_a_missing_image_costs_no_other(table, tmp_path):
+def test_a_missing_image_costs_one_pair(table, tmp_path):
     path = table()
     (tmp_path / "a/rcc.png").unlink()
-    found = scan(path)
-    assert found.missing == ("row 2: no file",)
-    assert len(found.records) == 3
+    result = scan(path)
+    assert result.missing == ("row 2: no file",)
+    assert len(result.records) == 3
 
 
 @pytest.mark.parametrize("name", ["a/lcc.png", "b/l.tif", "b/r.pgm"])
@@ -260,18 +260,18 @@ def test_more_bits_than_the_file_has_are_refused(table):
     rows = [("l.png", "anna", "L", "CC", "benign", "", "", "", "12"), ("r.png", "anna", "R", "CC", "normal")]
     path = table(rows)
     draw(path.with_name("l.png"), bits=8)
-    with pytest.raises(UnreadableImageError, match="the table says 12 bits but the file has 8"):
+    with pytest.raises(UnreadableImageError, match="must have 12 bits as stated but has 8"):
         scan(path).records[0].load()
 
 
-def test_a_dicom_file_that_says_another_side_is_refused(table, tmp_path):
+def test_a_dicom_file_of_another_side_is_refused(table, tmp_path):
     save = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))["save"]
     path = table([("l.dcm", "anna", "L", "CC", "benign"), ("r", "anna", "R", "CC", "normal")], images=False)
     pixels = np.where(np.arange(160) < 90, 900, 5).astype(np.uint16) * np.ones((200, 1), np.uint16)
     save(tmp_path / "l.dcm", pixels, 12, ImageLaterality="L")
     save(tmp_path / "r", pixels[:, ::-1], 12, ImageLaterality="R")
     films = scan(path).records[0].load()
-    assert (films.target.bits, films.reference.chest_wall) == (12, "right")
+    assert (films.target.bits, prepare(*films.reference, 64).chest_wall) == (12, "right")
     save(tmp_path / "r", pixels[:, ::-1], 12, ImageLaterality="L")
     with pytest.raises(UnreadableImageError, match="must be of side R but its tags say L") as caught:
         scan(path).records[0].load()
@@ -290,25 +290,25 @@ def test_dicom_values_are_stored_ones_or_those_of_the_window(table, tmp_path):
     assert int(seen.pixels.max()) == 2**seen.bits - 1
 
 
-def test_of_several_images_the_nearest_row_is_taken_and_told(table):
+def test_of_several_images_the_nearest_row_is_used_and_noted(table):
     rows = [
         ("r1.png", "anna", "R", "CC", "normal"),
         ("r2.png", "anna", "R", "CC", "normal"),
         ("l.png", "anna", "L", "CC", "benign"),
     ]
-    found = scan(table(rows))
+    result = scan(table(rows))
     alone = scan(table(rows[1:]))
-    assert found.records[0].films == alone.records[0].films
-    assert found.notes == ("row 3: 2 images of the other side in rows 2, 1, the first of these was taken",)
+    assert result.records[0].films == alone.records[0].films
+    assert result.notes == ("row 3: 2 images of the other side in rows 2, 1; the first of these is used",)
 
 
-def test_nothing_raw_leaves(table):
-    found = scan(table())
-    said = repr((found.files, found.missing, found.notes, found.counts)) + "".join(
-        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in found.records
+def test_nothing_raw_is_returned(table):
+    result = scan(table())
+    text = repr((result.files, result.missing, result.notes, result.counts)) + "".join(
+        repr((r.pair_id, r.patient_id, r.study_id, r.films)) for r in result.records
     )
-    assert not any(word in said for word in ("anna", "berta", "lcc", "2020", "films.csv", "/"))
-    first, second, third, _ = found.records
+    assert not any(word in text for word in ("anna", "berta", "lcc", "2020", "films.csv", "/"))
+    first, second, third, _ = result.records
     assert second.patient_id == third.patient_id != first.patient_id
     assert second.study_id == third.study_id != ""
     assert first.study_id == ""
@@ -333,15 +333,15 @@ def test_real_films_from_dicom_to_a_picture(table, tmp_path):
         )
     ]
     options = manifest.Options.of({"file": table(rows, images=False), "name": "cbis-sample"})
-    report = write_cache("manifest", options, folds=3, store=tmp_path)
+    report = write_cache("manifest", options, splits=SplitPlan(3), caches=tmp_path)
     assert (report.counts["targets"], report.counts["cached"], report.rejected) == (8, 8, ())
     pairs = open_cache(report.path)
     assert pairs.name == "cbis-sample"
     for pixels in (*pairs.target, *pairs.reference):
         assert pixels[:, :20].mean() > 2 * pixels[:, -20:].mean()  # chest wall on the left
         assert pixels.max() > 100
-    contact_sheet(pairs, range(8), tmp_path / "pairs.png")
+    write_contact_sheet(pairs, range(8), tmp_path / "pairs.png")
     assert cv2.imread(str(tmp_path / "pairs.png")).shape[1] == 4 * pairs.size
-    said = b"".join(path.read_bytes() for path in report.path.iterdir())
-    assert b"sfm-benign" not in said
-    assert b"P_00173" not in said
+    content = b"".join(path.read_bytes() for path in report.path.iterdir())
+    assert b"sfm-benign" not in content
+    assert b"P_00173" not in content

@@ -1,0 +1,318 @@
+"""The files of a cache: how they are written, opened and verified.
+
+    manifest.json          written last, sealed: the recipe, and the sha256 of every other file
+    splits.json            the splits, by pair id
+    pairs-00000.parquet    one row for each pair, zstd, page checksums
+
+A folder is written under a temporary name and renamed, so that a killed run leaves nothing under the final
+name. Raw films are identified by their sha256; no path of the machine is stored.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cgn import files, sealed
+from cgn.data.datasets import Scan
+from cgn.data.folds import SplitPlan, named, numbered, splits_fingerprint
+from cgn.data.pairs import Pairs, Split
+from cgn.data.preparation import PairOutcome, PreparedPair
+from cgn.data.records import PairRecord, Rejection
+from cgn.errors import CacheError, NotADatasetError, one_line
+from cgn.places import Place, shown
+
+FORMAT = 2
+"""Format number of the files; caches of another format are refused."""
+
+SHARD = 256
+"""Pairs in a file."""
+
+ROW_GROUP = 32
+
+MANIFEST, SPLITS = "manifest.json", "splits.json"
+
+FACTS = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("study_id", pa.string(), nullable=False),
+        pa.field("view", pa.string(), nullable=False),
+        pa.field("side", pa.string(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),
+        pa.field("kinds", pa.list_(pa.string()), nullable=False),
+        pa.field("boxes", pa.list_(pa.list_(pa.float64(), 4)), nullable=False),
+        pa.field("reference_has_lesion", pa.bool_(), nullable=False),
+        pa.field("target_crop", pa.list_(pa.int64(), 4), nullable=False),
+        pa.field("reference_crop", pa.list_(pa.int64(), 4), nullable=False),
+    ]
+)
+"""Columns of a shard before those with pixels."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def schema(size: int) -> pa.Schema:
+    """Columns of a shard: facts of a pair, then its images, row-major, `size x size` bytes each."""
+    pixels = pa.binary(size * size)
+    return pa.schema(
+        [
+            *FACTS,
+            pa.field("target", pixels, nullable=False),
+            pa.field("reference", pixels, nullable=False),
+            pa.field("counterfactual", pixels),
+        ]
+    )
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def open_cache(address: str | Path, verify: bool = True) -> Pairs:
+    """The pairs of a cache, read-only.
+
+    Args:
+        address: its folder, or an address that pyarrow knows (`file://`, `s3://`).
+        verify: compare each file with the manifest. Page checksums are verified in any case.
+
+    Raises:
+        CacheError: there is no cache, or one of its files is missing or damaged; the message names the file.
+    """
+    place = _place(address)
+    manifest = read_manifest(place)
+    table = pa.concat_tables([_read_shard(place, shard, verify) for shard in manifest["shards"]])
+    column = {name: table.column(name).to_pylist() for name in FACTS.names}
+    size = manifest["recipe"]["size"]
+    counterfactual = table.column("counterfactual")
+    return Pairs(
+        name=manifest["name"],
+        fingerprint=manifest["fingerprint"],
+        pair_id=_frozen(np.array(column["pair_id"], np.str_)),
+        patient_id=_frozen(np.array(column["patient_id"], np.str_)),
+        study_id=_frozen(np.array(column["study_id"], np.str_)),
+        view=_frozen(np.array(column["view"], np.str_)),
+        side=_frozen(np.array(column["side"], np.str_)),
+        label=_frozen(np.array(column["label"], np.int64)),
+        kinds=tuple(tuple(kinds) for kinds in column["kinds"]),
+        boxes=tuple(tuple(tuple(box) for box in boxes) for boxes in column["boxes"]),
+        reference_has_lesion=_frozen(np.array(column["reference_has_lesion"], np.bool_)),
+        target=_images(table.column("target"), size),
+        reference=_images(table.column("reference"), size),
+        counterfactual=None if counterfactual.null_count else _images(counterfactual, size),
+        target_crop=_frozen(np.array(column["target_crop"], np.int64)),
+        reference_crop=_frozen(np.array(column["reference_crop"], np.int64)),
+        recipe=manifest["recipe"],
+    )
+
+
+def open_splits(address: str | Path) -> tuple[Split, ...]:
+    """Reading 18. The splits of a cache, as indices into the rows of `open_cache`.
+
+    Raises:
+        CacheError: there is no cache, or its `splits.json` is missing or damaged.
+    """
+    place = _place(address)
+    manifest = read_manifest(place)
+    content = _verified(place, SPLITS, manifest["splits"]["sha256"])
+    return numbered(manifest["pair_ids"], json.loads(content)["folds"])
+
+
+def read_manifest(place: Place) -> dict[str, Any]:
+    """The manifest of a cache.
+
+    Raises:
+        CacheError: there is no cache, or its manifest is damaged or of another format.
+    """
+    content = _read(place, MANIFEST)
+    if content is None:
+        raise CacheError(f"no cache at {place.shown}", f"run 'cgn cache DATASET --out {place.shown}'")
+    try:
+        return sealed.unseal(content, (FORMAT,), "recipe.format")
+    except sealed.FormatError as error:
+        raise CacheError(f"the cache at {place.shown} {error}") from None
+    except sealed.DamagedError as error:
+        raise _damaged(place, MANIFEST, str(error)) from None
+
+
+def verify(place: Place, manifest: dict[str, Any]) -> None:
+    """Compares every file with the manifest. Raises CacheError, which names a missing or damaged file."""
+    for shard in manifest["shards"]:
+        _verified(place, shard["name"], shard["sha256"])
+    _verified(place, SPLITS, manifest["splits"]["sha256"])
+
+
+def _place(address: str | Path) -> Place:
+    try:
+        return Place(address)
+    except OSError as error:
+        raise CacheError(f"no cache at {shown(str(address))}: {one_line(error)}") from None
+
+
+def _read(place: Place, name: str) -> bytes | None:
+    try:
+        return place.read(name)
+    except OSError as error:
+        raise CacheError(f"cannot read {name} of the cache at {place.shown}: {one_line(error)}") from None
+
+
+def _verified(place: Place, name: str, sha256: str | None) -> bytes:
+    """The content of a file; `sha256` is compared unless it is None."""
+    content = _read(place, name)
+    if content is None:
+        raise _damaged(place, name, "missing")
+    if sha256 is not None and sealed.sha256(content) != sha256:
+        raise _damaged(place, name, "its sha256 differs")
+    return content
+
+
+def _read_shard(place: Place, shard: dict[str, Any], verify: bool) -> pa.Table:
+    content = _verified(place, shard["name"], shard["sha256"] if verify else None)
+    try:
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(place, shard["name"], one_line(error)) from None
+
+
+def _images(column: pa.ChunkedArray, size: int) -> NDArray[np.uint8]:
+    """Pixels of a column without nulls, `(n, size, size)`; a view if the column is one chunk."""
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, size, size)[chunk.offset :][: len(chunk)]
+        for chunk in column.chunks
+    ]
+    return _frozen(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
+
+
+def _damaged(place: Place, name: str, reason: str) -> CacheError:
+    return CacheError(
+        f"{name} of the cache at {place.shown} is damaged ({reason})",
+        "remove the cache and run 'cgn cache' again",
+    )
+
+
+def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    array.setflags(write=False)
+    return array
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class CacheContent:
+    """All that a cache is written from.
+
+    Attributes:
+        scan: of the data set.
+        recipe: what decides the content; `fingerprint` is its hash.
+        fingerprint: names the content.
+        outcomes: of the records of the scan, in their order.
+        splits: how splits are drawn.
+    """
+
+    scan: Scan
+    recipe: dict[str, Any]
+    fingerprint: str
+    outcomes: Sequence[PairOutcome]
+    splits: SplitPlan
+
+
+def write_files(folder: Path, content: CacheContent) -> None:
+    """Writes a cache, complete or not at all.
+
+    Raises:
+        NotADatasetError: no pair could be prepared.
+        ConfigError: the splits cannot be drawn.
+        OSError: the files cannot be written.
+    """
+    scan = content.scan
+    prepared, rejections = _separated(content)
+    if not prepared:
+        raise NotADatasetError(f"no pair of {scan.name} could be prepared; the first: {rejections[0]}")
+    rows = [_row(record, pair) for record, pair in prepared]
+    splits_file = _splits_file(rows, content)
+    with files.atomic(folder) as draft:
+        draft.mkdir()
+        shards = list(_write_shards(draft, rows, content.recipe["size"]))
+        (draft / SPLITS).write_bytes(splits_file)
+        manifest = {
+            "name": scan.name,
+            "fingerprint": content.fingerprint,
+            "recipe": content.recipe,
+            "counts": scan.counts
+            | {"cached": len(rows), "missing": len(scan.missing), "rejected": len(rejections)},
+            "missing": scan.missing,
+            "rejected": rejections,
+            "notes": [*scan.notes, *_dropped_boxes(prepared)],
+            "pair_ids": [row["pair_id"] for row in rows],
+            "splits": {"drawn": content.splits.facts(), "sha256": sealed.sha256(splits_file)},
+            "shards": shards,
+        }
+        (draft / MANIFEST).write_bytes(sealed.seal(manifest))
+
+
+def _separated(content: CacheContent) -> tuple[list[tuple[PairRecord, PreparedPair]], list[Rejection]]:
+    outcomes = list(zip(content.scan.records, content.outcomes, strict=True))
+    prepared = [(record, outcome) for record, outcome in outcomes if isinstance(outcome, PreparedPair)]
+    return prepared, [outcome for _, outcome in outcomes if isinstance(outcome, Rejection)]
+
+
+def _row(record: PairRecord, pair: PreparedPair) -> dict[str, Any]:
+    facts = {name: getattr(record, name) for name in FACTS.names if hasattr(record, name)}
+    return facts | {
+        "boxes": pair.target.boxes,
+        "target_crop": pair.target.crop,
+        "reference_crop": pair.reference.crop,
+        "target": pair.target.pixels.tobytes(),
+        "reference": pair.reference.pixels.tobytes(),
+        "counterfactual": pair.counterfactual and pair.counterfactual.pixels.tobytes(),
+    }
+
+
+def _splits_file(rows: Sequence[dict[str, Any]], content: CacheContent) -> bytes:
+    pair_ids = [row["pair_id"] for row in rows]
+    label = np.array([row["label"] for row in rows], np.int64)
+    splits = content.splits.draw(label, np.array([row["patient_id"] for row in rows]))
+    return sealed.plain(
+        {
+            "cache": content.fingerprint,
+            "drawn": content.splits.facts(),
+            "fingerprint": splits_fingerprint(pair_ids, splits),
+            "folds": named(pair_ids, splits),
+        }
+    )
+
+
+def _write_shards(folder: Path, rows: Sequence[dict[str, Any]], size: int) -> Iterator[dict[str, Any]]:
+    """The manifest's entries for the shards, once they are written."""
+    for number, start in enumerate(range(0, len(rows), SHARD)):
+        table = pa.Table.from_pylist(rows[start : start + SHARD], schema(size))
+        path = folder / f"pairs-{number:05d}.parquet"
+        pq.write_table(
+            table,
+            path,
+            row_group_size=ROW_GROUP,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=False,
+            write_page_checksum=True,
+        )
+        content = path.read_bytes()
+        yield {
+            "name": path.name,
+            "rows": len(table),
+            "bytes": len(content),
+            "sha256": sealed.sha256(content),
+        }
+
+
+def _dropped_boxes(prepared: Sequence[tuple[PairRecord, PreparedPair]]) -> Iterator[str]:
+    for record, pair in prepared:
+        dropped = len(record.boxes) - len(pair.target.boxes)
+        if dropped:
+            yield f"{record.pair_id}: {dropped} lesion outside of the breast, whose box is dropped"
