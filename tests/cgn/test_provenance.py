@@ -66,7 +66,7 @@ def test_what_decides_no_number_renames_no_unit(package: Path) -> None:
         "    seed: int = Field(0, ge=0)\n",
         "    seed: int = Field(0, ge=0)\n    new: int = 1\n",
     )
-    edit(package / "errors.py", '"""A field, a search space', '"""One field, a search space')
+    edit(package / "errors.py", '"""An invalid field', '"""One invalid field')
     assert code(package) == before
 
 
