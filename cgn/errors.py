@@ -1,23 +1,23 @@
-"""Everything that can be the user's or the data's fault, as one small tree.
+"""The errors that a user can act on, as one small tree.
 
 CGNError
-├── ConfigError          a field, a search space or an option that cannot be
-├── DataError            the folder or the file is not what it was taken for
-│   ├── NotADatasetError     a folder without what the dataset needs
-│   ├── UnreadableImageError one image; the rest of the batch goes on
-│   ├── CacheError           no cache there, or a damaged one
-│   └── ModelError           no model to predict with there, or a damaged one
-├── WeightsError         pre-trained weights that cannot be had
-├── DivergedError        a loss or a score that is no number
+├── ConfigError          an invalid field, search space or option
+├── DataError            a folder or file that is not what was expected
+│   ├── NotADatasetError     a folder without the files of the dataset
+│   ├── UnreadableImageError one image; the rest of the batch continues
+│   ├── CacheError           a missing or damaged cache
+│   └── ModelError           a missing or damaged model
+├── WeightsError         pre-trained weights that cannot be loaded
+├── DivergedError        a loss or score that is not finite
 └── PlatformError        the cluster, the study, the ledger or the tracking server
-    ├── ResourcesError       asked for what no node can give
-    ├── StudyError           another driver holds the study, or it is another study
-    ├── LedgerError          no such unit, a damaged one, or storage that takes no more
-    ├── ClusterError         nothing answers at the address
-    └── RegistryError        no such version, or a registry that does not answer
+    ├── ResourcesError       a request that no node can meet
+    ├── StudyError           a study that another driver holds, or another study of this name
+    ├── LedgerError          a missing or damaged unit, or full storage
+    ├── ClusterError         a cluster that does not answer or runs other code
+    └── RegistryError        a missing version, or a registry that does not answer
 
-Messages say what, what must hold, what came and what to do, in one line.
-The command line prints that line and exits with 2.
+A message says in one line what is wrong, what must hold, what was given, and what to do. The command line
+prints that line and exits with 2.
 """
 
 from enum import StrEnum
@@ -44,21 +44,21 @@ class CGNError(Exception):
 
 
 class ConfigError(CGNError, ValueError):
-    """A field, a search space or an option that cannot be."""
+    """An invalid field, search space or option."""
 
 
 class DataError(CGNError):
-    """The folder or the file is not what it was taken for."""
+    """A folder or file that is not what was expected."""
 
 
 class NotADatasetError(DataError):
-    """A folder without what the dataset needs."""
+    """A folder without the files of the dataset."""
 
 
 class Reason(StrEnum):
-    """Why an image cannot be used: few enough to be counted."""
+    """Why an image cannot be used. There are few reasons, so that they can be counted."""
 
-    UNREADABLE = "unreadable"  # the system does not give the file
+    UNREADABLE = "unreadable"  # the file cannot be opened
     NOT_DICOM = "not_dicom"
     DEFLATED = "deflated"
     TRANSFER_SYNTAX = "transfer_syntax"
@@ -67,7 +67,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     MULTI_FRAME = "multi_frame"
     COLOUR = "colour"
-    DEPTH = "depth"  # bits a pixel that cannot be, or values beyond them
+    DEPTH = "depth"  # an impossible number of bits, or values beyond it
     WRONG_SIZE = "wrong_size"
     UNDECODABLE = "undecodable"
     DECODER_CRASHED = "decoder_crashed"
@@ -77,14 +77,14 @@ class Reason(StrEnum):
 
 
 class UnreadableImageError(DataError):
-    """One image that cannot be used; the rest of the batch goes on.
+    """One image that cannot be used; the rest of the batch continues.
 
-    Its message names no path and repeats no tag: it goes to caches and logs. Data sets whose file
-    names are public may name the file.
+    Its message contains no path and no tag, since it goes to caches and logs. Only data sets whose file names
+    are public name the file.
 
     Attributes:
-        reason: to count by.
-        role: "target" or "reference", where it is known which film of a pair it is.
+        reason: for counts.
+        role: "target" or "reference", if it is known which film of a pair this is.
     """
 
     def __init__(self, message: str, reason: Reason) -> None:
@@ -97,43 +97,43 @@ class UnreadableImageError(DataError):
 
 
 class CacheError(DataError):
-    """No cache at this place, or a damaged one."""
+    """A missing or damaged cache."""
 
 
 class ModelError(DataError):
-    """No model to predict with at this place, or a damaged one."""
+    """A missing or damaged model."""
 
 
 class WeightsError(CGNError):
-    """Pre-trained weights that cannot be had."""
+    """Pre-trained weights that cannot be loaded."""
 
 
 class DivergedError(CGNError):
-    """A loss or a score that is no number."""
+    """A loss or score that is not finite."""
 
 
 class PlatformError(CGNError):
-    """The cluster, the study, the ledger or the tracking server."""
+    """An error of the cluster, the study, the ledger or the tracking server."""
 
 
 class ResourcesError(PlatformError):
-    """Asked for what no node can give."""
+    """A request that no node can meet."""
 
 
 class StudyError(PlatformError):
-    """Another driver holds the study, or it is another study."""
+    """A study that another driver holds, or another study of this name."""
 
 
 class LedgerError(PlatformError):
-    """No such unit, a damaged one, or storage that takes no more."""
+    """A missing or damaged unit, or full storage."""
 
 
 class ClusterError(PlatformError):
-    """Nothing answers at the address."""
+    """A cluster that does not answer or runs other code."""
 
 
 class RegistryError(PlatformError):
-    """No such version, or a registry that does not answer."""
+    """A missing version, or a registry that does not answer."""
 
 
 def first_line(error: BaseException) -> str:

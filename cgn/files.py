@@ -1,6 +1,6 @@
-"""Files and folders that are there whole or not at all: made under another name, synced, renamed.
+"""Files and folders that appear whole or not at all: written under another name, synced, renamed.
 
-A writer that is killed leaves a hidden sibling, `.NAME.xxxxxxxx.tmp`, which no reader looks at.
+A killed writer leaves a hidden sibling, `.NAME.xxxxxxxx.tmp`, which no reader opens.
 """
 
 import glob
@@ -14,12 +14,12 @@ from pathlib import Path
 
 @contextmanager
 def atomic(place: Path) -> Iterator[Path]:
-    """The path of a sibling to make, a file or a folder; it becomes `place` once the block has ended well.
+    """Yields the path of a draft, to be made as a file or a folder; it is renamed to `place` after the block.
 
-    A file takes the place of a file, a folder that of an empty one.
+    A file replaces a file, a folder an empty folder. If the block raises, `place` is unchanged.
 
     Raises:
-        OSError: something else stands there, or the storage takes no more; `place` is as it was then.
+        OSError: something else is at `place`, or the storage takes no more; `place` is unchanged.
     """
     draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -33,7 +33,9 @@ def atomic(place: Path) -> Iterator[Path]:
 
 
 def write(place: Path, content: bytes | str, *, private: bool = False) -> None:
-    """A file, over what was there; a private one is never readable for others, not even half-written."""
+    """Write a file, in place of an older one. A private file is never readable for others, not even as a
+    draft.
+    """
     with atomic(place) as draft:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         with os.fdopen(handle, "wb") as file:
@@ -41,9 +43,9 @@ def write(place: Path, content: bytes | str, *, private: bool = False) -> None:
 
 
 def remove_drafts(place: Path) -> None:
-    """Remove what killed writers of `place` left; nobody else may be writing it."""
-    for left in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
-        _remove(left)
+    """Remove the drafts that killed writers of `place` left; no other process may be writing it."""
+    for draft in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
+        _remove(draft)
 
 
 def _remove(path: Path) -> None:

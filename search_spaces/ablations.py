@@ -1,14 +1,14 @@
-"""The switches of Tables III and IV as a search: which parts, and their numbers where they have any.
+"""The switches of Tables III and IV as a search: which parts, with their numbers.
 
     cgn sweep search_spaces/ablations.py --data runs/cache/mias-all-... --trials 60
 
-Cost: as alpha_beta.py, more trials; those without a generator are several times cheaper.
-Expect no winner. This looks for combinations worth a proper comparison, and ranks nothing: a paper's
-table compares rows on equal footing, with intervals, while a search spends its trials where it hopes.
+Cost: as alpha_beta.py with more trials; trials without a generator are several times cheaper.
+Expect no winner. The search finds combinations that deserve a proper comparison; it ranks nothing. A table
+compares rows on equal terms, with intervals, while a search spends most trials on promising regions.
 
-Dimensions with `when` exist only where they do anything: alpha where the generator's input is an
-interpolation, the adversarial loss where there is one, the other losses where a counterfactual can be
-made (bilateral=none makes one of the target alone when a loss asks for it), beta where the triplet is on.
+A dimension with `when` exists only where it has an effect: alpha where the generator's input is an
+interpolation, the adversarial loss where there is an adversary, the other losses where a counterfactual can
+be made (bilateral=none makes one from the target alone if a loss needs it), beta where the triplet is on.
 """
 
 from cgn.ablation import Adversarial, Bilateral, CamClass, CounterfactualGradient, Triplet, Variant

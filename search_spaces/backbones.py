@@ -3,9 +3,9 @@
     cgn sweep search_spaces/backbones.py --data runs/cache/mias-all-... --gpus 0.5
     cgn sweep search_spaces/backbones.py --data ... --set backbone_weights=imagenet
 
-Cost: ResNet-50 is several times AlexNet; on a CPU take fewer --trials and --set epochs=5 to look around.
-Expect ImageNet weights to matter more than the architecture, and differences between backbones to drown
-in the spread of the folds on a hundred pairs.
+Cost: ResNet-50 takes several times as long as AlexNet; on a CPU use fewer --trials and --set epochs=5 at
+first. Expect ImageNet weights to matter more than the architecture. On a hundred pairs, differences between
+backbones are smaller than the spread of the folds.
 """
 
 from cgn.config import Config

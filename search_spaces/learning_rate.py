@@ -1,9 +1,9 @@
-"""How fast to learn: Adam's learning rate and the pairs a step. The paper prints 5e-5 and no batch size.
+"""Adam's learning rate and the batch size. The paper prints 5e-5 and no batch size.
 
     cgn sweep search_spaces/learning_rate.py --data runs/cache/mias-all-...
 
-Cost: as alpha_beta.py, half as many trials. Expect a broad plateau around 1e-4 for networks from
-scratch; rates above 1e-2 mostly diverge, which is recorded as a failed trial and is no score.
+Cost: as alpha_beta.py with half as many trials. Expect a broad plateau around 1e-4 for networks trained from
+scratch. Rates above 1e-2 mostly diverge; such a trial is recorded as failed and has no score.
 """
 
 from cgn.config import Config

@@ -1,11 +1,11 @@
-"""Does the pair hold the answer? One view, SBF, CGN (both values of counterfactual_gradient), the oracle.
+"""Does the pair contain the answer? One view, SBF, CGN (both values of counterfactual_gradient), the oracle.
 
     cgn cache phantom --pairs 300 --size 96
     cgn sweep search_spaces/phantom_check.py --data runs/cache/phantom-...
 
-Fifteen fixed runs, five methods with three seeds each, on the same five folds; nothing is searched and
-nothing is pruned. About 40 minutes on two cores. What came out stands in docs/LOG.md. Phantoms only: the
-oracle sees the target without its lesion.
+Fifteen fixed runs: five methods with three seeds each on the same five folds. Nothing is searched or pruned.
+Cost: about 40 minutes on two cores. The results are in docs/LOG.md. Only phantoms can be used: the oracle
+sees the target without its lesion.
 """
 
 from cgn.ablation import Bilateral, CounterfactualGradient, Triplet

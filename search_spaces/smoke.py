@@ -3,8 +3,8 @@
     cgn cache phantom --pairs 60 --size 96
     cgn sweep search_spaces/smoke.py --data runs/cache/phantom-...
 
-Cost: under two minutes on two cores. Expect AUC around 0.5 to 0.7 and nothing to be learned from it:
-60 phantom pairs and a few epochs only show that trials start, report, are pruned and are recorded.
+Cost: less than two minutes on two cores. Expect AUC around 0.5 to 0.7, which means nothing: 60 phantom pairs
+and a few epochs only show that trials start, report, are pruned and are recorded.
 """
 
 from cgn.config import Config

@@ -1,10 +1,11 @@
-"""Table III: what each part of the network adds. Ten rows; published AUC of settings (a) to (d) beside them.
+"""Table III: what each part of the network adds. Ten rows, with published AUC of settings (a) to (d).
 
     cgn table search_spaces/table_3.py --data CACHE --seeds 3
 
-Ten rows x five folds x seeds units. With AlexNet at 224, a unit of 50 epochs on 91 pairs takes more than
-half an hour of a CPU core; `--set frozen_backbone=true` trains on features that are computed once. Expect
-wide intervals: with 91 pairs, differences below about 0.1 of AUC are rarely told apart from nothing.
+Cost: ten rows x five folds x seeds units. With AlexNet at 224 pixels, a unit of 50 epochs on 91 pairs takes
+more than half an hour of a CPU core; `--set frozen_backbone=true` trains on features that are computed once.
+Expect
+wide intervals: with 91 pairs, differences of AUC below about 0.1 are rarely significant.
 """
 
 from cgn.ablation import Bilateral as B

@@ -2,7 +2,8 @@
 
     cgn table search_spaces/table_4.py --data CACHE --seeds 3
 
-The proposed row is that of Table III: its units are computed once for both. Cost and what to expect as there.
+The proposed row is that of Table III: its units are computed once for both tables. Cost and expectations as
+there.
 """
 
 from cgn.ablation import Variant as V

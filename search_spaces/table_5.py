@@ -1,9 +1,9 @@
-"""Table V: other ways to use the other breast. SBF concatenates, GF gates, SFF averages both views.
+"""Table V: other uses of the other breast. SBF concatenates, GF gates, SFF averages both views.
 
     cgn table search_spaces/table_5.py --data CACHE --seeds 3
 
-SBF and the proposed row are those of Table III: their units are computed once for both. SFF needs caches with
-both views (INBreast, manifest); where a breast has one view only, it is SBF.
+SBF and the proposed row are those of Table III: their units are computed once for both tables. SFF needs a
+cache with both views (INBreast, manifest); for a breast with one view it equals SBF.
 """
 
 from cgn.ablation import Bilateral as B

@@ -102,3 +102,30 @@ def test_packages_that_are_installed_are_those_of_the_tree():
     for top in (ROOT / "cgn", ROOT / "platform" / "cgn_platform"):
         found |= {".".join(p.parent.relative_to(top.parent).parts) for p in top.rglob("__init__.py")}
     assert sorted(declared) == sorted(found)
+
+
+CODE = [p for folder in ("cgn", "platform") for p in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_is_read_in_one_sitting(path):
+    """At most 450 lines a module, 60 a function, seven parameters but for commands."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+            arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            command = any(".command" in ast.unparse(decorator) for decorator in node.decorator_list)
+            own = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+            assert command or len(own) <= 7, node.name
+
+
+def test_the_map_names_every_module():
+    """docs/ARCHITECTURE.md: paths of the platform are relative to its package."""
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE))
+    platform = ROOT / "platform" / "cgn_platform"
+    modules = {str(p.relative_to(platform)) for p in platform.rglob("*.py")}
+    modules |= {str(p.relative_to(ROOT)) for p in (ROOT / "cgn").rglob("*.py")}
+    assert named == {module for module in modules if Path(module).stem not in ("__init__", "__main__")}

@@ -8,10 +8,10 @@ import sys
 import typer
 
 from cgn.errors import CGNError, one_line
-from cgn_platform.cli import data, models, results, run, servers
+from cgn_platform.cli import data, models, results, run, servers, train
 from cgn_platform.cli.app import app, debugging
 
-__all__ = ["app", "data", "main", "models", "results", "run", "servers"]
+__all__ = ["app", "data", "main", "models", "results", "run", "servers", "train"]
 
 
 def main() -> None:

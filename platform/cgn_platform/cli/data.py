@@ -151,6 +151,40 @@ def whose(
         raise DataError(f"no file in {raw} has the pseudonym {', '.join(unknown)} under this key")
 
 
+CACHE_OPTIONS = (
+    ("size", 224, Annotated[int, typer.Option(help="Side of the cached images in pixels.")]),
+    (
+        "background",
+        "keep",
+        Annotated[str, typer.Option(help="keep, or mask everything outside the breast.")],
+    ),
+    (
+        "folds",
+        5,
+        Annotated[int, typer.Option(help="Number of folds, grouped by patient and stratified.")],
+    ),
+    (
+        "splits",
+        None,
+        Annotated[
+            str | None,
+            typer.Option(help="One division train:val:test in place of folds, e.g. 8:1:1."),
+        ],
+    ),
+    ("split_seed", 0, Annotated[int, typer.Option(help="Seed of the folds.")]),
+    (
+        "out",
+        None,
+        Annotated[
+            Path | None,
+            typer.Option(help="The cache's folder. Default: one in the store, named by its content."),
+        ],
+    ),
+    ("store_path", DEFAULT_STORE, StoreAt),
+)
+"""Options that all datasets share: name, default, annotation."""
+
+
 def _cache_command(dataset: str) -> Callable[..., None]:
     from rich.progress import Progress
 
@@ -179,37 +213,7 @@ def _cache_command(dataset: str) -> Callable[..., None]:
     of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, default, annotation in (
-            ("size", 224, Annotated[int, typer.Option(help="Side of the cached images in pixels.")]),
-            (
-                "background",
-                "keep",
-                Annotated[str, typer.Option(help="keep, or mask everything outside the breast.")],
-            ),
-            (
-                "folds",
-                5,
-                Annotated[int, typer.Option(help="Number of folds, grouped by patient and stratified.")],
-            ),
-            (
-                "splits",
-                None,
-                Annotated[
-                    str | None,
-                    typer.Option(help="One division train:val:test in place of folds, e.g. 8:1:1."),
-                ],
-            ),
-            ("split_seed", 0, Annotated[int, typer.Option(help="Seed of the folds.")]),
-            (
-                "out",
-                None,
-                Annotated[
-                    Path | None,
-                    typer.Option(help="The cache's folder. Default: one in the store, named by its content."),
-                ],
-            ),
-            ("store_path", DEFAULT_STORE, StoreAt),
-        )
+        for name, default, annotation in CACHE_OPTIONS
     ]
     command.__signature__ = inspect.Signature(of_dataset + shared)  # type: ignore[attr-defined]
     command.__doc__ = (

@@ -29,36 +29,60 @@ By = Annotated[str | None, typer.Option(help="Who decides. Default: the name of 
 Because = Annotated[
     str, typer.Option(metavar="TEXT", help="The reason, which is recorded with the decision.")
 ]
+RowName = Annotated[
+    str | None,
+    typer.Option(help="Name of a row, or its number from 1. Default: the winner of a sweep."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the networks to serve; the figures are over all seeds.")]
+Alias = Annotated[
+    str, typer.Option("--as", help="champion, or challenger, which keeps the present champion.")
+]
+MinAuc = Annotated[float, typer.Option(help="The AUC must lie above this value.")]
+Margin = Annotated[
+    float,
+    typer.Option(help="Non-inferiority margin against the champion, in AUC and in localisation error."),
+]
+AcceptUnpaired = Annotated[
+    bool,
+    typer.Option(
+        "--accept-unpaired",
+        help="Accept a model that cannot be compared with the champion case by case; recorded.",
+    ),
+]
+RanOn = Annotated[
+    str | None, typer.Option("--data", help="The cache it ran on. Default: the one in the store.")
+]
+Target = Annotated[Path | None, typer.Argument(metavar="TARGET", help="The film: DICOM, PNG, PGM or TIFF.")]
+Reference = Annotated[
+    Path | None,
+    typer.Argument(metavar="REFERENCE", help="The film of the other breast in the same view."),
+]
+Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a model's folder.")]
+Side = Annotated[
+    Literal["L", "R"] | None,
+    typer.Option(help="The target's side. Default: from the tags of a DICOM file."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Picture = Annotated[
+    Path | None,
+    typer.Option(metavar="PNG", help="Draw films, activation map, box and counterfactual maps."),
+]
+Manifest = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A table of films, as 'cgn cache manifest' reads it.")
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the predictions of a table.")]
 
 
 @app.command()
 def promote(
     name: Annotated[str, typer.Argument(help="Name of a finished table or sweep.")],
-    row: Annotated[
-        str | None,
-        typer.Option(help="Name of a row, or its number from 1. Default: the winner of a sweep."),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the networks to serve; the figures are over all seeds.")
-    ] = 0,
-    alias: Annotated[
-        str, typer.Option("--as", help="champion, or challenger, which keeps the present champion.")
-    ] = "champion",
-    min_auc: Annotated[float, typer.Option(help="The AUC must lie above this value.")] = 0.5,
-    margin: Annotated[
-        float,
-        typer.Option(help="Non-inferiority margin against the champion, in AUC and in localisation error."),
-    ] = 0.05,
-    accept_unpaired: Annotated[
-        bool,
-        typer.Option(
-            "--accept-unpaired",
-            help="Accept a model that cannot be compared with the champion case by case; recorded.",
-        ),
-    ] = False,
-    data: Annotated[
-        str | None, typer.Option("--data", help="The cache it ran on. Default: the one in the store.")
-    ] = None,
+    row: RowName = None,
+    seed: Seed = 0,
+    alias: Alias = "champion",
+    min_auc: MinAuc = 0.5,
+    margin: Margin = 0.05,
+    accept_unpaired: AcceptUnpaired = False,
+    data: RanOn = None,
     store_path: StoreAt = DEFAULT_STORE,
     ledger: LedgerAt = None,
     url: Tracking = None,
@@ -72,8 +96,7 @@ def promote(
     the test folds and the validation AUC corrected for the choice by BBC-CV); its AUC and localisation are
     not worse than the champion's by --margin on the same cases (95 % intervals); and the packaged model,
     loaded again, predicts the same to the bit. Then it becomes champion, and the old champion becomes
-    previous. Exit code 3
-    means refused: every reason is printed, and the refusal is recorded.
+    previous. Exit code 3 means refused: every reason is printed, and the refusal is recorded.
 
       cgn promote smoke-phantom --because "first one"
 
@@ -152,31 +175,14 @@ def _print_outcome(outcome: "Outcome", model_name: str) -> None:
 
 @app.command()
 def predict(
-    target: Annotated[
-        Path | None, typer.Argument(metavar="TARGET", help="The film: DICOM, PNG, PGM or TIFF.")
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Argument(metavar="REFERENCE", help="The film of the other breast in the same view."),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a model's folder.")
-    ] = "models:/cgn@champion",
-    side: Annotated[
-        Literal["L", "R"] | None,
-        typer.Option(help="The target's side. Default: from the tags of a DICOM file."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    figure: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", help="Draw films, activation map, box and counterfactual maps."),
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A table of films, as 'cgn cache manifest' reads it.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the predictions of a table.")
-    ] = None,
+    target: Target = None,
+    reference: Reference = None,
+    model: Model = "models:/cgn@champion",
+    side: Side = None,
+    as_json: AsJson = False,
+    figure: Picture = None,
+    manifest: Manifest = None,
+    out: Out = None,
     store_path: StoreAt = DEFAULT_STORE,
     address: Address = None,
 ) -> None:

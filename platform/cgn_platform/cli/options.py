@@ -11,6 +11,8 @@ from cgn.errors import ConfigError
 from cgn_platform.store.layout import Store
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cgn.data.pairs import Pairs, Split
     from cgn_platform.store.ledger import Ledger, Warn
 
@@ -58,7 +60,7 @@ Tracking = Annotated[
 
 
 def edits_of(edits: list[str] | None) -> dict[str, Any]:
-    """Fields and values of `--set`; a value is read as JSON if it can be, else as text. Raises ConfigError."""
+    """Fields and values of `--set`; a value is read as JSON if possible, else as text. Raises ConfigError."""
     changes: dict[str, Any] = {}
     for edit in edits or ():
         name, equals, value = edit.partition("=")
@@ -114,3 +116,11 @@ def open_ledger(
     elif "://" not in address:
         address = str(Path(address).absolute())
     return Ledger(address, checkpoint_every, warn) if warn else Ledger(address, checkpoint_every)
+
+
+def print_address(console: "Console", purpose: str, uri: str, page: str | None = None) -> None:
+    """Print how to open MLflow, on the page of a sweep or table if it is given."""
+    from cgn_platform.tracking.links import PAGE, how_to_look
+
+    where = how_to_look(uri, page or PAGE)
+    console.print(f"{purpose}: {where}", soft_wrap=True, markup=False, highlight=False)

@@ -1,13 +1,13 @@
-"""Commands that train: train, sweep, table; and replay, which trains nothing."""
+"""Commands that run on Ray, sweep and table; and replay, which only reads."""
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgn.errors import ConfigError
 from cgn_platform.cli.app import app
 from cgn_platform.cli.options import (
     DEFAULT_STORE,
@@ -21,130 +21,47 @@ from cgn_platform.cli.options import (
     open_data,
     open_ledger,
     open_store,
+    print_address,
 )
 from cgn_platform.store.layout import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cgn.config import Config
     from cgn.data.pairs import Pairs, Split
-    from cgn.figures import Snapshots
-    from cgn.fit import Images
-    from cgn.results import CrossResult
+    from cgn_platform.report.facts import Facts
     from cgn_platform.run.site import Site
     from cgn_platform.search.controller import Listener
     from cgn_platform.search.records import TrialRecord
-    from cgn_platform.space import Space
+    from cgn_platform.space import Space, Table
 
 
-@app.command()
-def train(
-    data: Data,
-    store_path: StoreAt = DEFAULT_STORE,
-    edits: Edits = None,
-    ledger: LedgerAt = None,
-    checkpoint_every: CheckpointEvery = 5,
-    fold: Annotated[int | None, typer.Option(help="Train this fold only.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
-    figures: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Draw Fig. 4 to 6 for some test pairs of the first fold."),
-    ] = None,
-    measure: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="JSON", help="Measure the counterfactual features of the test pairs (Sec. IV-F)."
-        ),
-    ] = None,
-    track: Annotated[
-        bool,
-        typer.Option("--track", help="Log the run to MLflow, with figures and measurements as artifacts."),
-    ] = False,
-) -> None:
-    """Train one configuration in this process, without Ray, all folds in lockstep.
-
-    Prints a line for each epoch, then each fold at its best validation epoch. Finished folds are stored in
-    the
-    ledger: the same command reads them, and resumes folds that were interrupted.
-
-      cgn train --data runs/cache/phantom-... --set backbone=tiny --set epochs=10 --fold 0
-
-      cgn train --data runs/cache/mias-... --figures figures --measure distances.json --track
-    """
-    from cgn.config import Config
-    from cgn_platform.search.load import check_names
-
-    config = Config().edit(**edits_of(edits))
-    pairs, splits = open_data(data)
-    check_names(config)
-    if fold is not None and not 0 <= fold < len(splits):
-        raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
-    if measure:
-        from cgn.measure import check
-
-        check(config)
-    from cgn.fit import Images
-    from cgn.results import CrossResult
-    from cgn_platform.console.live import epoch_line, make_console
-    from cgn_platform.console.tables import fold_table
-    from cgn_platform.run.train import snapshots_of
-    from cgn_platform.run.train import train as train_folds
-
-    store, console = open_store(store_path), make_console()
-    asked = tuple(splits) if fold is None else (splits[fold],)
-    console.print(
-        f"{pairs.name}: {len(pairs)} pairs, {len(asked)} folds; configuration {config.fingerprint()}"
-    )
-    images = Images(pairs, device)
-    snapshots = snapshots_of(config, images, asked[0]) if figures else None
-    units = open_ledger(ledger, store, checkpoint_every, console.print)
-    running = train_folds(config, images, splits, asked, ledger=units, snapshots=snapshots)
-    reports = []
-    while True:
-        try:
-            report = next(running)
-        except StopIteration as end:
-            result: CrossResult = end.value
-            break
-        reports.append(report)
-        console.print(epoch_line(report, config.epochs), highlight=False, soft_wrap=True)
-    console.print(fold_table(result.folds))
-    written: list[Path] = []
-    if figures and snapshots:
-        written += _draw(snapshots, result, figures, console)
-    if measure:
-        written += _measure(config, images, result, measure, console)
-    if track:
-        from cgn_platform.tracking.runs import log_training
-
-        uri = log_training(config, pairs, splits, (reports, result, written), store, console.print)
-        _say_where(console, "to view in MLflow", uri)
-
-
-def _draw(snapshots: "Snapshots", result: "CrossResult", folder: Path, console: "Console") -> list[Path]:
-    """Fig. 4 to 6 of the first fold."""
-    from cgn.figures import save
-
-    written = []
-    for name, figure in snapshots.figures(result.folds[0]).items():
-        written.append(folder / f"{name}.png")
-        save(figure, written[-1])
-    console.print(f"figures in {folder}", highlight=False)
-    return written
-
-
-def _measure(
-    config: "Config", images: "Images", result: "CrossResult", path: Path, console: "Console"
-) -> list[Path]:
-    """The distances of Sec. IV-F."""
-    from cgn.measure import PUBLISHED, measure_folds, summary, write_rows
-    from cgn_platform.console.tables import measure_table
-
-    columns = measure_folds(config, images, result.folds)
-    write_rows(columns, path)
-    console.print(measure_table(summary(columns), PUBLISHED))
-    return [path]
+Name = Annotated[
+    str | None, typer.Option(help="Name of the study or table. Default: from file and data set.")
+]
+Trials = Annotated[int | None, typer.Option(min=1, help="Number of trials in all, finished ones included.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds of each row.")]
+Cpus = Annotated[float, typer.Option(help="CPUs for each trial of a sweep, or for each fold of a table.")]
+Gpus = Annotated[float, typer.Option(help="GPUs for each of these, or a fraction of one.")]
+Concurrent = Annotated[int | None, typer.Option(min=1, help="Most of these at once. Default: all that fit.")]
+FoldWorkers = Annotated[
+    int, typer.Option(min=0, help="Workers that share a trial's folds, each with --cpus and --gpus.")
+]
+AuditPruning = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Finish this share of the pruned trials, to measure how often pruning is wrong."
+    ),
+]
+Retune = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="TRIALS",
+        help="Tune learning_rate, alpha and beta for each row first, with this many trials each. "
+        "Default: all rows share the settings of the table's base.",
+    ),
+]
 
 
 @app.command()
@@ -152,30 +69,14 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of search_spaces/.")],
     data: Data,
     store_path: StoreAt = DEFAULT_STORE,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the study. Default: names of file and data set.")
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Number of trials in all, finished ones included.")
-    ] = None,
+    name: Name = None,
+    trials: Trials = None,
     edits: Edits = None,
-    cpus: Annotated[float, typer.Option(help="CPUs for each trial.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs for each trial, or a fraction of one.")] = 0,
-    fold_workers: Annotated[
-        int,
-        typer.Option(min=0, help="Workers that share a trial's folds, each with --cpus and --gpus."),
-    ] = 0,
-    concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Most trials at once. Default: all that fit.")
-    ] = None,
-    audit_pruning: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Finish this share of the pruned trials, to measure how often pruning is wrong.",
-        ),
-    ] = 0.0,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    fold_workers: FoldWorkers = 0,
+    concurrent: Concurrent = None,
+    audit_pruning: AuditPruning = 0.0,
     address: Address = None,
     ledger: LedgerAt = None,
     checkpoint_every: CheckpointEvery = 5,
@@ -226,6 +127,7 @@ def _sweep(
     audit: float = 0.0,
 ) -> "list[TrialRecord]":
     """Run a sweep, shown in the terminal, in MLflow and to Prometheus."""
+    console.rule(name, align="left")
     from cgn_platform.console.live import SweepConsole
     from cgn_platform.run.prometheus import SweepMetrics
     from cgn_platform.run.sweep import run_sweep
@@ -270,14 +172,7 @@ def _say_results(console: "Console", records: Any, store: Store, name: str) -> N
             highlight=False,
             markup=False,
         )
-    _say_where(console, "to compare in MLflow", default_uri(store), page_of(store, name))
-
-
-def _say_where(console: "Console", purpose: str, uri: str, page: str | None = None) -> None:
-    from cgn_platform.tracking.links import PAGE, how_to_look
-
-    where = how_to_look(uri, page or PAGE)
-    console.print(f"{purpose}: {where}", soft_wrap=True, markup=False, highlight=False)
+    print_address(console, "to compare in MLflow", default_uri(store), page_of(store, name))
 
 
 @app.command()
@@ -325,33 +220,22 @@ def table(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A table of search_spaces/.")],
     data: Data,
     store_path: StoreAt = DEFAULT_STORE,
-    name: Annotated[str | None, typer.Option(help="Default: names of file and data set.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of each row.")] = 1,
-    retune: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            metavar="TRIALS",
-            help="Tune learning_rate, alpha and beta for each row first, with this many trials each. "
-            "Default: all rows share the settings of the table's base.",
-        ),
-    ] = None,
+    name: Name = None,
+    seeds: Seeds = 1,
+    retune: Retune = None,
     edits: Edits = None,
-    cpus: Annotated[float, typer.Option(help="CPUs for each fold.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs for each fold, or a fraction of one.")] = 0,
-    concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Most folds at once. Default: all that fit.")
-    ] = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    concurrent: Concurrent = None,
     address: Address = None,
     ledger: LedgerAt = None,
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
     """Run every row of a table on the same folds and seeds, and print which differences are significant.
 
-    Each fold of each row is scheduled on its own, and folds in the ledger are not trained again: the same
-    command resumes an interrupted table, extends it by seeds, and shares rows with other tables. A table file
-    is Python
-    code that is executed: run only files that you trust.
+    Each fold is scheduled on its own, and folds in the ledger are not trained again: the same command resumes
+    an interrupted table and extends it by seeds. A table file is Python code that is executed: run only files
+    that you trust.
 
       cgn table search_spaces/table_3.py --data runs/cache/mias-all-... --seeds 3
 
@@ -361,17 +245,15 @@ def table(
     """
     from cgn_platform.cluster.connect import connect
     from cgn_platform.cluster.resources import Resources
-    from cgn_platform.console.live import TableScreen, make_console
+    from cgn_platform.console.live import make_console
     from cgn_platform.console.tables import table_of
-    from cgn_platform.report.facts import declare, write_facts
     from cgn_platform.search.load import check_names, load_table
     from cgn_platform.tracking.links import page_of
     from cgn_platform.tracking.mlflow_client import default_uri
     from cgn_platform.tracking.tables import track_table
 
-    resources = Resources(cpus, gpus)
+    resources, store = Resources(cpus, gpus), open_store(store_path)
     declared = load_table(file).edit(**edits_of(edits))
-    store = open_store(store_path)
     pairs, splits = open_data(data)
     for row in declared.rows:
         check_names(declared.config(row))
@@ -379,25 +261,41 @@ def table(
     name = name or f"{file.stem}-{pairs.name}{'-retuned' if retune else ''}"
     units = open_ledger(ledger, store, checkpoint_every)
     with connect(address) as cluster:
-        from cgn_platform.report.table_facts import table_facts
         from cgn_platform.run.retune import retune as tune_rows
         from cgn_platform.run.site import Site
-        from cgn_platform.run.table import run_table
 
         site = Site(store, units, cluster, resources, concurrent)
         if retune:
-
-            def search(study: str, space: "Space") -> "list[TrialRecord]":
-                console.rule(study, align="left")
-                return _sweep(space, pairs, splits, study, site, console)
-
-            declared = tune_rows(declared, name, retune, search)
-        declare(store, name, declared, pairs, splits)
-        with TableScreen(console) as screen:
-            run = run_table(declared, pairs, splits, seeds=seeds, site=site, screen=screen)
-    facts = table_facts(declared, pairs, splits, name=name, run=run, site=site)
-    write_facts(store, facts)
+            declared = tune_rows(
+                declared,
+                name,
+                retune,
+                lambda study, space: _sweep(space, pairs, splits, study, site, console),
+            )
+        facts = _table(declared, pairs, splits, name, seeds, site, console)
     console.print(table_of(facts))
-    uri = default_uri(store)
-    track_table(facts, store=store, uri=uri, say=lambda line: console.print(line, style="yellow"))
-    _say_where(console, "to compare in MLflow", uri, page_of(store, name))
+    track_table(facts, store=store, uri=default_uri(store), say=partial(console.print, style="yellow"))
+    print_address(console, "to compare in MLflow", default_uri(store), page_of(store, name))
+
+
+def _table(
+    table: "Table",
+    pairs: "Pairs",
+    splits: "Sequence[Split]",
+    name: str,
+    seeds: int,
+    site: "Site",
+    console: "Console",
+) -> "Facts":
+    """Run a table, and write its facts."""
+    from cgn_platform.console.live import TableScreen
+    from cgn_platform.report.facts import declare, write_facts
+    from cgn_platform.report.table_facts import table_facts
+    from cgn_platform.run.table import run_table
+
+    declare(site.store, name, table, pairs, splits)
+    with TableScreen(console) as screen:
+        run = run_table(table, pairs, splits, seeds=seeds, site=site, screen=screen)
+    facts = table_facts(table, pairs, splits, name=name, run=run, site=site)
+    write_facts(site.store, facts)
+    return facts

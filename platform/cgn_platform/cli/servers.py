@@ -11,6 +11,7 @@ from cgn_platform.cli.options import (
     StoreAt,
     open_store,
 )
+from cgn_platform.servers import ports
 
 if TYPE_CHECKING:
     pass
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 @app.command()
 def up(
     store_path: StoreAt = DEFAULT_STORE,
-    ray_port: Annotated[int, typer.Option(help="Port of Ray's jobs and dashboard.")] = 8265,
-    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.")] = 5000,
+    ray_port: Annotated[int, typer.Option(help="Port of Ray's jobs and dashboard.")] = ports.RAY,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.")] = ports.MLFLOW,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray counts. Default: all.")] = None,
     num_gpus: Annotated[
         int | None, typer.Option(min=0, help="GPUs that Ray counts, existing or not. Default: all.")
@@ -28,7 +29,7 @@ def up(
     ui: Annotated[
         bool, typer.Option("--ui", help="Also start Optuna's dashboard: running studies, read-only.")
     ] = False,
-    ui_port: Annotated[int, typer.Option(help="Port of Optuna's dashboard.")] = 8080,
+    ui_port: Annotated[int, typer.Option(help="Port of Optuna's dashboard.")] = ports.OPTUNA,
 ) -> None:
     """Start a Ray head and an MLflow server on this machine's loopback address, for submitted jobs.
 

@@ -1,6 +1,7 @@
-"""Live progress of sweeps, tables and trainings."""
+"""Live progress of sweeps, tables and trainings: a live table on a terminal, one line for each event
+elsewhere.
+"""
 
-import statistics
 import threading
 from collections.abc import Sequence
 from typing import Self
@@ -17,14 +18,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cgn.results import CrossReport
+from cgn.results import CrossReport, mean_losses
 from cgn_platform.console.tables import format_params
-from cgn_platform.search.records import ENDED, EpochUpdate, StudyInfo, TrialRecord, TrialSpec
-from cgn_platform.search.summary import ranking_value
+from cgn_platform.search.records import ENDED, EpochUpdate, StudyInfo, TrialRecord, TrialSpec, best_of
 
 
 class SweepConsole:
-    """A `Listener` that prints. As a context manager it keeps a live table on a terminal."""
+    """A `Listener` that prints: running trials, the number of finished ones, the best so far."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -35,7 +35,9 @@ class SweepConsole:
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         self._bar = self._progress.add_task("trials", total=None)
-        self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=2, transient=True)
+        self._live = Live(
+            console=console, get_renderable=self._live_table, refresh_per_second=2, transient=True
+        )
 
     def begin(self, study: StudyInfo) -> None:
         """Say what the study holds already, and show the live table on a terminal."""
@@ -55,19 +57,19 @@ class SweepConsole:
             self._live.stop()
 
     def started(self, trial: TrialSpec) -> None:
-        """A trial was asked for."""
+        """A trial starts."""
         with self._lock:
             self._running[trial.number] = (trial, None)
         self._line(trial.number, "started", format_params(trial.params))
 
-    def epoch(self, number: int, step: EpochUpdate) -> None:
+    def epoch(self, number: int, update: EpochUpdate) -> None:
         """Shown in the live table only."""
         with self._lock:
-            self._running[number] = (self._running[number][0], step)
+            self._running[number] = (self._running[number][0], update)
 
     def lost(self, number: int, cause: str) -> None:
-        """A trial's worker was lost; it is tried again."""
-        self._line(number, "lost", f"{cause}; it is tried again")
+        """A trial's worker was lost; the trial is retried."""
+        self._line(number, "lost", f"{cause}; the trial is retried")
 
     def ended(self, record: TrialRecord) -> None:
         """A trial is complete, pruned or failed."""
@@ -75,54 +77,48 @@ class SweepConsole:
             self._running.pop(record.number, None)
             self._ended.append(record)
         self._progress.update(self._bar, completed=len(self._ended))
-        told = str(record.facts.get("reason", ""))
-        if record.value is not None:
-            best = max(self._ended, key=ranking_value)
-            crown = (
-                "the best so far"
-                if best is record
-                else f"best: trial {best.number}, {ranking_value(best):.3f}"
-            )
-            told = f"mean validation AUC {record.value:.3f} in {record.facts['seconds']:.0f} s ({crown})"
-        self._line(record.number, record.state, told)
+        text = str(record.facts.get("reason", ""))
+        best = best_of(self._ended)
+        if record.value is not None and best is not None:
+            rank = "the best so far" if best is record else f"best: trial {best.number}, {best.value:.3f}"
+            text = f"mean validation AUC {record.value:.3f} in {record.facts['seconds']:.0f} s ({rank})"
+        self._line(record.number, record.state, text)
 
-    def _line(self, number: int, event: str, told: str) -> None:
-        self._console.print(f"trial {number:<3} {event:<9} {told}", highlight=False, markup=False)
+    def _line(self, number: int, event: str, text: str) -> None:
+        self._console.print(f"trial {number:<3} {event:<9} {text}", highlight=False, markup=False)
 
-    def _picture(self) -> RenderableType:
+    def _live_table(self) -> RenderableType:
         with self._lock:
             running, ended = dict(self._running), list(self._ended)
         table = Table("trial", "epoch", "mean validation AUC", "parameters", box=None)
-        for number, (trial, step) in running.items():
-            at = "waiting" if step is None else f"{step.epoch + 1} of {trial.config.epochs}"
-            auc = "" if step is None else f"{step.val_auc:.3f}"
-            table.add_row(str(number), at, auc, format_params(trial.params))
-        states = ", ".join(
-            f"{sum(record.state == state for record in ended)} {state}"
-            for state in ("complete", "pruned", "failed")
-        )
-        best = max(ended, key=ranking_value, default=None)
-        told = "" if best is None or best.value is None else f"; best: trial {best.number}, {best.value:.3f}"
-        return Group(table, f"{states}{told}", self._progress)
+        for number, (trial, update) in running.items():
+            epoch = "waiting" if update is None else f"{update.epoch + 1} of {trial.config.epochs}"
+            auc = "" if update is None else f"{update.val_auc:.3f}"
+            table.add_row(str(number), epoch, auc, format_params(trial.params))
+        states = ", ".join(f"{sum(record.state == state for record in ended)} {state}" for state in ENDED)
+        best = best_of(ended)
+        leader = "" if best is None else f"; best: trial {best.number}, {best.value:.3f}"
+        return Group(table, f"{states}{leader}", self._progress)
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that does not squeeze tables into 80 columns where there is no terminal."""
+    """A console; without a terminal it is 140 columns wide, so that tables are not squeezed into 80."""
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=140)
 
 
 def epoch_line(report: CrossReport, epochs: int) -> str:
-    """One line of `cgn train`."""
-    losses = {name for fold in report.folds for name in fold.losses}
-    means = {name: statistics.fmean(fold.losses[name] for fold in report.folds) for name in sorted(losses)}
-    told = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+    """The line that `cgn train` prints for an epoch: mean over folds of validation AUC and losses."""
+    losses = mean_losses([fold.losses for fold in report.folds])
+    listed = "  ".join(f"{name} {losses[name]:.3f}" for name in sorted(losses))
     seconds = sum(fold.seconds for fold in report.folds)
-    return f"epoch {report.epoch + 1:>3} of {epochs}  val AUC {report.val_auc:.3f}  {told}  {seconds:.1f} s"
+    return f"epoch {report.epoch + 1:>3} of {epochs}  val AUC {report.val_auc:.3f}  {listed}  {seconds:.1f} s"
 
 
 class TableScreen:
-    """Epochs as a bar on a terminal, a line a finished unit elsewhere; a `cgn_platform.run.table.Screen`."""
+    """A `run.table.Screen` that prints: epochs as a progress bar on a terminal, a line for each finished
+    unit.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -147,17 +143,17 @@ class TableScreen:
         self._bars.stop()
 
     def begin(self, units: int, epochs: int) -> None:
-        """So many are to be trained."""
+        """This many units and epochs are missing."""
         self._units = units
         self._bars.update(self._bar, total=epochs)
         self._console.print(f"{units} units to train, {epochs} epochs", highlight=False)
 
     def epoch(self) -> None:
-        """One more epoch of some unit."""
+        """An epoch of some unit is finished."""
         self._bars.advance(self._bar)
 
-    def ended(self, unit: str, told: str) -> None:
-        """A unit is finished, or why it is not."""
+    def ended(self, unit: str, failure: str) -> None:
+        """A unit is finished, or failed for this reason."""
         self._done += 1
-        line = f"unit {self._done} of {self._units}: {unit} {told or 'finished'}"
+        line = f"unit {self._done} of {self._units}: {unit} {failure or 'finished'}"
         self._console.print(line, highlight=False, markup=False)

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from cgn_platform.search.records import ENDED
 from cgn_platform.search.summary import ranking_value
 
 if TYPE_CHECKING:
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
     from cgn_platform.store.ledger import Unit
 
 
-UNRANKED = {"pruned": 1, "failed": 2, "orphan": 3}  # below those that are complete
+UNRANKED = {"pruned": 1, "failed": 2, "orphan": 3}  # below the complete trials
 
 
 def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
-    """Trials by mean validation AUC; the test figures stand beside it and rank nothing."""
+    """Trials ranked by mean validation AUC; test figures are shown beside it and rank nothing."""
     table = Table(title="Leader board, by mean validation AUC", title_justify="left", box=SIMPLE_HEAD)
     table.padding, table.pad_edge = (0, 1, 0, 0), False  # 80 columns hold it
     for name in ("rank", "trial", "val AUC", "test AUC ± sd*", "loc. error*", "epochs"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("parameters", overflow="fold")
-    ended = [record for record in records if record.state in ("complete", "pruned", "failed")]
+    ended = [record for record in records if record.state in ENDED]
     ended.sort(key=lambda record: (UNRANKED.get(record.state, 0), -ranking_value(record), record.number))
     for rank, record in enumerate(ended[:rows], 1):
         complete = record.state == "complete"
@@ -46,15 +47,15 @@ def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
             epochs,
             format_params(record.params),
         )
-    table.caption = "trial 0 is the default; * on the test pairs, mean over folds: shown, never chosen by"
+    table.caption = "trial 0 is the default; * on the test pairs, mean over folds, never used to choose"
     if len(ended) > rows:
-        table.caption += f"; {len(ended) - rows} more trials are in the study and in MLflow"
+        table.caption += f"; {len(ended) - rows} more trials are in MLflow"
     table.caption_justify = "left"
     return table
 
 
 def replay_table(outcomes: "Sequence[Outcome]") -> Table:
-    """`cgn replay`: what each rule saves and costs, means over orders."""
+    """`cgn replay`: what each rule saves and costs, as means over orders."""
     table = Table(title="Rules replayed over complete trials", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("study")
     table.add_column("rule", no_wrap=True)
@@ -80,14 +81,14 @@ def replay_table(outcomes: "Sequence[Outcome]") -> Table:
     )
     table.caption = (
         f"{missing}means over {outcomes[0].orders} orders, the recorded one first; regret: validation AUC of "
-        "the best trial less that of the winner left; wrong: stopped trials that would have won"
+        "the best trial minus that of the remaining winner; wrong: stopped trials that would have won"
     )
     table.caption_justify = "left"
     return table
 
 
 def fold_table(folds: "Sequence[FoldResult]") -> Table:
-    """The last words of `cgn train`: a row a fold, and their means."""
+    """The result of `cgn train`: a row for each fold, and the means."""
     table = Table(
         "fold", "best epoch", "val AUC", "test AUC", "localisation error", "of any class", "seconds"
     )
@@ -104,7 +105,7 @@ def fold_table(folds: "Sequence[FoldResult]") -> Table:
 
 
 def table_of(facts: Mapping[str, Any]) -> Table:
-    """`cgn table`: rows as printed, published figures, and what was measured here beside them."""
+    """`cgn table`: the rows of the printed table, published figures, and measured ones beside them."""
     data = facts["data"]
     title = f"{facts['title']} on {data['name']}: {data['pairs']} pairs, {data['folds']} folds"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
@@ -123,13 +124,13 @@ def table_of(facts: Mapping[str, Any]) -> Table:
         published = [_figure(row["published"].get(setting)) for setting in settings]
         seconds = row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0)
         table.add_row(*row["cells"], *published, *_measured(row), f"{seconds * share:.0f}")
-    told = [f"({', '.join(settings)}): as published, on other data"] if settings else []
-    told.append("AUC: mean over folds and seeds, 95 % interval over patients")
+    notes = [f"({', '.join(settings)}): as published, on other data"] if settings else []
+    notes.append("AUC: mean over folds and seeds, 95 % interval over patients")
     if facts["run"]["mode"] == "retuned":
-        told.append(f"each row as its own search of {facts['rows'][0]['tuned']['trials']} trials chose it")
+        notes.append(f"each row was tuned by a search of {facts['rows'][0]['tuned']['trials']} trials")
     if facts["detectable"] is not None:
-        told.append(f"below {facts['detectable']:.3f} differences may vanish in trainings on other patients")
-    table.caption, table.caption_justify = "; ".join(told), "left"
+        notes.append(f"minimum detectable difference under retraining: {facts['detectable']:.3f}")
+    table.caption, table.caption_justify = "; ".join(notes), "left"
     return table
 
 
@@ -138,15 +139,15 @@ def _last_is_baseline(facts: Mapping[str, Any]) -> bool:
 
 
 def _measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    """AUC, difference and words of a row."""
+    """AUC, difference from the baseline, and verdict of a row."""
     if not row["complete"]:
         return ("INCOMPLETE", "", str(row["why"]))
     if "auc" not in row:
         aucs = [auc for seed in row["fold_auc"] for auc in seed]
         return (_figure(statistics.fmean(aucs)), "", "")
     difference = row["difference"]
-    gap = "" if difference is None else f"{difference['estimate']:+.3f} {_range(difference, '+')}"
-    return (f"{row['auc']['estimate']:.3f} {_range(row['auc'])}", gap, row["words"] or "")
+    shown = "" if difference is None else f"{difference['estimate']:+.3f} {_range(difference, '+')}"
+    return (f"{row['auc']['estimate']:.3f} {_range(row['auc'])}", shown, row["words"] or "")
 
 
 def _range(interval: Mapping[str, float], sign: str = "") -> str:
@@ -154,7 +155,7 @@ def _range(interval: Mapping[str, float], sign: str = "") -> str:
 
 
 def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table:
-    """`cgn units`: finished folds, then those with a checkpoint."""
+    """`cgn units`: finished folds, then interrupted ones with a checkpoint."""
     table = Table("unit", "method", "backbone", "bilateral", "fold", "seed", "epochs", box=SIMPLE_HEAD)
     for name in ("val AUC", "test AUC", "seconds"):
         table.add_column(name, justify="right")
@@ -168,7 +169,7 @@ def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table
     for name, epochs in unfinished.items():
         table.add_row(name, "", "", "", "", "", f"{epochs} so far", style="dim")
     reasons = Counter(reason for unit in units if (reason := unit.outdated))
-    table.caption = f"{len(units)} finished, {len(unfinished)} cut short" + "".join(
+    table.caption = f"{len(units)} finished, {len(unfinished)} interrupted" + "".join(
         f"\n{count} can be read but are not reused ({reason})" for reason, count in reasons.most_common()
     )
     table.caption_justify = "left"
@@ -176,7 +177,7 @@ def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table
 
 
 def models_table(versions: "Sequence[Version]") -> Table:
-    """`cgn models`: registered versions, the newest first."""
+    """`cgn models`: registered versions, newest first."""
     table = Table("version", "aliases", "of", "row", "AUC", "when", "by", box=SIMPLE_HEAD)
     for version in versions:
         shown = (version.tags.get(f"cgn.{name}", "-") for name in ("name", "row", "auc", "when", "by"))
@@ -190,12 +191,12 @@ def models_table(versions: "Sequence[Version]") -> Table:
 
 
 def unit_facts(unit: "Unit") -> dict[str, object]:
-    """A unit as `cgn units ID` shows it: all but its hashes."""
+    """A unit as `cgn units ID` prints it: everything except its hashes."""
     return {name: value for name, value in unit.facts.items() if name not in ("files", "format")}
 
 
 def bilateral_table(tests: "Mapping[str, BilateralTest]") -> Table:
-    """Eq. 15, a row a way to see: are the sides of unhealthy pairs further apart?"""
+    """Eq. 15, a row for each kind of features: do the sides of unhealthy pairs differ more?"""
     table = Table("features", "healthy", "unhealthy", "mean healthy", "mean unhealthy", "t", "p", "AUC")
     table.caption = "Frechet distances between the sides; p: Welch's t-test, one-sided (the paper: 0.014)"
     table.caption_justify = "left"
@@ -207,11 +208,11 @@ def bilateral_table(tests: "Mapping[str, BilateralTest]") -> Table:
 
 
 def measure_table(means: Mapping[str, float], published: Mapping[str, float]) -> Table:
-    """Sec. IV-F, means over the test pairs, the published ones beside them."""
+    """Sec. IV-F, means over the test pairs, beside the published ones."""
     table = Table("Sec. IV-F", "mean", "published")
     for name, mean in means.items():
-        told = f"{published[name]:.2f}" if name in published else ""
-        table.add_row(name.replace("_", " "), "-" if math.isnan(mean) else f"{mean:.3f}", told)
+        printed = f"{published[name]:.2f}" if name in published else ""
+        table.add_row(name.replace("_", " "), "-" if math.isnan(mean) else f"{mean:.3f}", printed)
     return table
 
 
@@ -226,6 +227,7 @@ def _figure(value: float | None) -> str:
 
 
 def format_params(params: "Mapping[str, Scalar]") -> str:
+    """Names and values of searched dimensions, in one line."""
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in params.items()

@@ -1,7 +1,9 @@
-"""What is here, what answers, and what is unsafe: read only, and no secret in what it tells."""
+"""Checks of an installation: what is missing, what does not answer, what is unsafe.
+
+Nothing is written, started or ended, and no secret is printed.
+"""
 
 import contextlib
-import ipaddress
 import os
 import platform
 import re
@@ -19,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cgn.data import pseudonym
-from cgn.errors import CGNError, PlatformError
+from cgn.errors import CGNError, PlatformError, one_line
 from cgn.places import Place
 from cgn.provenance import code_fingerprint
 from cgn_platform.cluster import connect, preflight
 from cgn_platform.search import study_lock
-from cgn_platform.servers import http, up
+from cgn_platform.servers.http import is_loopback, status
+from cgn_platform.servers.state import read_state
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking import mlflow_client
@@ -49,23 +52,30 @@ DECODERS = ("RLELossless", "JPEGLosslessSV1", "JPEGLSLossless", "JPEG2000Lossles
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and what to do about it where it is not fine."""
+    """The result of one check.
+
+    Attributes:
+        topic: what was checked.
+        state: whether it is fine.
+        message: what was found.
+        remedy: what to do, if it is not fine.
+    """
 
     topic: str
     state: State
-    told: str
+    message: str
     remedy: str = ""
 
 
 def examine(store: Store, address: str | None = None) -> list[Finding]:
-    """Look at everything; nothing is written, started or ended.
+    """Run every check.
 
     Args:
-        store: of `cgn up`, studies and units.
-        address: of a Ray, too: `host:port` of drivers or `http://host:port` of jobs.
+        store: of servers, studies and units.
+        address: of a Ray to check as well: `host:port` for drivers or `http://host:port` for jobs.
     """
     store = Store(store.root.absolute())
-    looks = (
+    checks = (
         _versions(),
         _decoders(),
         _cuda(),
@@ -78,31 +88,31 @@ def examine(store: Store, address: str | None = None) -> list[Finding]:
         _databases(store),
         _ledger(store),
     )
-    return [finding for look in looks for finding in look]
+    return [finding for check in checks for finding in check]
 
 
 def worst(findings: Sequence[Finding]) -> State:
-    """`ok`, `warning` or `unsafe`: the exit code of `cgn doctor` is 0, 1 or 2."""
+    """The worst state, which decides the exit code of `cgn doctor` (`EXIT`)."""
     return max((finding.state for finding in findings), key=EXIT.__getitem__, default="ok")
 
 
 def as_table(findings: Sequence[Finding]) -> Table:
-    """For people."""
+    """The findings for a terminal."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
-        told = f"{finding.told}\n-> {finding.remedy}" if finding.remedy else finding.told
-        table.add_row(finding.topic, Text(finding.state, STYLE[finding.state]), Text(told))
+        text = f"{finding.message}\n-> {finding.remedy}" if finding.remedy else finding.message
+        table.add_row(finding.topic, Text(finding.state, STYLE[finding.state]), Text(text))
     return table
 
 
 def _versions() -> Iterator[Finding]:
-    told, missing = [f"python {platform.python_version()}"], []
+    versions, missing = [f"python {platform.python_version()}"], []
     for name in PACKAGES:
         try:
-            told.append(f"{name} {metadata.version(name)}")
+            versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
-    yield Finding("versions", "ok", f"{', '.join(told)}; code of cgn {code_fingerprint()}")
+    yield Finding("versions", "ok", f"{', '.join(versions)}; code of cgn {code_fingerprint()}")
     if missing:
         yield Finding("versions", "warning", f"not installed: {', '.join(missing)}", "run 'make setup'")
 
@@ -111,29 +121,29 @@ def _decoders() -> Iterator[Finding]:
     import pydicom.uid
     from pydicom.pixels import get_decoder
 
-    there = {name: get_decoder(getattr(pydicom.uid, name)).available_plugins for name in DECODERS}
-    told = ", ".join(f"{name} ({' '.join(plugins) or 'none'})" for name, plugins in there.items())
-    yield Finding("decoders", "ok", told)
-    if lacking := [name for name, plugins in there.items() if not plugins]:
-        told = f"films compressed with {', '.join(lacking)} cannot be read"
-        yield Finding("decoders", "warning", told, "run 'make setup'")
+    plugins = {name: get_decoder(getattr(pydicom.uid, name)).available_plugins for name in DECODERS}
+    listed = ", ".join(f"{name} ({' '.join(names) or 'none'})" for name, names in plugins.items())
+    yield Finding("decoders", "ok", listed)
+    if missing := [name for name, names in plugins.items() if not names]:
+        message = f"films compressed with {', '.join(missing)} cannot be read"
+        yield Finding("decoders", "warning", message, "run 'make setup'")
 
 
 def _cuda() -> Iterator[Finding]:
     import torch
 
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    told = [f"cuda:{i} {device.name}, {_size(device.total_memory)}" for i, device in enumerate(devices)]
-    yield Finding("GPUs", "ok", "; ".join(told) or "none: everything runs on CPUs")
+    listed = [f"cuda:{i} {device.name}, {_size(device.total_memory)}" for i, device in enumerate(devices)]
+    yield Finding("GPUs", "ok", "; ".join(listed) or "none: everything runs on CPUs")
 
 
 def _disk(store: Store) -> Iterator[Finding]:
     free = preflight.free_bytes(store.root)
-    told = f"{_size(free)} free at {store}"
+    message = f"{_size(free)} free at {store}"
     if free < FEW_BYTES:
-        yield Finding("disk", "warning", told, "make room, or give another --store")
+        yield Finding("disk", "warning", message, "free some space, or give another --store")
     else:
-        yield Finding("disk", "ok", told)
+        yield Finding("disk", "ok", message)
 
 
 def _modes(store: Store) -> Iterator[Finding]:
@@ -142,13 +152,13 @@ def _modes(store: Store) -> Iterator[Finding]:
         return
     mode = _mode(store.root)
     if mode & 0o022:
-        told = f"others than its owner may write to {store} ({mode:04o})"
-        yield Finding("files", "unsafe", told, f"run 'chmod 700 {store}'")
+        message = f"users other than its owner may write to {store} ({mode:04o})"
+        yield Finding("files", "unsafe", message, f"run 'chmod 700 {store}'")
     elif mode & 0o055:
-        told = f"others than its owner may read {store} ({mode:04o})"
-        yield Finding("files", "warning", told, f"run 'chmod 700 {store}' where they should not")
+        message = f"users other than its owner may read {store} ({mode:04o})"
+        yield Finding("files", "warning", message, f"run 'chmod 700 {store}' if they should not")
     else:
-        yield Finding("files", "ok", f"{store} is for its owner only")
+        yield Finding("files", "ok", f"only its owner may use {store}")
     for path in (store.ray_token, store.servers):
         if path.exists():
             yield _private("files", path)
@@ -161,47 +171,48 @@ def _key() -> Iterator[Finding]:
         yield _private("pseudonym key", path)
     else:
         yield Finding(
-            "pseudonym key", "ok", f"none at {path} yet: the first data set that needs it writes it"
+            "pseudonym key", "ok", f"none at {path} yet: the first data set that needs one creates it"
         )
 
 
 def _private(topic: str, path: Path) -> Finding:
     mode = _mode(path)
     if mode & 0o077:
-        told = f"others than its owner may use {path} ({mode:04o})"
-        return Finding(topic, "unsafe", told, f"run 'chmod 600 {path}', and renew what it holds")
-    return Finding(topic, "ok", f"{path} is for its owner only")
+        message = f"users other than its owner may use {path} ({mode:04o})"
+        return Finding(topic, "unsafe", message, f"run 'chmod 600 {path}', and replace the secret in it")
+    return Finding(topic, "ok", f"only its owner may use {path}")
 
 
 def _servers(store: Store) -> Iterator[Finding]:
     try:
-        there = up.read_up(store)
+        state = read_state(store)
     except PlatformError as error:
-        yield Finding("cgn up", "warning", *_parted(error))
+        yield Finding("cgn up", "warning", error.message, error.remedy)
         return
-    if there is None:
-        yield Finding("cgn up", "ok", f"nothing is up in {store}")
-    elif not there.alive():
-        told = "a server that was started here has ended"
-        yield Finding("cgn up", "warning", told, f"run 'cgn down --store {store}'")
-    elif silent := there.silent():
-        told = f"{' and '.join(silent)} does not answer"
-        yield Finding("cgn up", "warning", told, "look into its log in the store, or 'cgn down' and 'cgn up'")
+    if state is None:
+        yield Finding("cgn up", "ok", f"no servers are running for {store}")
+    elif not state.alive():
+        message = "a server that 'cgn up' started has ended"
+        yield Finding("cgn up", "warning", message, f"run 'cgn down --store {store}'")
+    elif silent := state.silent():
+        message = f"{' and '.join(silent)} does not answer"
+        yield Finding("cgn up", "warning", message, "read its log, or run 'cgn down' and 'cgn up'")
     else:
-        more = f", and Optuna's dashboard at {there.ui}" if there.ui else ""
-        yield Finding("cgn up", "ok", f"Ray at {there.jobs} and MLflow at {there.mlflow} answer{more}")
-        yield _asks_for_a_token(there.jobs)
+        dashboard = f", and Optuna's dashboard at {state.ui}" if state.ui else ""
+        yield Finding("cgn up", "ok", f"Ray at {state.jobs} and MLflow at {state.mlflow} answer{dashboard}")
+        yield _requires_token(state.jobs)
 
 
-def _asks_for_a_token(jobs: str) -> Finding:
-    answer = http.status(f"{jobs}/api/jobs/")
+def _requires_token(jobs: str) -> Finding:
+    answer = status(f"{jobs}/api/jobs/")
     if answer in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Finding("jobs", "ok", f"{jobs} asks for a token")
+        return Finding("jobs", "ok", f"{jobs} requires a token")
     if answer is None:
         return Finding("jobs", "warning", f"nothing answers at {jobs}", "start a Ray, or correct --address")
     if answer == HTTPStatus.OK:
-        told = f"{jobs} runs anybody's code: it asks for no token"
-        return Finding("jobs", "unsafe", told, "end it, and start one with 'cgn up' or RAY_AUTH_MODE=token")
+        message = f"{jobs} runs the code of every caller: it requires no token"
+        remedy = "end it, and start one with 'cgn up' or RAY_AUTH_MODE=token"
+        return Finding("jobs", "unsafe", message, remedy)
     return Finding("jobs", "warning", f"{jobs} answers {answer}", "is it Ray's job interface?")
 
 
@@ -209,48 +220,51 @@ def _address(address: str | None) -> Iterator[Finding]:
     if address is None:
         return
     if address.startswith("http"):
-        yield _asks_for_a_token(address.rstrip("/"))
+        yield _requires_token(address.rstrip("/"))
         host = urlsplit(address).hostname or ""
-        if address.startswith("http:") and not _loopback(host):
-            told = f"the token travels to {host} unencrypted"
-            yield Finding("jobs", "warning", told, "go through ssh -L, or a proxy with https")
+        if address.startswith("http:") and not is_loopback(host):
+            message = f"the token is sent to {host} unencrypted"
+            yield Finding("jobs", "warning", message, "use ssh -L, or a proxy with https")
         return
     try:
         connect.knock(address)
     except PlatformError as error:
-        yield Finding("address", "warning", *_parted(error))
+        yield Finding("address", "warning", error.message, error.remedy)
     else:
         yield Finding("address", "ok", f"{address} answers")
 
 
 def _listeners(store: Store) -> Iterator[Finding]:
-    """Of what `cgn up` started here, and of any Ray or MLflow of this machine that this user may see."""
+    """Open ports of the servers of `cgn up`, and of every Ray or MLflow of this machine that this user may
+    see.
+    """
     ours: set[int] = set()
-    with contextlib.suppress(PlatformError):  # a damaged up.json is told elsewhere
-        ours = {process.pid for process in there.tree()} if (there := up.read_up(store)) else set()
+    with contextlib.suppress(PlatformError):  # a damaged file is reported by another check
+        ours = {process.pid for process in state.tree()} if (state := read_state(store)) else set()
     try:
         sockets = psutil.net_connections("inet")
     except psutil.AccessDenied:
-        yield Finding("listeners", "warning", "this user may not see them", "run it as root")
+        yield Finding("listeners", "warning", "this user may not list open ports", "run it as root")
         return
-    beyond, kept, trusting = [], 0, set()
+    exposed, local, trusting = [], 0, set()
     for socket in sockets:
         if socket.status != psutil.CONN_LISTEN or socket.pid is None or not socket.laddr:
             continue
         kind = _kind(socket.pid) or ("a server of 'cgn up'" if socket.pid in ours else None)
         if kind == "MLflow" and _runs_jobs(socket.pid):
             trusting.add(f"{socket.laddr.ip}:{socket.laddr.port}")
-        if kind and _loopback(socket.laddr.ip):
-            kept += 1
+        if kind and is_loopback(socket.laddr.ip):
+            local += 1
         elif kind:
-            beyond.append(f"{kind} (process {socket.pid}) at {socket.laddr.ip}:{socket.laddr.port}")
-    if beyond:
-        told = f"reached from other machines: {'; '.join(sorted(beyond))}"
-        yield Finding("listeners", "unsafe", told, "end them, and start them with 'cgn up'")
+            exposed.append(f"{kind} (process {socket.pid}) at {socket.laddr.ip}:{socket.laddr.port}")
+    if exposed:
+        message = f"other machines can reach {'; '.join(sorted(exposed))}"
+        yield Finding("listeners", "unsafe", message, "end them, and start them with 'cgn up'")
     if trusting:
-        told = f"MLflow at {', '.join(sorted(trusting))} runs jobs for whoever asks"
-        yield Finding("listeners", "warning", told, "start it with MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false")
-    yield Finding("listeners", "ok", f"{kept} sockets of Ray, MLflow and dashboards on the loopback address")
+        message = f"MLflow at {', '.join(sorted(trusting))} runs jobs for every caller"
+        remedy = "start it with MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
+        yield Finding("listeners", "warning", message, remedy)
+    yield Finding("listeners", "ok", f"{local} ports of Ray, MLflow and dashboards on the loopback address")
 
 
 def _kind(pid: int) -> str | None:
@@ -269,12 +283,12 @@ def _kind(pid: int) -> str | None:
 
 
 def _runs_jobs(pid: int) -> bool:
-    """MLflow does unless its environment says no (CVE-2026-0545)."""
+    """Whether this MLflow runs jobs, which is its default (CVE-2026-0545)."""
     try:
-        told = psutil.Process(pid).environ().get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
+        enabled = psutil.Process(pid).environ().get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
     except psutil.Error:
         return False
-    return told.lower() not in ("false", "0")
+    return enabled.lower() not in ("false", "0")
 
 
 def _databases(store: Store) -> Iterator[Finding]:
@@ -283,11 +297,10 @@ def _databases(store: Store) -> Iterator[Finding]:
         study_lock.answers(url)
         yield Finding("study database", "ok", _answers(url))
     except CGNError as error:
-        yield Finding("study database", "warning", *_parted(error))
+        yield Finding("study database", "warning", error.message, error.remedy)
     uri = mlflow_client.default_uri(store)
     if uri.startswith("http"):
-        told = http.status(f"{uri.rstrip('/')}/health")
-        if told == HTTPStatus.OK:
+        if status(f"{uri.rstrip('/')}/health") == HTTPStatus.OK:
             yield Finding("MLflow", "ok", f"{databases.hidden(uri)} answers")
         else:
             remedy = "start it ('cgn up'), or correct MLFLOW_TRACKING_URI"
@@ -297,40 +310,26 @@ def _databases(store: Store) -> Iterator[Finding]:
         study_lock.answers(uri)
         yield Finding("MLflow", "ok", _answers(uri))
     except CGNError as error:
-        yield Finding("MLflow", "warning", *_parted(error))
+        yield Finding("MLflow", "warning", error.message, error.remedy)
 
 
 def _answers(url: str) -> str:
     path = databases.sqlite_path(url)
-    return f"{databases.hidden(url)} {'answers' if path is None or path.exists() else 'is not there yet'}"
+    return f"{databases.hidden(url)} {'answers' if path is None or path.exists() else 'does not exist yet'}"
 
 
 def _ledger(store: Store) -> Iterator[Finding]:
     where = os.environ.get("CGN_LEDGER") or str(store.units)
     try:
         place = Place(where)
-        told = f"{place.shown} {'answers' if place.exists() else 'is not there yet'}"
-        yield Finding("ledger", "ok", told)
+        condition = "answers" if place.exists() else "does not exist yet"
+        yield Finding("ledger", "ok", f"{place.shown} {condition}")
     except OSError as error:
-        told = " ".join(str(error).split())
-        yield Finding("ledger", "warning", told, "correct CGN_LEDGER, or mount it")
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.removeprefix("::ffff:")).is_loopback
-    except ValueError:
-        return False
+        yield Finding("ledger", "warning", one_line(error), "correct CGN_LEDGER, or mount it")
 
 
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-def _parted(error: CGNError) -> tuple[str, str]:
-    """What it tells, and what to do: behind the last colon."""
-    told, _, remedy = str(error).rpartition(": ")
-    return told, remedy
 
 
 def _size(n: float) -> str:

@@ -1,24 +1,36 @@
-"""Ask a server on HTTP whether it answers."""
+"""Ask a server over HTTP whether it answers."""
 
-import contextlib
-import http.client
-import urllib.parse
+import ipaddress
 from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import requests
+
+TIMEOUT_SECONDS = 5
+
+
+def get(url: str, headers: Mapping[str, str] | None = None) -> tuple[int, str] | None:
+    """Status and text of the answer to GET; None if nothing answers."""
+    with requests.Session() as session:
+        session.trust_env = not is_loopback(urlsplit(url).hostname or "")  # no proxy for this machine
+        try:
+            answer = session.get(
+                url, headers=dict(headers or {}), timeout=TIMEOUT_SECONDS, allow_redirects=False
+            )
+        except (requests.RequestException, ValueError):
+            return None
+        return answer.status_code, answer.text
 
 
 def status(url: str, headers: Mapping[str, str] | None = None) -> int | None:
-    """What a server answers to GET; None where nothing answers."""
-    answer = get(url, headers or {})
+    """Status of the answer to GET; None if nothing answers."""
+    answer = get(url, headers)
     return None if answer is None else answer[0]
 
 
-def get(url: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
-    parts = urllib.parse.urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine alone."""
     try:
-        with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=5)) as connection:
-            connection.request("GET", parts.path or "/", headers=dict(headers))
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode(errors="replace")
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
+        return host == "localhost" or ipaddress.ip_address(host.removeprefix("::ffff:")).is_loopback
+    except ValueError:
+        return False

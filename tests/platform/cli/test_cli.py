@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +17,7 @@ from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.errors import CacheError
 from cgn_platform import cli
-from cgn_platform.tracking.events import RunInfo
-from cgn_platform.tracking.writer import MLflowWriter
+from cgn_platform.tracking.mlflow_client import connect
 
 ROOT = Path(__file__).parents[3]
 SMOKE = str(ROOT / "search_spaces" / "smoke.py")
@@ -63,7 +61,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_comes_at_once_and_teaches(cgn: Cgn) -> None:
     path = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
-    begin = time.monotonic()
     told = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "cgn_platform.cli", "--help"],
         env={**os.environ, "PYTHONPATH": path},
@@ -71,7 +68,6 @@ def test_help_comes_at_once_and_teaches(cgn: Cgn) -> None:
         text=True,
         check=True,
     )
-    assert time.monotonic() - begin < 5  # 0.2 s where nothing else runs
     for heavy in ("torch", "ray", "mlflow", "optuna", "numpy", "pydantic"):
         assert f"| {heavy}\n" not in told.stderr
     assert "cgn cache phantom" in told.stdout
@@ -187,7 +183,7 @@ def test_a_job_asks_for_paths_that_outlive_its_folder(
 
 
 def test_down_where_nothing_is_up(cgn: Cgn, tmp_path: Path) -> None:
-    assert cgn("down", "--store", str(tmp_path)) == (0, f"nothing is up in {tmp_path}\n", "")
+    assert cgn("down", "--store", str(tmp_path)) == (0, f"no servers are running for {tmp_path}\n", "")
 
 
 def test_looking_draws_the_pairs_that_were_asked_for(cgn: Cgn, cache: Path, tmp_path: Path) -> None:
@@ -255,16 +251,16 @@ def test_units_are_listed_shown_and_verified(cgn: Cgn, cache: Path, tmp_path: Pa
     command = ("train", "--data", str(cache), *edits, *at)
     first = cgn(*command).out
     assert cgn(*command).out == first
-    assert "3 finished, 0 cut short" in cgn("units", *at).out
+    assert "3 finished, 0 interrupted" in cgn("units", *at).out
     unit = min((tmp_path / "units").iterdir())
     assert json.loads(cgn("units", unit.name[:8], *at).out)["id"] == unit.name
-    assert "3 of 3 units are whole" in cgn("units", "--verify", *at).out
+    assert "3 of 3 units are undamaged" in cgn("units", "--verify", *at).out
     (unit / "curve.parquet").write_bytes(b"PAR1")
     damaged = cgn("units", "--verify", *at)
     assert damaged.code == 2
     assert f"curve.parquet of unit {unit.name} is damaged" in damaged.err
     assert "is damaged" in cgn(*command).out
-    assert "3 of 3 units are whole" in cgn("units", "--verify", *at).out
+    assert "3 of 3 units are undamaged" in cgn("units", "--verify", *at).out
     assert "no unit begins with zz" in cgn("units", "zz", *at).err
 
 
@@ -276,9 +272,9 @@ def test_a_run_with_its_pictures_stands_in_mlflow_once(cgn: Cgn, cache: Path, tm
     for _ in range(2):
         told = cgn("train", "--data", str(cache), *edits, "--store", str(tmp_path), *extras)
         assert told.code == 0, told.err
-    assert "to look at in MLflow" in told.out
+    assert "to view in MLflow" in told.out
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    there = MLflowWriter(uri, RunInfo("phantom", "", ""), artifacts=tmp_path, on_refusal=print)._client
+    there = connect(uri)[1]
     runs = there.search_runs([there.get_experiment_by_name("phantom").experiment_id])
     assert sorted(run.info.status for run in runs) == ["FINISHED"] * 2
     (trial,) = (run for run in runs if "test_auc" in run.data.metrics)

@@ -8,19 +8,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from cgn_platform import cli
 from cgn_platform.cluster import processes
-from cgn_platform.servers import doctor, up
+from cgn_platform.servers import doctor
 from cgn_platform.servers.doctor import Finding
+from cgn_platform.servers.state import ServerState, write_state
+from cgn_platform.store.layout import Store
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+def clean(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
     for name in [name for name in os.environ if name.startswith(("CGN_", "RAY_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CGN_KEY_FILE", str(store.root / "keys" / "pseudonym.key"))
@@ -29,7 +30,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
 LISTEN = "import socket; s = socket.create_server(('{}', 0)); print(s.getsockname()[1], flush=True); input()"
 
 
-def look(store: Path, topic: str, address: str | None = None) -> list[Finding]:
+def look(store: Store, topic: str, address: str | None = None) -> list[Finding]:
     return [finding for finding in doctor.examine(store, address) if finding.topic == topic]
 
 
@@ -55,30 +56,30 @@ def open_jobs() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_store_that_is_not_there_yet_is_fine_and_stays_away(store: Path) -> None:
-    there = doctor.examine(store.root / "none")
+def test_a_store_that_is_not_there_yet_is_fine_and_stays_away(store: Store) -> None:
+    there = doctor.examine(Store(store.root / "none"))
     topics = {finding.topic for finding in there}
     assert {"versions", "decoders", "GPUs", "disk", "files", "pseudonym key", "cgn up", "ledger"} <= topics
     assert [finding for finding in there if finding.state != "ok" and finding.topic != "listeners"] == []
-    assert list(store.iterdir()) == []
+    assert list(store.root.iterdir()) == []
 
 
 @pytest.mark.parametrize(("mode", "state"), [(0o700, "ok"), (0o755, "warning"), (0o770, "unsafe")])
-def test_who_may_enter_the_store(store: Path, mode: int, state: str) -> None:
-    store.chmod(mode)
+def test_who_may_enter_the_store(store: Store, mode: int, state: str) -> None:
+    store.root.chmod(mode)
     assert states(look(store, "files")) == [state]
 
 
 @pytest.mark.parametrize("name", ["ray_token", "up.json"])
-def test_a_file_with_a_secret_that_others_may_read_is_unsafe(store: Path, name: str) -> None:
-    (store / name).write_text("secret-of-mine")
-    (store / name).chmod(0o640)
+def test_a_file_with_a_secret_that_others_may_read_is_unsafe(store: Store, name: str) -> None:
+    (store.root / name).write_text("secret-of-mine")
+    (store.root / name).chmod(0o640)
     found = look(store, "files")[-1]
-    assert (found.state, "0640" in found.told) == ("unsafe", True)
-    assert f"chmod 600 {store / name}" in found.remedy
+    assert (found.state, "0640" in found.message) == ("unsafe", True)
+    assert f"chmod 600 {store.root / name}" in found.remedy
 
 
-def test_the_pseudonym_key_is_looked_at_and_never_made(store: Path) -> None:
+def test_the_pseudonym_key_is_looked_at_and_never_made(store: Store) -> None:
     key = store.root / "keys" / "pseudonym.key"
     assert states(look(store, "pseudonym key")) == ["ok"]
     assert not key.exists()
@@ -93,20 +94,20 @@ def test_the_pseudonym_key_is_looked_at_and_never_made(store: Path) -> None:
     assert "kkk" not in repr(found)
 
 
-def test_jobs_without_a_token_are_unsafe_and_silence_is_told(store: Path, open_jobs: str) -> None:
+def test_jobs_without_a_token_are_unsafe_and_silence_is_told(store: Store, open_jobs: str) -> None:
     (found,) = look(store, "jobs", open_jobs)
-    assert (found.state, "anybody's code" in found.told) == ("unsafe", True)
-    port = processes._free_ports(1)[0]
+    assert (found.state, "every caller" in found.message) == ("unsafe", True)
+    port = processes.free_ports(1)[0]
     assert states(look(store, "jobs", f"http://127.0.0.1:{port}")) == ["warning"]
     (found,) = look(store, "address", f"127.0.0.1:{port}")
-    assert (found.state, "nothing answers" in found.told, bool(found.remedy)) == ("warning", True, True)
+    assert (found.state, "nothing answers" in found.message, bool(found.remedy)) == ("warning", True, True)
 
 
-def test_servers_that_ended_are_told_with_what_to_do(store: Path) -> None:
-    state = up.ServerState(
+def test_servers_that_ended_are_told_with_what_to_do(store: Store) -> None:
+    state = ServerState(
         "http://127.0.0.1:1", "", "http://127.0.0.1:1", str(store.root / "t"), "", [(2**22 + 1, 1.0)]
     )
-    up._write_up(store, state)
+    write_state(store, state)
     (found,) = look(store, "cgn up")
     assert (found.state, found.remedy) == ("warning", f"run 'cgn down --store {store}'")
     (store.root / "up.json").write_text("{")
@@ -116,23 +117,23 @@ def test_servers_that_ended_are_told_with_what_to_do(store: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("raylet", "Ray"), ("bin/optuna-dashboard", "Optuna's dashboard")]
 )
-def test_a_server_that_other_machines_reach_is_unsafe(store: Path, name: str, kind: str) -> None:
+def test_a_server_that_other_machines_reach_is_unsafe(store: Store, name: str, kind: str) -> None:
     """Stands in for one: a process of that name, listening everywhere, on a port that nobody knows."""
     (store.root / "bin").mkdir()
-    (store / name).symlink_to(sys.executable)
+    (store.root / name).symlink_to(sys.executable)
     with subprocess.Popen(
-        [store / name, "-c", LISTEN.format("")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [store.root / name, "-c", LISTEN.format("")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         found = look(store, "listeners")[0]
-        assert f"{kind} (process {process.pid}) at 0.0.0.0:{port}" in found.told
+        assert f"{kind} (process {process.pid}) at 0.0.0.0:{port}" in found.message
         assert found.state == "unsafe"
         process.kill()
 
 
 @pytest.mark.parametrize("switch", ["true", "false"])
-def test_an_mlflow_that_runs_jobs_is_told(store: Path, switch: str) -> None:
+def test_an_mlflow_that_runs_jobs_is_told(store: Store, switch: str) -> None:
     (store.root / "mlflow").symlink_to(sys.executable)
     with subprocess.Popen(
         ["mlflow", "-c", LISTEN.format("127.0.0.1")],
@@ -144,12 +145,12 @@ def test_an_mlflow_that_runs_jobs_is_told(store: Path, switch: str) -> None:
     ) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
-        told = [found.told for found in look(store, "listeners") if found.state == "warning"]
+        told = [found.message for found in look(store, "listeners") if found.state == "warning"]
         assert any(f"127.0.0.1:{port}" in line for line in told) == (switch == "true")
         process.kill()
 
 
-def test_databases_and_ledger_that_do_not_answer(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_and_ledger_that_do_not_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -165,10 +166,10 @@ def test_databases_and_ledger_that_do_not_answer(store: Path, monkeypatch: pytes
     assert "hush" not in repr(found)
 
 
-def test_a_full_disk_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cgn_platform.cluster.preflight.free_bytes", lambda _: 10**9)
     (found,) = look(store, "disk")
-    assert (found.state, found.told) == ("warning", f"1.0 GB free at {store}")
+    assert (found.state, found.message) == ("warning", f"1.0 GB free at {store}")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn_platform.cluster import processes
 from cgn_platform.servers import up
+from cgn_platform.servers.state import ServerState, read_state
+from cgn_platform.store.layout import Store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -36,7 +38,7 @@ class Servers(NamedTuple):
     mlflow_port: int
     ui_port: int
     told: str
-    up: up.ServerState
+    up: ServerState
 
 
 def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,17 +57,17 @@ def cgn(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     store = tmp_path_factory.mktemp("up") / "store"
-    ray_port, mlflow_port, ui_port = processes._free_ports(3)
+    ray_port, mlflow_port, ui_port = processes.free_ports(3)
     ports = ("--ray-port", str(ray_port), "--mlflow-port", str(mlflow_port))
     ports += ("--ui", "--ui-port", str(ui_port))
     try:
         told = cgn("up", "--store", str(store), "--num-gpus", "4", *ports)
         assert told.returncode == 0, told.stderr
-        state = up.read_up(store)
+        state = read_state(Store(store))
         assert state is not None
         yield Servers(store, ray_port, mlflow_port, ui_port, told.stdout, state)
     finally:
-        up.down(store)
+        up.down(Store(store))
 
 
 def sockets(process: psutil.Process) -> list[Any]:
@@ -78,9 +80,10 @@ def sockets(process: psutil.Process) -> list[Any]:
 # Each task waits until as many run as there are slots, and a moment more for one too many.
 OVERLAP = """
 import json, sys
-from cgn_platform import cluster
+from cgn_platform.cluster.connect import connect
+from cgn_platform.cluster.resources import Resources
 
-with cluster.connect(sys.argv[1]) as there:
+with connect(sys.argv[1]) as there:
     import ray
 
     @ray.remote
@@ -108,7 +111,7 @@ with cluster.connect(sys.argv[1]) as there:
 
     told = []
     for gpus in (1, 0.25):
-        slots = there.slots(cluster.Resources(0.1, gpus))
+        slots = there.slots(Resources(0.1, gpus))
         count = Count.options(num_cpus=0).remote()
         remote = ray.remote(num_cpus=0.1, num_gpus=gpus)(task)
         ray.get([remote.remote(count, slots) for _ in range(slots + 2)], timeout=150)
@@ -138,7 +141,7 @@ def test_what_is_printed_can_be_typed(servers: Servers) -> None:
     assert f"ray job submit --address {servers.up.jobs} --working-dir . -- cgn sweep" in servers.told
     assert f"http://127.0.0.1:{servers.ui_port}" in servers.told
     again = cgn("up", "--store", str(servers.store))
-    assert again.stdout.startswith("already up")
+    assert again.stdout.startswith("already running")
 
 
 def ask_ui(servers: Servers, method: str, path: str, body: Any = None) -> tuple[int, str]:
@@ -315,14 +318,14 @@ def test_down_ends_all_of_it_and_nothing_else(servers: Servers) -> None:
     for port in (servers.ray_port, servers.mlflow_port, servers.ui_port):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
-    assert cgn("down", "--store", str(servers.store)).stdout.startswith("nothing is up")
+    assert cgn("down", "--store", str(servers.store)).stdout.startswith("no servers are running")
 
 
 def test_after_a_kill_the_next_up_ends_what_was_left(servers: Servers) -> None:
     ports = ("--ray-port", str(servers.ray_port), "--mlflow-port", str(servers.mlflow_port))
     asked = ("up", "--store", str(servers.store), "--num-cpus", "1", *ports)
     assert cgn(*asked).returncode == 0
-    killed = up.read_up(servers.store)
+    killed = read_state(Store(servers.store))
     assert killed is not None
     everyone = killed.tree()
     for pid, _ in killed.processes:
@@ -332,9 +335,9 @@ def test_after_a_kill_the_next_up_ends_what_was_left(servers: Servers) -> None:
 
     again = cgn(*asked)
     assert again.returncode == 0, again.stderr
-    assert not again.stdout.startswith("already up")
+    assert not again.stdout.startswith("already running")
     later = cgn(*asked, "--ui", "--ui-port", str(servers.ui_port))
-    assert later.stdout.startswith("already up")
+    assert later.stdout.startswith("already running")
     assert ask_ui(servers, "GET", "/api/studies")[0] == http.HTTPStatus.OK
     assert [process for process in everyone if process.is_running()] == []
     assert not Path(killed.temporary).exists()

@@ -1,0 +1,5 @@
+"""Default ports of the servers of `cgn up`, on the loopback address."""
+
+RAY = 8265  # jobs and dashboard
+MLFLOW = 5000
+OPTUNA = 8080
