@@ -43,7 +43,7 @@ def make(slow: Path | None = None) -> Callable[..., Any]:
                     os.kill(os.getpid(), signal.SIGKILL)  # a fold that always crashes its process
                 elif wrong > 0.05:
                     raise OSError(5, "Input/output error")
-                if (epoch + 1) % memory.every == 0 and epoch + 1 < config.epochs:
+                if (epoch + 1) % memory.checkpoint_every == 0 and epoch + 1 < config.epochs:
                     memory.save(FoldState({}, {"reports": told}))
             losses = {"l_cls": 1 / (epoch + 1)}
             scores = hard + 8 * (value - 0.5) * pairs.label[split.val]  # better values, better scores

@@ -73,7 +73,7 @@ class Trainer:
     def __call__(self, memory: Any) -> FoldRun:
         state = memory.load()
         self.loaded.append(len(state.facts["reports"]) if state else 0)
-        return fit(self.config, self.pairs, self.split, memory=memory)
+        return fit(self.config, self.pairs, self.split, checkpoints=memory)
 
 
 @pytest.fixture

@@ -86,7 +86,9 @@ def train(config: Config, fold: int, pairs: Pairs, splits: tuple[Split, ...], le
     named = splits_fingerprint(pairs.pair_id, splits)
     identity = Identity.of(config, fold, splits=named, cache=pairs.fingerprint)
     last(
-        read_or_train(ledger, identity, pairs, lambda memory: fit(config, pairs, splits[fold], memory=memory))
+        read_or_train(
+            ledger, identity, pairs, lambda memory: fit(config, pairs, splits[fold], checkpoints=memory)
+        )
     )
     return ledger.open(identity.id)
 
@@ -162,7 +164,7 @@ def test_who_passes_is_champion_with_all_that_speaks_for_it(
     assert "\n\n\n" not in card
     with package.load(folder) as ensemble:
         assert ensemble.check() == 0
-        said = ensemble.judge(pairs).fold_p
+        said = ensemble.predict_prepared(pairs).fold_p
     for fold, name in enumerate(evidence["candidate"]["served"]):  # what is served is what was measured
         test = Ledger(units).open(name).result.predictions
         assert said[fold, test.index] == pytest.approx(test.p_malignant, abs=1e-6)

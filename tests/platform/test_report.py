@@ -118,7 +118,9 @@ def train(
     named = splits_fingerprint(pairs.pair_id, splits)
     identity = Identity.of(config, fold, splits=named, cache=pairs.fingerprint)
     last(
-        read_or_train(ledger, identity, pairs, lambda memory: fit(config, pairs, splits[fold], memory=memory))
+        read_or_train(
+            ledger, identity, pairs, lambda memory: fit(config, pairs, splits[fold], checkpoints=memory)
+        )
     )
     return ledger.open(identity.id)
 

@@ -18,6 +18,7 @@ from cgn_platform.cli.options import (
     edits_of,
     open_data,
 )
+from cgn_platform.store.layout import Store
 
 
 class _Datasets(typer.core.TyperGroup):
@@ -98,11 +99,11 @@ def look(
 
     Example: cgn look --data runs/cache/mias-all-... pairs.png
     """
-    from cgn.data.picture import contact_sheet
+    from cgn.data.contact_sheet import write_contact_sheet
 
     cached, _ = open_data(data)
     count = min(pairs, len(cached))
-    contact_sheet(cached, [i * len(cached) // count for i in range(count)], out)
+    write_contact_sheet(cached, [i * len(cached) // count for i in range(count)], out)
     typer.echo(f"{count} of {len(cached)} pairs in {out}")
 
 
@@ -126,7 +127,7 @@ def films(
     Prints the path of the manifest.
     """
     from cgn.data.datasets.phantom import Options
-    from cgn.data.drawn import write_films
+    from cgn.data.phantom_films import write_films
 
     typer.echo(write_films(folder, Options(pairs=pairs, seed=seed), size))
 
@@ -140,10 +141,10 @@ def whose(
 
     Example: cgn whose film-3f9a0c5d1e7b2846 --raw /data/inbreast
     """
-    from cgn.data.pseudonym import open_pseudonyms
-    from cgn.data.whose import files_of
+    from cgn.data.identity.pseudonym import open_pseudonyms
+    from cgn.data.identity.reidentify import find_files
 
-    paths = files_of(pseudonyms, raw, open_pseudonyms())
+    paths = find_files(pseudonyms, raw, open_pseudonyms())
     for pseudonym in pseudonyms:
         for path in paths[pseudonym]:
             typer.echo(f"{pseudonym}: {path}")
@@ -189,23 +190,28 @@ def _cache_command(dataset: str) -> Callable[..., None]:
     from rich.progress import Progress
 
     from cgn.data import datasets
+    from cgn.data.breast import Preprocessing
     from cgn.data.cache import CacheReport, write_cache
+    from cgn.data.folds import SplitPlan
     from cgn_platform.console.live import make_console
 
     options = datasets.load(dataset).Options
 
     def command(**values: Any) -> None:
         dataset_options = options.of({name: values.pop(name) for name in options.model_fields})
-        values["parts"] = _parts(values.pop("splits"))
-        values["store"] = values.pop("store_path")
+        preprocessing = Preprocessing(values["size"], values["background"])
+        splits = SplitPlan(values["folds"], _parts(values["splits"]), values["split_seed"])
         console = make_console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"preparing {dataset}", total=None)
             report: CacheReport = write_cache(
                 dataset,
                 dataset_options,
+                preprocessing,
+                splits,
+                out=values["out"],
+                caches=Store(values["store_path"]).caches,
                 progress=lambda done, n: bar.update(task, completed=done, total=n),
-                **values,
             )
         _print_report(report)
 
@@ -236,7 +242,7 @@ def _bilateral_command(dataset: str) -> Callable[..., None]:
         config = Config().edit(**edits_of(edits))
         trunk = measure.trunk(config.backbone, config.backbone_weights, config.seed)
         features = f"{config.backbone}, weights {config.backbone_weights}, seed {config.seed}"
-        tests, rejected = measure.prior(
+        tests, rejected = measure.symmetry_test(
             dataset, options.of(values), size, {"grey values": measure.grey_cells, features: trunk}
         )
         for pair in rejected:

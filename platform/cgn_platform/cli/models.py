@@ -203,7 +203,7 @@ def predict(
         return
     if manifest or out or not target or not reference:
         raise ConfigError("give TARGET and REFERENCE, or --manifest FILE and --out DIR")
-    from cgn.data.films import FilmPair
+    from cgn.data.reading.films import FilmPair
     from cgn.errors import Reason, UnreadableImageError
 
     with package.load(model, store=store, processes=1) as ensemble:

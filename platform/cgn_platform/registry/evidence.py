@@ -13,7 +13,7 @@ from cgn.provenance import code_fingerprint, code_version
 from cgn.statistics import Interval
 from cgn_platform.registry import gate
 from cgn_platform.registry.record import now
-from cgn_platform.registry.registry import Facts, Registry, Version
+from cgn_platform.registry.registry import CHAMPION, Facts, Registry, Version
 from cgn_platform.report.templates import environment
 from cgn_platform.store.out_of_fold import OutOfFold
 

@@ -52,11 +52,11 @@ def draw_pictures(facts: Facts, evidence: Mapping[str, Evidence], pairs: "Pairs"
             unit = units[row["fold"]]
             config = Config.of({**unit.identity.config, "backbone_weights": "none"})
             network, alone = network_of(config, unit.model()), np.array([i], np.int64)
-            found.append(figures.places_of(network, images, alone))
+            found.append(figures.localisations_of(network, images, alone))
             if title == "baseline" and isinstance(network, Counterfactual) and network.generates:
                 features.append(network.features(images.batch(torch.from_numpy(alone))))
         cams = np.concatenate([place.cams for place in found])
-        places[title] = figures.Places(cams, [place.boxes[0] for place in found])
+        places[title] = figures.Localisations(cams, [place.boxes[0] for place in found])
     ious = ", ".join(f"{row['iou']:.2f}" for row in chosen)
     other = _farthest(facts, evidence)
     told = f"baseline: {facts['baseline']}" + (f"; other row: {other}" if other else "")

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from cgn.data.pairs import Pairs
-from cgn.results import FoldResult, FoldRun, Memory
+from cgn.results import CheckpointStore, FoldResult, FoldRun
 from cgn_platform.store.ledger import Identity, Ledger
 
 
 def read_or_train(
-    ledger: Ledger, identity: Identity, pairs: Pairs, train: Callable[[Memory], FoldRun]
+    ledger: Ledger, identity: Identity, pairs: Pairs, train: Callable[[CheckpointStore], FoldRun]
 ) -> FoldRun:
     """The epochs and the result of a fold.
 

@@ -8,12 +8,12 @@ from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ResourcesError
 from cgn.provenance import code_fingerprint
-from cgn.results import FoldRun, Memory
+from cgn.results import CheckpointStore, FoldRun
 from cgn_platform.cluster.resources import Cluster, Resources
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Identity, Ledger
 
-Runner = Callable[[Config, Pairs, Split, str, Memory], FoldRun]
+Runner = Callable[[Config, Pairs, Split, str, CheckpointStore], FoldRun]
 """Trains a fold as `cgn.fit.fit` does, or simulates it."""
 
 

@@ -40,10 +40,10 @@ def train(
 
     def fold(split: Split) -> FoldRun:
         if snapshots is not None and split is asked[0]:
-            return fit(config, images, split, memory=snapshots)
+            return fit(config, images, split, checkpoints=snapshots)
         identity = Identity.of(config, split.fold, **fingerprints)
         return read_or_train(
-            ledger, identity, pairs, lambda memory: fit(config, images, split, memory=memory)
+            ledger, identity, pairs, lambda memory: fit(config, images, split, checkpoints=memory)
         )
 
     return lockstep([fold(split) for split in asked], config.epochs)

@@ -20,7 +20,16 @@ from cgn.config import Config
 from cgn.data.pairs import Split
 from cgn.errors import ClusterError, PlatformError, one_line
 from cgn.provenance import code_fingerprint
-from cgn.results import CrossRun, EpochReport, FoldResult, FoldRun, Memory, facts_of, lockstep, mean_losses
+from cgn.results import (
+    CheckpointStore,
+    CrossRun,
+    EpochReport,
+    FoldResult,
+    FoldRun,
+    facts_of,
+    lockstep,
+    mean_losses,
+)
 from cgn_platform.cluster.resources import Resources
 from cgn_platform.run.folds import read_or_train
 from cgn_platform.run.site import TrainingSpec
@@ -46,7 +55,7 @@ class Trainer:
                 remedy="install the same version everywhere, and do not edit it while a sweep runs",
             )
         self._spec = spec
-        self._train: Callable[[Config, Split, Memory], FoldRun]
+        self._train: Callable[[Config, Split, CheckpointStore], FoldRun]
         if spec.runner is not None:
             runner = spec.runner
             self._train = lambda config, split, memory: runner(config, spec.pairs, split, "cpu", memory)
@@ -54,7 +63,7 @@ class Trainer:
         from cgn.fit import Images, fit
 
         images = Images(spec.pairs, _device(spec.resources))
-        self._train = lambda config, split, memory: fit(config, images, split, memory=memory)
+        self._train = lambda config, split, memory: fit(config, images, split, checkpoints=memory)
 
     def fold(self, config: Config, split: Split) -> FoldRun:
         """One fold: its epochs, then its result."""

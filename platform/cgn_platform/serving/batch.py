@@ -24,15 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
+from cgn.data.films import Film, FilmPair
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cgn import files
 from cgn.data.datasets import manifest
-from cgn.data.films import Film, FilmPair
 from cgn.data.pairing import contralateral
 from cgn.errors import ConfigError
-from cgn.predict import Ensemble, Prediction, read_facts
+from cgn.predict import Ensemble, PairPrediction, read_facts
 
 BATCH = 32
 """Pairs a part: as many as a killed worker costs."""
@@ -183,7 +183,7 @@ class _Predictor:
         }
 
 
-def _row(row: int, reference: int, said: Prediction) -> dict[str, Any]:
+def _row(row: int, reference: int, said: PairPrediction) -> dict[str, Any]:
     return {
         "row": row,
         "reference_row": reference,

@@ -17,10 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgn.data.drawn import png
+
 from cgn import files
 from cgn.config import Config
 from cgn.data.datasets import phantom
-from cgn.data.drawn import png
 from cgn.data.pairs import Pairs
 from cgn.errors import ModelError
 from cgn.predict import Ensemble, write_ensemble

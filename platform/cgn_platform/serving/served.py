@@ -11,9 +11,9 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-
 from cgn.data.films import FilmPair
-from cgn.predict import Ensemble, Prediction
+
+from cgn.predict import Ensemble, PairPrediction
 
 COLUMNS = ("p_malignant", "spread", "x0", "y0", "x1", "y1", "warnings")
 
@@ -47,7 +47,7 @@ def _pair(row: Mapping[Any, Any]) -> FilmPair:
     return FilmPair.of(row["target"], row["reference"], side, view)
 
 
-def row_of(said: Prediction) -> tuple[Any, ...]:
+def row_of(said: PairPrediction) -> tuple[Any, ...]:
     """A prediction as plain values; the box in pixels of the target's source image."""
     numbers = (None,) * 6 if said.refused else (said.p_malignant, said.spread, *said.box)
     return (*numbers, json.dumps(said.warnings))

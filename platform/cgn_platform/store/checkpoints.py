@@ -24,13 +24,13 @@ class Checkpoints:
     Attributes:
         place: the ledger's storage.
         unit_id: of the fold.
-        every: epochs between two checkpoints.
+        checkpoint_every: epochs between two checkpoints.
         warn: called with a line on each damaged checkpoint and each failed write.
     """
 
     place: Place
     unit_id: str
-    every: int
+    checkpoint_every: int
     warn: Callable[[str], None]
 
     def load(self) -> FoldState | None:

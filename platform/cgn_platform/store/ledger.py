@@ -34,7 +34,7 @@ from cgn.data.pairs import Pairs
 from cgn.errors import ConfigError, LedgerError, one_line
 from cgn.places import Place, shown
 from cgn.provenance import fields_read, training_code
-from cgn.results import EpochReport, FoldResult, Memory, Predictions
+from cgn.results import CheckpointStore, EpochReport, FoldResult, Predictions
 from cgn.sealed import DamagedError, FormatError, canonical, seal, sha256, unseal
 from cgn_platform.store.checkpoints import Checkpoints, epochs_of, from_safetensors, to_safetensors
 
@@ -336,7 +336,7 @@ class Ledger:
                 f"checkpoints of unit {unit_id} cannot be removed from {self.where}: {one_line(error)}"
             ) from error
 
-    def checkpoints(self, identity: Identity) -> Memory:
+    def checkpoints(self, identity: Identity) -> CheckpointStore:
         """Where a fold of this identity finds and leaves its checkpoints."""
         return Checkpoints(self.place, identity.id, self.checkpoint_every, self._warn)
 
