@@ -117,7 +117,7 @@ def test_a_fold_is_drawn_and_measured(cgn: Cgn, cache: Path, tmp_path: Path) -> 
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert sorted(row["index"] for row in rows) == list(range(24))
     assert "56.15" in told.out
-    assert "truth_ratio" in told.out
+    assert "truth ratio" in told.out
     untrained = cgn("train", "--data", str(cache), "--set=bilateral=sbf", *asked)
     assert untrained.code == 2
     assert "only a method that generates counterfactual features" in untrained.err
