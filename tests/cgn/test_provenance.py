@@ -91,10 +91,10 @@ def test_the_closure_follows_imports_within_functions_and_no_types_alone(package
     (package / "methods" / "late.py").write_text(
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from cgn.figures import save\n"
-        "def build(config):\n    from cgn import racing\n    return racing\n"
+        "def build(config):\n    from cgn import measure\n    return measure\n"
     )
     closure = import_closure(["cgn.methods.late"], package)
-    assert {"cgn", "cgn.methods", "cgn.methods.late", "cgn.racing", "cgn.statistics"} <= closure
+    assert {"cgn", "cgn.methods", "cgn.methods.late", "cgn.measure", "cgn.metrics"} <= closure
     assert "cgn.figures" not in closure
 
 

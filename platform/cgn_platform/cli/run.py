@@ -201,13 +201,15 @@ def replay(
     from cgn_platform.console.live import make_console
     from cgn_platform.console.tables import replay_table
     from cgn_platform.search import replay
-    from cgn_platform.search.study import recorded
+    from cgn_platform.search.study import read_study
     from cgn_platform.space import Prune
 
     prune = Prune().edit(**edits_of(edits))
     store, (pairs, splits) = open_store(store_path), open_data(data)
     units = open_ledger(ledger, store)
-    recordings = [replay.recording(name, *recorded(name, store), pairs, splits, units) for name in names]
+    recordings = [
+        replay.read_recording(name, *read_study(name, store), pairs, splits, units) for name in names
+    ]
     outcomes = [outcome for each in recordings for outcome in replay.outcomes(each, prune, orders)]
     if as_json:
         typer.echo(json.dumps(replay.as_json(outcomes, prune), indent=1))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cgn.measure import BilateralTest
     from cgn_platform.registry.registry import Version
     from cgn_platform.search.records import TrialRecord
-    from cgn_platform.search.replay import Outcome
+    from cgn_platform.search.replay import RuleOutcome
     from cgn_platform.space import Scalar
     from cgn_platform.store.ledger import Unit
 
@@ -54,7 +54,7 @@ def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
     return table
 
 
-def replay_table(outcomes: "Sequence[Outcome]") -> Table:
+def replay_table(outcomes: "Sequence[RuleOutcome]") -> Table:
     """`cgn replay`: what each rule saves and costs, as means over orders."""
     table = Table(title="Rules replayed over complete trials", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("study")
