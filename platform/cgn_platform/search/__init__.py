@@ -1,5 +1,6 @@
-"""What to try next, and what to stop: the door to Optuna.
+"""Hyperparameter search by Optuna: which trial to run next, and which one to stop.
 
-Public: `study.open_study`, `records.TrialRecord`, `controller.TrialController`, `load.load_space` and
-`load_table`, `summary.summary`. A study has one driver at a time (`study_lock`).
+Public: `study.open_study`, `records.TrialRecord` and `best_of`, `controller.TrialController`,
+`load.load_space` and `load_table`, `summary.summary`, `replay.outcomes`. A study has one driver at a time
+(`study_lock`).
 """

@@ -1,4 +1,4 @@
-"""Decides about trials from what workers report, without Ray: decisions can be replayed from recorded curves."""
+"""Decides about trials from the epochs that workers report. Needs no Ray, so tests replay recorded curves."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from cgn.config import Config
-from cgn_platform.search.pruning import audited
+from cgn_platform.search.pruning import is_audited
 from cgn_platform.search.records import EpochUpdate, State, StudyInfo, TrialRecord, TrialSpec
 from cgn_platform.search.study import Study
 
 Outcome = Literal["FINISHED", "KILLED"]
-"""How a sweep ends, as MLflow calls it: all trials ended, or it was stopped before."""
+"""How a sweep ends, by MLflow's names: all trials ended, or it was stopped before."""
 
 
 class Listener(Protocol):
-    """What follows a sweep: the terminal, MLflow, Prometheus.
+    """Follows a sweep: the terminal, MLflow, Prometheus.
 
-    Called from Tune's loop, so no method may wait; `begin` and `end` are called around it.
+    All methods but `begin` and `end` are called from Tune's loop and must not block.
     """
 
     def begin(self, study: StudyInfo) -> None:
@@ -63,11 +63,13 @@ class TrialController:
         self._running: dict[int, RunningTrial] = {}
 
     def next(self) -> TrialSpec | None:
-        """The next trial to run; None if all have been asked for."""
-        trial = self._study.ask(on_invalid=lambda record: self._inform("ended", record))
+        """The next trial to run; None if all have been started."""
+        trial = self._study.ask(
+            on_invalid=lambda record: self._inform(lambda listener: listener.ended(record))
+        )
         if trial is not None:
             self._running[trial.number] = RunningTrial(trial.config)
-            self._inform("started", trial)
+            self._inform(lambda listener: listener.started(trial))
         return trial
 
     def report(self, number: int, update: EpochUpdate) -> bool:
@@ -83,7 +85,7 @@ class TrialController:
             return self._end(number, "failed", reason=f"the score of epoch {update.epoch} is not a number")
         trial.updates.append(update)
         self._study.report(number, update.epoch, update.val_auc, update.scores)
-        self._inform("epoch", number, update)
+        self._inform(lambda listener: listener.epoch(number, update))
         if update.result is not None:
             facts = dict(update.result)
             value = facts.pop("val_auc")
@@ -92,7 +94,7 @@ class TrialController:
             return self._end(number, "complete", value, **facts)
         if trial.would_prune_at is None and self._study.should_prune(number):
             epochs, space = update.epoch + 1, self._study.space
-            if not audited(space.seed, number, self._audit):
+            if not is_audited(space.seed, number, self._audit):
                 reason = f"{space.prune.rule} pruner after {epochs} epochs at mean validation AUC"
                 return self._end(number, "pruned", reason=f"{reason} {update.val_auc:.3f}")
             trial.would_prune_at = epochs
@@ -102,41 +104,41 @@ class TrialController:
         """A trial's process ended, or its machine or storage failed; the trial is retried."""
         if number in self._running:
             self._running[number].losses.append(cause)
-            self._inform("lost", number, cause)
+            self._inform(lambda listener: listener.lost(number, cause))
 
     def crashed(self, number: int, cause: str) -> None:
-        """A trial was retried often enough. The next run of the command queues it again."""
+        """A trial was lost too often: it fails. The next run of the command queues it again."""
         if number in self._running:
             self._end(number, "failed", reason=cause, lost=True)
 
     def _end(self, number: int, state: State, value: float | None = None, **facts: Any) -> bool:
         trial = self._running[number]
         if state != "complete" and "lost" not in facts:
-            # Before the study is told: a driver that dies in between runs this trial again.
+            # Before it is ended in the study: if the driver is killed in between, the trial runs again.
             self._delete_checkpoints(trial.config)
         facts |= {
             "epochs": len(trial.updates),
             "seconds": round(sum(update.seconds for update in trial.updates), 3),
         }
-        if state != "complete":  # the ledger will not hold these epochs, since no unit is finished
-            facts["steps"] = [plain(update) for update in trial.updates]
+        if state != "complete":  # the ledger has no finished unit with these epochs
+            facts["steps"] = [epoch_facts(update) for update in trial.updates]
         if trial.would_prune_at is not None:
             facts["would_prune_at"] = trial.would_prune_at
         if trial.losses:
             facts["lost_workers"] = trial.losses
         record = self._study.tell(number, state, value, **facts)
         del self._running[number]
-        self._inform("ended", record)
+        self._inform(lambda listener: listener.ended(record))
         return True
 
-    def _inform(self, event: str, *facts: Any) -> None:
+    def _inform(self, call: Callable[[Listener], None]) -> None:
         for listener in self._listeners:
-            getattr(listener, event)(*facts)
+            call(listener)
 
 
 @dataclass
 class RunningTrial:
-    """A running trial: its epochs, why it was retried, after how many epochs it would have been pruned."""
+    """A running trial: its epochs, why it was retried, after how many epochs the pruner would stop it."""
 
     config: Config
     updates: list[EpochUpdate] = field(default_factory=list)
@@ -144,8 +146,8 @@ class RunningTrial:
     would_prune_at: int | None = None
 
 
-def plain(update: EpochUpdate) -> dict[str, Any]:
-    """An epoch as JSON, as the study stores it."""
+def epoch_facts(update: EpochUpdate) -> dict[str, Any]:
+    """An epoch as plain JSON, as the study stores it."""
     return {
         "epoch": update.epoch,
         "val_auc": update.val_auc,

@@ -20,7 +20,7 @@ def load_space(path: str | Path) -> Space:
     """The `SPACE` of a Python file.
 
     Raises:
-        ConfigError: no such file, no SPACE in it, or an error in it, with file and line.
+        ConfigError: there is no such file, no SPACE in it, or the file raises; the message names the line.
     """
     return _load(Path(path), "SPACE", Space)
 
@@ -33,34 +33,34 @@ def load_table(path: str | Path) -> Table:
 def _load(path: Path, name: str, kind: type[Declared]) -> Declared:
     if not path.is_file():
         folder = path.parent if any(path.parent.glob("*.py")) else Path("search_spaces")
-        there = ", ".join(str(file) for file in sorted(folder.glob("*.py"))) or "none"
+        files = ", ".join(str(file) for file in sorted(folder.glob("*.py"))) or "none"
         what = {"SPACE": "search space", "TABLE": "table"}[name]
-        raise ConfigError(f"no {what} at {path}: take one of {there}")
+        raise ConfigError(f"no {what} at {path}: take one of {files}")
     try:
-        names = runpy.run_path(str(path))
+        variables = runpy.run_path(str(path))
     except Exception as error:
-        told = str(error) if isinstance(error, CGNError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{path}, line {_line(error, path)}: {told}") from error
-    found = names.get(name)
-    if not isinstance(found, kind):
-        came = "has none" if found is None else f"has {found!r}"
-        raise ConfigError(f"{path} must define {name} = {kind.__name__}(...) but {came}")
-    return replace(found, description=(names.get("__doc__") or "").strip())
+        message = str(error) if isinstance(error, CGNError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}, line {_line(error, path)}: {message}") from error
+    value = variables.get(name)
+    if not isinstance(value, kind):
+        actual = "has none" if value is None else f"has {value!r}"
+        raise ConfigError(f"{path} must define {name} = {kind.__name__}(...) but {actual}")
+    return replace(value, description=(variables.get("__doc__") or "").strip())
 
 
 def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = None) -> None:
     """Check that methods, backbones and loss terms exist, and that every dimension is read by a method.
 
     Raises:
-        ConfigError: one does not exist, with a list of those that do; or no method reads a dimension.
+        ConfigError: a name does not exist (the message lists the valid ones), or no method reads a dimension.
     """
     from cgn import objective
 
     values: dict[str, set[str]] = {}
     for name, package in {"method": "cgn.methods", "backbone": "cgn.backbones"}.items():
-        searched = (dimensions or {}).get(name)
+        dimension = (dimensions or {}).get(name)
         values[name] = {
-            str(value) for value in (getattr(config, name), *(searched.ends() if searched else ()))
+            str(value) for value in (getattr(config, name), *(dimension.extremes() if dimension else ()))
         }
         for value in values[name]:
             plugins.load(package, value)
@@ -69,11 +69,12 @@ def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = Non
     if unread := [name for name in dimensions or () if name not in read]:
         raise ConfigError(
             f"dimension {unread[0]!r} must be a field that {' or '.join(sorted(values['method']))} reads but "
-            f"is not: it would change nothing; remove it, or search {', '.join(sorted(read))}"
+            f"is not: it has no effect; remove it, or search {', '.join(sorted(read))}"
         )
 
 
 def _line(error: Exception, path: Path) -> int:
+    """The line of the file that raised."""
     if isinstance(error, SyntaxError):
         return error.lineno or 1
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

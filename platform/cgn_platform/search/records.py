@@ -1,4 +1,4 @@
-"""Plain records of a search: the study, trials to run, epochs of running trials, trials that ended."""
+"""Plain records of a search: the study, trials to run, epochs of running trials, stored trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from cgn_platform.space import Scalar
 
 State = Literal["complete", "pruned", "failed", "orphan", "running", "waiting"]
 ENDED: tuple[State, ...] = ("complete", "pruned", "failed")
-"""States that count towards the number of trials."""
+"""States in which a trial has ended and is not repeated."""
 ORPHAN = "orphan: its driver ended before it did"
-"""The reason of a trial that was running when its driver ended."""
+"""The reason that is stored with a trial that was running when its driver was killed."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class TrialRecord:
         value: mean validation AUC over folds of a complete trial, else None.
         params: value of each searched dimension.
         curve: mean validation AUC by epoch, as it was reported.
-        config: the whole configuration; None if it was never made.
-        facts: what was stored at its end (test_auc, folds, seconds, reason ...).
-        began, ended: times in ms since 1970.
+        config: the whole configuration; None if its values are invalid together.
+        facts: stored at its end (test_auc, folds, seconds, reason, ...).
+        began, ended: in milliseconds since 1970.
     """
 
     number: int
@@ -45,7 +45,7 @@ class TrialRecord:
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest mean validation AUC, the earlier one of equals; None if none is."""
+    """The complete trial with the highest mean validation AUC, the earliest of equals; None without one."""
     complete = [record for record in records if record.state == "complete" and record.value is not None]
     return max(complete, key=lambda record: (record.value or 0.0, -record.number), default=None)
 
@@ -70,8 +70,8 @@ class EpochUpdate:
         losses: mean over folds, by term.
         seconds: of this epoch, summed over the folds.
         scores: of each validated case, fold after fold.
-        result: facts of the finished cross-validation, with its last epoch.
-        failure: why the trial cannot go on; the other fields do not count then.
+        result: facts of the finished cross-validation, only with the last epoch.
+        failure: why the trial cannot continue; all other fields are unset then.
     """
 
     epoch: int = -1
@@ -86,18 +86,18 @@ class EpochUpdate:
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """An opened study, as its listeners are introduced to it.
+    """An opened study, as its listeners get it.
 
     Attributes:
         name: of the study.
-        id: of this very study; another one of the same name elsewhere has another.
-        trials: how many are wanted in all.
-        records: the trials that it holds already.
-        orphans: trials of a driver that ended, which were queued again.
+        id: distinguishes it from a study of the same name in another database.
+        trials: total number.
+        records: the trials that it has already.
+        orphans: number of trials of a killed driver that were queued again.
         dataset: name of the data set.
-        folds: how many each trial has.
+        folds: of each trial.
         tags: fingerprints of cache, splits and code, and the git commit.
-        params: what is searched, for people.
+        params: the dimensions and their ranges, for display.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""The search's memory and, with `pruning`, the one door to Optuna: what was tried, to try, to stop.
+"""The study: what was tried and what to try next, by Optuna.
 
-A study is one SQL database row set; everything in it is plain JSON. One driver at a time works on it
-(a lock that ends with its process, see `database`). Running the same command again is the resume: finished
-trials stand, those a dead driver left behind are asked again, the total is what was asked.
+A study is stored in one SQL database; everything in it is plain JSON. One driver at a time writes to it
+(`study_lock`). Running the same command again resumes it: finished trials are kept, trials of a killed driver
+are queued again, and the total stays the number of trials that the space declares.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ContextDecorator, closing, contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, Self
 
@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from cgn.config import Config
-from cgn.errors import ConfigError, StudyError
-from cgn.racing import Floats
-from cgn_platform.search import study_lock
+from cgn.errors import ConfigError, StudyError, one_line
 from cgn_platform.search.pruning import FACTS, Scores, facts_of, make_pruner
+from cgn_platform.search.racing import Floats
 from cgn_platform.search.records import ORPHAN, State, TrialRecord, TrialSpec
-from cgn_platform.search.storage import HeldStorage
+from cgn_platform.search.storage import WriteThroughStorage
+from cgn_platform.search.study_lock import StudyLock
 from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
@@ -39,33 +39,35 @@ STATES: Mapping[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-
-
-TOLD: Mapping[str, TrialState] = {
+FINAL_STATES: Mapping[str, TrialState] = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
 
 
-class _InWords(ContextDecorator):
-    """What the database raises, as one line that says what to do."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, optuna.exceptions.StorageInternalError | SQLAlchemyError):
-            cause = error.__cause__ or error
-            told = " ".join(str(getattr(cause, "orig", None) or cause).split())
-            raise StudyError(
-                f"the study's database cannot be used ({told}): free its disk or its lock and run the same "
-                "command again; what is finished stands"
-            ) from error
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Raise StudyError, in one line, in place of the database's own errors."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        raise StudyError(
+            f"the study's database cannot be used ({one_line(getattr(cause, 'orig', None) or cause)})",
+            remedy="free its disk or its lock and run the same command again; finished trials are kept",
+        ) from error
 
 
 class Study:
-    """An open study. Use `open_study`; a context manager, so that the lock is given back."""
+    """An open study. Use `open_study`; a context manager that releases the lock.
+
+    Attributes:
+        name: unique in its database.
+        id: random; distinguishes it from a study of the same name in another database.
+        space: what is searched.
+        orphans: number of trials that were queued again when it was opened.
+    """
 
     def __init__(
         self,
@@ -73,14 +75,14 @@ class Study:
         space: Space,
         study: optuna.Study,
         storage: optuna.storages.RDBStorage,
-        hold: study_lock.StudyLock,
+        lock: StudyLock,
         scores: Scores | None,
     ) -> None:
         self.name, self.space = name, space
-        self._study, self._storage, self._hold, self._scores = study, storage, hold, scores
-        self._live: dict[int, tuple[optuna.Trial, Config | None]] = {}
-        self.orphans = 0  # that were found and queued again when it was opened
-        self.id: str = study.user_attrs["id"]  # told apart from another study of this name elsewhere
+        self.id: str = study.user_attrs["id"]
+        self.orphans = 0
+        self._study, self._storage, self._lock, self._scores = study, storage, lock, scores
+        self._running: dict[int, tuple[optuna.Trial, Config | None]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -89,28 +91,28 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Give back the lock; trials still running become orphans of the next driver."""
+        """Release the lock; the next driver queues trials again that are still running."""
         _disconnect(self._storage)
-        self._hold.release()
+        self._lock.release()
 
-    @_InWords()
+    @_database_errors()
     def remaining(self) -> int:
-        """Trials still to be asked for: the total less those ended or running."""
+        """How many trials are still to be started: the total minus those that ended or are running."""
         trials = self._study.get_trials(deepcopy=False)
-        again = _asked_again(trials)
-        counted = [t for t in trials if STATES[t.state] != "waiting" and t.number not in again]
+        retried = _retried(trials)
+        counted = [t for t in trials if STATES[t.state] != "waiting" and t.number not in retried]
         return max(0, self.space.trials - len(counted))
 
-    @_InWords()
+    @_database_errors()
     def ask(self, on_invalid: Callable[[TrialRecord], None] = lambda _record: None) -> TrialSpec | None:
-        """The next trial: what is queued (the default, `first`, orphans), then what TPE suggests.
+        """The next trial: first the queue (the default, `first`, orphans), then what TPE suggests.
 
         Args:
-            on_invalid: called with each trial whose values are possible one by one but not together; it has
-                failed, and the next one is tried.
+            on_invalid: called with each trial whose values are valid one by one but not together; it has
+                failed, and the next one is asked for.
 
         Returns:
-            None if all trials have been asked for.
+            None if the total is reached.
         """
         while self.remaining():
             trial = self._ask()
@@ -120,73 +122,89 @@ class Study:
         return None
 
     def _ask(self) -> TrialSpec | TrialRecord:
-        self._hold.ensure()
+        self._lock.ensure_held()
         number_of_trials = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = _sampler(self.space.seed, number_of_trials)
         trial = self._study.ask()
-        self._live[trial.number] = trial, None
+        self._running[trial.number] = trial, None
         try:
             config, params = self.space.configure(lambda name, dimension: _suggest(trial, name, dimension))
         except ConfigError as error:
             return self.tell(trial.number, "failed", reason=str(error))
-        self._live[trial.number] = trial, config
+        self._running[trial.number] = trial, config
         trial.set_user_attr("config", config.model_dump(mode="json"))
         return TrialSpec(trial.number, config, params)
 
-    @_InWords()
+    @_database_errors()
     def report(self, number: int, epoch: int, value: float, scores: Floats | None = None) -> None:
-        """The mean validation AUC over all folds at this epoch, and the score of each validated case."""
-        self._live[number][0].report(value, epoch)
-        if self._scores is not None and scores is not None:
-            self._scores.tell(number, scores)
+        """Store an epoch of a running trial.
 
-    @_InWords()
+        Args:
+            number: of the trial.
+            epoch: from 0.
+            value: mean validation AUC over all folds.
+            scores: of each validated case, for paired rules.
+        """
+        self._running[number][0].report(value, epoch)
+        if self._scores is not None and scores is not None:
+            self._scores.update(number, scores)
+
+    @_database_errors()
     def should_prune(self, number: int) -> bool:
-        """Whether the pruner would stop it, after what was reported.
+        """Whether the pruner would stop the trial after its last epoch.
 
         The default is never stopped: it is what all others are compared with.
         """
-        trial, config = self._live[number]
+        trial, config = self._running[number]
         return config != self.space.base and trial.should_prune()
 
-    @_InWords()
+    @_database_errors()
     def tell(self, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
-        """The end of a trial. Only a complete one has a value; a failed one is no score."""
-        trial, _ = self._live.pop(number)
+        """End a trial.
+
+        Args:
+            number: of the trial.
+            state: complete, pruned or failed.
+            value: mean validation AUC of a complete trial.
+            facts: stored with it, plain JSON.
+        """
+        trial, _ = self._running.pop(number)
         if self._scores is not None:
-            self._scores.forget(number)
+            self._scores.discard(number)
         if facts:
             trial.set_user_attr(FACTS, facts)
-        told = self._study.tell(trial, value, state=TOLD[state], skip_if_finished=True)
-        return _record(told)
+        return _record(self._study.tell(trial, value, state=FINAL_STATES[state], skip_if_finished=True))
 
-    @_InWords()
+    @_database_errors()
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
         return _records(self._study)
 
-    def adopt(self) -> int:
-        """Queue again, once each, what a dead driver left running and what machines failed. Returns how many.
+    def requeue(self) -> int:
+        """Queue again, once each, trials of a killed driver and trials whose workers were lost too often.
 
-        A trial that its workers' machines or its storage failed (`lost`) counts as ended for the driver
-        that saw it; the next one may find the machines mended.
+        A `lost` trial counts as ended in the run that lost it. A later run tries it again: the machines may
+        have been repaired.
+
+        Returns:
+            How many.
         """
         trials = self._study.get_trials(deepcopy=False)
-        asked_again = _asked_again(trials)
-        left = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        lost = [trial for trial in trials if facts_of(trial).get("lost") and trial.number not in asked_again]
-        for trial in (*left, *lost):
-            # Queued before it is ended: a driver that dies between the two finds both again.
-            if trial.number not in asked_again:
+        retried = _retried(trials)
+        orphans = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        lost = [trial for trial in trials if facts_of(trial).get("lost") and trial.number not in retried]
+        for trial in (*orphans, *lost):
+            # Queued before it is ended: if this driver is killed in between, the next one finds both.
+            if trial.number not in retried:
                 params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                 self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
-        for trial in left:
+        for trial in orphans:
             self._study._storage.set_trial_user_attr(trial._trial_id, "reason", ORPHAN)
             self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        return len(left) + len(lost)
+        return len(orphans) + len(lost)
 
 
-@_InWords()
+@_database_errors()
 def open_study(
     name: str,
     space: Space,
@@ -196,56 +214,57 @@ def open_study(
     url: str | None = None,
     scores: Scores | None = None,
 ) -> Study:
-    """Create the study, or go on with it.
+    """Create a study, or resume it.
 
     Args:
-        name: unique in the store.
+        name: unique in its database.
         space: what is searched.
-        store: holds `studies.db` and the lock.
-        identity: what else makes it this study: cache and splits.
-        url: of another database; `CGN_STUDY_URL` where None, `studies.db` where that is not set.
-        scores: for rules that compare trials case by case.
+        store: holds the lock, and `studies.db` unless another database is named.
+        identity: what else a study must have in common with its declaration: cache and splits.
+        url: of the database; `CGN_STUDY_URL` if None, `studies.db` if that is not set either.
+        scores: for paired rules.
 
     Raises:
-        ConfigError: such a rule, and no scores.
-        StudyError: another driver holds it, or under this name stands another search.
+        ConfigError: the space has a paired rule, and there are no scores.
+        StudyError: another driver holds the study, the name belongs to another search, or the database cannot
+            be used.
     """
     url = url or databases.study_url(store)
-    hold = study_lock.StudyLock(name, store, url)
+    lock = StudyLock(name, store, url)
     try:
-        behind = _storage(url)
-        storage = HeldStorage(behind)
+        backend = _storage(url)
+        storage = WriteThroughStorage(backend)
         declaration = {**identity, **space.declaration()}
-        known = {summary.study_name for summary in optuna.get_all_study_summaries(storage=storage)}
         pruner = make_pruner(space.prune, space.base.epochs, scores)
-        if name in known:
+        if name in _names(storage):
             study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
-            _same(name, study.user_attrs.get("declaration"), declaration)
         else:
             study = optuna.create_study(study_name=name, storage=storage, direction="maximize", pruner=pruner)
-        # The declaration is written last: a study without one is a creation that was cut short.
-        if "declaration" not in study.user_attrs:
-            there = study.get_trials(deepcopy=False)
-            for params in list(space.queued())[len(there) :]:
+        # The declaration is written last: a study without one is a creation that was interrupted.
+        if (declared := study.user_attrs.get("declaration")) is not None:
+            _check_declaration(name, declared, declaration)
+        else:
+            number_of_trials = len(study.get_trials(deepcopy=False))
+            for params in list(space.queued())[number_of_trials:]:
                 study.enqueue_trial(params)
-            study.set_metric_names(["val_auc"])  # as Optuna's dashboard calls it
+            study.set_metric_names(["val_auc"])  # as Optuna's dashboard shows it
             study.set_user_attr("id", secrets.token_hex(8))
             study.set_user_attr("declaration", declaration)
-        opened = Study(name, space, study, behind, hold, scores)
-        opened.orphans = opened.adopt()
+        opened = Study(name, space, study, backend, lock, scores)
+        opened.orphans = opened.requeue()
     except BaseException:
-        hold.release()
+        lock.release()
         raise
     return opened
 
 
-@_InWords()
+@_database_errors()
 def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
-    """All trials of a study by number, to look at; none where there is no such study any more.
+    """All trials of a study by number, without its lock; none if the study does not exist any more.
 
     Args:
         name: of the study.
-        study_id: of this very one; a new study may have taken the name.
+        study_id: its `Study.id`; a new study may have taken the name.
         url: of its database.
     """
     with _reading(url) as storage:
@@ -256,37 +275,55 @@ def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
         return _records(study) if study.user_attrs.get("id") == study_id else []
 
 
-@_InWords()
-def recorded(name: str, store: Store, url: str | None = None) -> tuple[Mapping[str, Any], list[TrialRecord]]:
-    """What a study was declared to be, and all its trials by number, to look at; no lock is taken.
+@_database_errors()
+def read_study(
+    name: str, store: Store, url: str | None = None
+) -> tuple[Mapping[str, Any], list[TrialRecord]]:
+    """The declaration of a study and all its trials by number, without its lock.
 
     Raises:
-        StudyError: there is none of this name.
+        StudyError: there is no study of this name.
     """
     with _reading(url or databases.study_url(store)) as storage:
-        known = sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage=storage))
-        if name not in known:
-            raise StudyError(f"no study {name!r} in {store}: there are {', '.join(known) or 'none'}")
+        names = _names(storage)
+        if name not in names:
+            raise StudyError(f"no study {name!r} in {store}: there are {', '.join(names) or 'none'}")
         study = optuna.load_study(study_name=name, storage=storage)
         return study.user_attrs.get("declaration", {}), _records(study)
 
 
-def _records(study: optuna.Study) -> list[TrialRecord]:
-    trials = study.get_trials(deepcopy=False)
-    again = _asked_again(trials)
-    return [_record(trial, orphan=trial.number in again) for trial in trials]
+@_database_errors()
+def importances(name: str, store: Store, url: str | None = None) -> dict[str, float]:
+    """Hutter et al. 2014, functional ANOVA. Share of the variance of the value that each dimension explains.
+
+    Read without the study's lock. Empty if there are too few complete trials, or all have the same value.
+    Dimensions that only some trials have are left out.
+    """
+    with _reading(url or databases.study_url(store)) as storage:
+        study = optuna.load_study(study_name=name, storage=storage)
+        values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        if len(values) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in shares.items()}
 
 
-def _disconnect(storage: optuna.storages.RDBStorage) -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-@_InWords()
-def make_tables(url: str) -> None:
-    """An empty database where there is none yet, for those who only read."""
+@_database_errors()
+def create_tables(url: str) -> None:
+    """Create the tables if there are none yet, for processes that only read."""
     with _reading(url):
         pass
+
+
+def _names(storage: optuna.storages.BaseStorage) -> list[str]:
+    return sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage=storage))
+
+
+def _records(study: optuna.Study) -> list[TrialRecord]:
+    trials = study.get_trials(deepcopy=False)
+    retried = _retried(trials)
+    return [_record(trial, orphan=trial.number in retried) for trial in trials]
 
 
 @contextmanager
@@ -303,26 +340,33 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     if path is None:  # a session that Postgres ended is noticed and replaced before it is used
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=60)) as file:
-        file.execute("PRAGMA journal_mode=WAL")  # readers (reports, MLflow users) do not block the driver
+    with closing(sqlite3.connect(path, timeout=60)) as database:
+        database.execute(
+            "PRAGMA journal_mode=WAL"
+        )  # readers (reports, the dashboard) do not block the driver
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def _same(name: str, old: Any, new: Mapping[str, Any]) -> None:
-    if old is None:
-        return
-    if found := difference(old, new):
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+def _disconnect(storage: optuna.storages.RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _check_declaration(name: str, stored: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    """Raise StudyError if the stored study is another search than the declared one."""
+    if differences := difference(stored, declared):
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise StudyError(
-            f"study {name!r} is another search: {found[0]}{more}: change it back or choose another --name"
+            f"study {name!r} is another search: {differences[0]}{more}",
+            remedy="change it back or choose another --name",
         )
 
 
 def _sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    """Seeded from the base seed and the history's length: a resumed search never repeats its draws."""
+    """Seeded by the base seed and the number of trials: a resumed search never repeats its draws."""
     digest = hashlib.sha256(f"{seed}/{trials}".encode()).digest()
     return optuna.samplers.TPESampler(
-        group=True,  # dimensions that exist only with others are modelled apart
+        group=True,  # conditional dimensions are modelled separately
         seed=int.from_bytes(digest[:4], "big"),
     )
 
@@ -338,8 +382,8 @@ def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Scalar:
             return trial.suggest_int(name, low, high, log=log)
 
 
-def _asked_again(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Numbers of the trials in whose place another one was asked: orphans."""
+def _retried(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Numbers of the trials that another trial repeats."""
     return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
 
 
@@ -362,20 +406,3 @@ def _record(trial: FrozenTrial, *, orphan: bool = False) -> TrialRecord:
 
 def _milliseconds(time: datetime | None) -> int | None:
     return None if time is None else int(time.timestamp() * 1000)
-
-
-@_InWords()
-def importances(name: str, store: Store, url: str | None = None) -> dict[str, float]:
-    """Hutter et al. 2014, functional ANOVA. Share of the variance of the value that each dimension explains.
-
-    Reads only: no lock is taken. Empty where there are too few complete trials, or all have one value.
-    Dimensions that exist in some trials only are left out.
-    """
-    with _reading(url or databases.study_url(store)) as storage:
-        study = optuna.load_study(study_name=name, storage=storage)
-        values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-        if len(values) < 2:
-            return {}
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(share) for name, share in shares.items()}

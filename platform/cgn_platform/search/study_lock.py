@@ -1,7 +1,7 @@
-"""Who may write a study, and whether its database answers.
+"""The lock of a study, and whether its database answers.
 
-One driver a study: a file lock in the store and, where the study is in Postgres, an advisory lock too,
-since drivers of two stores may share that database. Both end with the process that holds them.
+One driver at a time writes to a study: it holds a file lock in the store and, if the study is in Postgres, an
+advisory lock too, since drivers of two stores may share that database. Both locks end with the process.
 """
 
 import contextlib
@@ -14,28 +14,24 @@ import time
 from pathlib import Path
 
 import psycopg
-from filelock import FileLock, Timeout
 
-from cgn.errors import StudyError
+from cgn.errors import StudyError, first_line
 from cgn_platform.store.databases import hidden, sqlite_path
 from cgn_platform.store.layout import Store
+from cgn_platform.store.lock import exclusive
 
 CONNECT_SECONDS = 10
-
-
-# A driver whose machine vanished gives its lock back after a minute, not after the usual two hours.
 KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
-
-
-# The session that holds an advisory lock of this database. Postgres keeps the key in two halves.
+"""Postgres frees the lock of a driver whose machine vanished after a minute, not after two hours."""
 HOLDER = """
     SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND datname = current_database()
     AND (classid::bigint << 32 | objid::bigint) = %s"""
+"""The session that holds an advisory lock of this database. Postgres stores the key in two halves."""
 
 
-def answers(url: str) -> None:
-    """Open the database and ask it something; an SQLite file that is not there yet is fine.
+def check_database(url: str) -> None:
+    """Open a database and read from it; an SQLite file that does not exist yet is accepted.
 
     Raises:
         StudyError: it does not answer, or the file is damaged.
@@ -48,34 +44,42 @@ def answers(url: str) -> None:
             with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
                 database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
-            raise StudyError(f"{path} is no database that can be read ({error}): restore it") from error
+            raise StudyError(
+                f"{path} is not a readable SQLite database ({error})", remedy="restore it"
+            ) from error
 
 
 class StudyLock:
-    """The right to write one study."""
+    """The exclusive right to write to one study."""
 
     def __init__(self, name: str, store: Store, url: str) -> None:
-        """Take it.
+        """Acquire it, without waiting.
+
+        Args:
+            name: of the study.
+            store: holds the lock file.
+            url: of the database.
 
         Raises:
-            StudyError: another driver has it, or the database does not answer.
+            StudyError: another driver holds the study, or the database does not answer.
         """
         self._name, self._url = name, url
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        self._pid, self._host = os.getpid(), socket.gethostname()
+        self._since = time.strftime("%Y-%m-%d %H:%M:%S")
         self._session: psycopg.Connection | None = None
-        self._file = self._take_file(store.locks)
+        self._file_lock = contextlib.ExitStack()
         try:
-            self.ensure()
+            self._acquire_file(store.locks)
+            self.ensure_held()
         except BaseException:
             self.release()
             raise
 
-    def ensure(self) -> None:
-        """Take the advisory lock again where its session was lost, as when Postgres was restarted.
+    def ensure_held(self) -> None:
+        """Acquire the advisory lock again if its session was lost, for instance as Postgres was restarted.
 
         Raises:
-            StudyError: another driver took it meanwhile.
+            StudyError: another driver acquired it in the meantime.
         """
         if sqlite_path(self._url) is not None:
             return
@@ -84,40 +88,41 @@ class StudyLock:
                 self._session.execute("SELECT 1")
                 return
             self._session.close()
-        # The name that a refusal tells; Postgres keeps 63 characters of it.
-        me = f"process {self._me['pid']} on {str(self._me['host'])[:20]} since {self._me['since']}"
-        self._session = _connect(self._url, me)
+        # Another driver's error message shows this name; Postgres keeps 63 characters of it.
+        self._session = _connect(self._url, _holder(self._pid, self._host[:20], self._since))
         key = int.from_bytes(hashlib.sha256(f"cgn study {self._name}".encode()).digest()[:8], signed=True)
-        taken = self._session.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()
-        if taken != (True,):
+        acquired = self._session.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()
+        if acquired != (True,):
             holder = self._session.execute(HOLDER, (key,)).fetchone()
-            raise StudyError(self._refusal(holder[0] if holder else "another process"))
+            raise self._held_by(holder[0] if holder else "another process")
 
     def release(self) -> None:
-        """Give it back."""
+        """Release both locks."""
         if self._session is not None:
-            with contextlib.suppress(psycopg.Error):  # a server sees the end of a session some time later
+            with contextlib.suppress(psycopg.Error):  # the server notices the end of a session only later
                 self._session.execute("SELECT pg_advisory_unlock_all()")
             self._session.close()
-        self._file.release()
+        self._file_lock.close()
 
-    def _take_file(self, folder: Path) -> FileLock:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock, holder = FileLock(folder / f"{self._name}.lock"), folder / f"{self._name}.holder.json"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+    def _acquire_file(self, folder: Path) -> None:
+        path = folder / f"{self._name}.holder.json"
+
+        def busy() -> StudyError:
             try:
-                who = json.loads(holder.read_text())
-                told = f"process {who['pid']} on {who['host']} since {who['since']}"
+                holder = json.loads(path.read_text())
+                return self._held_by(_holder(holder["pid"], holder["host"], holder["since"]))
             except (OSError, ValueError, KeyError):
-                told = "another process"
-            raise StudyError(self._refusal(told)) from None
-        holder.write_text(json.dumps(self._me))
-        return lock
+                return self._held_by("another process")
 
-    def _refusal(self, holder: str) -> str:
-        return f"study {self._name!r} is held by {holder}: wait for it, or end it"
+        self._file_lock.enter_context(exclusive(folder / f"{self._name}.lock", busy))
+        path.write_text(json.dumps({"pid": self._pid, "host": self._host, "since": self._since}))
+
+    def _held_by(self, holder: str) -> StudyError:
+        return StudyError(f"study {self._name!r} is held by {holder}", remedy="wait for it, or end it")
+
+
+def _holder(pid: int, host: str, since: str) -> str:
+    return f"process {pid} on {host} since {since}"
 
 
 def _connect(url: str, name: str) -> psycopg.Connection:
@@ -130,8 +135,7 @@ def _connect(url: str, name: str) -> psycopg.Connection:
             options=KEEPALIVE,
         )
     except psycopg.Error as error:
-        lines = str(error).strip().splitlines()
         raise StudyError(
-            f"the database {hidden(url)} does not answer ({lines[0] if lines else type(error).__name__}): "
-            "start it, or correct CGN_STUDY_URL"
+            f"the database {hidden(url)} does not answer ({first_line(error)})",
+            remedy="start it, or correct CGN_STUDY_URL",
         ) from error

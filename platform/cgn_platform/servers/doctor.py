@@ -294,7 +294,7 @@ def _runs_jobs(pid: int) -> bool:
 def _databases(store: Store) -> Iterator[Finding]:
     try:
         url = databases.study_url(store)
-        study_lock.answers(url)
+        study_lock.check_database(url)
         yield Finding("study database", "ok", _answers(url))
     except CGNError as error:
         yield Finding("study database", "warning", error.message, error.remedy)
@@ -307,7 +307,7 @@ def _databases(store: Store) -> Iterator[Finding]:
             yield Finding("MLflow", "warning", f"{databases.hidden(uri)} does not answer", remedy)
         return
     try:
-        study_lock.answers(uri)
+        study_lock.check_database(uri)
         yield Finding("MLflow", "ok", _answers(uri))
     except CGNError as error:
         yield Finding("MLflow", "warning", error.message, error.remedy)

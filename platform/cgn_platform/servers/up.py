@@ -136,12 +136,12 @@ def _with_dashboard(store: Store, state: ServerState, port: int | None) -> Serve
     """Add Optuna's dashboard. It has no password and could write, so it opens the database read-only."""
     if port is None or state.ui:
         return state
-    from cgn_platform.search.study import make_tables
+    from cgn_platform.search.study import create_tables
     from cgn_platform.store import databases
 
     _check_free({"--ui-port": port})
     url = databases.study_url(store)
-    make_tables(url)
+    create_tables(url)
     server = optuna_dashboard(databases.read_only(url), Path(state.temporary) / "ui.toml", port)
     process = server.start(store.logs, os.environ)
     leader = psutil.Process(process.pid)
