@@ -1,7 +1,7 @@
 """Checkpoints of a fold that is not finished, in the folder of its unit.
 
-A checkpoint is one file, `at-<epochs>-<sha256>.safetensors`: its name says how many epochs it holds and what its
-content hashes to, so there is nothing else to keep in step. The newest undamaged one counts.
+A checkpoint is one file, `at-<epochs>-<sha256>.safetensors`: the name holds the number of epochs and the hash
+of the content, so no second file has to be kept consistent. The newest undamaged checkpoint counts.
 """
 
 import json
@@ -41,23 +41,22 @@ class Checkpoints:
             if content is not None and sha256(content) == name.removesuffix(SUFFIX).rpartition("-")[2]:
                 return FoldState(*from_safetensors(content))
             self.warn(
-                f"checkpoint {name} of unit {self.unit_id} is damaged: training resumes from an older one, or "
-                "starts again"
+                f"checkpoint {name} of unit {self.unit_id} is damaged: training resumes from an older one, "
+                "or starts again"
             )
         return None
 
     def save(self, state: FoldState) -> None:
-        """Write a state, then remove older ones. If the storage refuses it, training goes on."""
+        """Write a state, then remove older ones. If the storage refuses it, training continues."""
         content = to_safetensors(state.tensors, state.facts)
         epochs = len(state.facts["reports"])
-        older = [name for name in self.place.names(self.unit_id) if 0 < epochs_of(name) < epochs]
         try:
             self.place.write(f"{self.unit_id}/{PREFIX}{epochs:05d}-{sha256(content)}{SUFFIX}", content)
-        except OSError as error:  # a later checkpoint may fit, or the result
+            for name in self.place.names(self.unit_id):
+                if 0 < epochs_of(name) < epochs:
+                    self.place.remove(f"{self.unit_id}/{name}")
+        except OSError as error:  # a later checkpoint, or the result, may succeed
             self.warn(f"a checkpoint of unit {self.unit_id} cannot be written: {one_line(error)}")
-            return
-        for name in older:
-            self.place.remove(f"{self.unit_id}/{name}")
 
 
 def epochs_of(name: str) -> int:

@@ -1,13 +1,13 @@
 """The layout of a store: every path in it, in one place.
 
 cache/NAME-SIZE-HASH/      prepared pairs
-units/ID/                  finished folds and checkpoints (or elsewhere, by --ledger)
+units/ID/                  finished folds and checkpoints, unless --ledger names another place
 studies.db                 Optuna's studies
-mlflow.db, mlartifacts/    MLflow's runs and files, where no other server is named
-outbox/STUDY_ID/           events that MLflow does not have yet
+mlflow.db, mlartifacts/    MLflow's runs and files, unless a server is named
+outbox/STUDY_ID/           events that MLflow has not received yet
 reports/NAME/              facts, declaration and page of a table or sweep
 promotions.jsonl           decisions about models
-locks/, up.lock            one driver a study, one decision at a time, one `cgn up` at a time
+locks/, up.lock            locks: of a study's driver, of decisions about models, of `cgn up`
 up.json, ray_token, logs/  servers of `cgn up`
 """
 
@@ -30,7 +30,7 @@ class ReportFolder:
 
     @property
     def declaration(self) -> Path:
-        """What makes it this table: rows, base, data."""
+        """What identifies the table: rows, base, data."""
         return self.folder / "declaration.json"
 
     @property
@@ -41,7 +41,7 @@ class ReportFolder:
 
 @dataclass(frozen=True)
 class Store(os.PathLike[str]):
-    """A store, by its folder. Nothing is made or read until a path is used."""
+    """A store, by its folder. Creating one reads and writes nothing."""
 
     root: Path
 
@@ -53,27 +53,27 @@ class Store(os.PathLike[str]):
 
     @property
     def caches(self) -> Path:
-        """The folder of caches whose place was not given."""
+        """The folder of caches, unless another one was given."""
         return self.root / "cache"
 
     @property
     def units(self) -> Path:
-        """The ledger, where no other one was given."""
+        """The ledger, unless another one was given."""
         return self.root / "units"
 
     @property
     def studies(self) -> Path:
-        """Optuna's database, where no other one was given."""
+        """Optuna's database, unless another one was given."""
         return self.root / "studies.db"
 
     @property
     def mlflow_database(self) -> Path:
-        """MLflow's database, where no server was given."""
+        """MLflow's database, unless a server was given."""
         return self.root / "mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """MLflow's files, where no server was given."""
+        """MLflow's files, unless a server was given."""
         return self.root / "mlartifacts"
 
     @property
@@ -83,12 +83,12 @@ class Store(os.PathLike[str]):
 
     @property
     def promotions(self) -> Path:
-        """The record of decisions about models, a JSON line each."""
+        """The record of decisions about models, one JSON line each."""
         return self.root / "promotions.jsonl"
 
     @property
     def servers(self) -> Path:
-        """What `cgn up` started."""
+        """The servers that `cgn up` started."""
         return self.root / "up.json"
 
     @property
@@ -98,12 +98,12 @@ class Store(os.PathLike[str]):
 
     @property
     def ray_token(self) -> Path:
-        """Lets jobs into the Ray of `cgn up`; readable for its owner only."""
+        """The token of the Ray that `cgn up` started; readable for its owner only."""
         return self.root / "ray_token"
 
     @property
     def logs(self) -> Path:
-        """Of the servers of `cgn up`."""
+        """The logs of the servers that `cgn up` started."""
         return self.root / "logs"
 
     def outbox(self, study_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""The ledger of finished folds, the only truth: one unit for each fold of a configuration, named by its identity.
+"""The ledger of finished folds: one unit for each fold of a configuration, named by its identity.
 
     units/<id>/unit.json             written last: identity, result, seconds, sha256 of the other files
     units/<id>/curve.parquet         one row for each epoch
@@ -6,14 +6,13 @@
     units/<id>/model.safetensors     the network at its best epoch
     units/<id>/at-*.safetensors      checkpoints of a fold that is not finished (`checkpoints`)
 
-The id is a hash of the configuration's fields that the method reads, fold, splits, cache and the code that
-decides the numbers (`cgn.provenance`), so that equal units are computed once, whichever sweep or table needs
-them. Workers write, everybody reads; a unit exists once its `unit.json` does. Every file is verified when it is
-first opened. A damaged unit is named and counts as absent: it is computed again, and never averaged.
+The id is a hash of the configuration's fields that the method reads, the fold, the splits, the cache and the
+code that decides the numbers (`cgn.provenance`), so equal units are computed once, whichever sweep or table
+needs them. Workers write, all processes read; a unit exists once its `unit.json` does. Every file is verified
+when it is opened. A damaged unit is reported and counts as missing: it is computed again, and never averaged.
 """
 
 import hashlib
-import io
 import logging
 import math
 import platform
@@ -25,18 +24,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs
 from cgn.errors import ConfigError, LedgerError, one_line
 from cgn.places import Place, shown
 from cgn.provenance import fields_read, training_code
-from cgn.results import CheckpointStore, EpochReport, FoldResult, Predictions
+from cgn.results import CheckpointStore, EpochReport, FoldResult
 from cgn.sealed import DamagedError, FormatError, canonical, seal, sha256, unseal
 from cgn_platform.store.checkpoints import Checkpoints, epochs_of, from_safetensors, to_safetensors
+from cgn_platform.store.unit_files import (
+    curve_parquet,
+    predictions_of,
+    predictions_parquet,
+    read_parquet,
+    reports_of,
+)
 
 FORMAT = 2
 """The identity holds the fields that the method reads, and the code that decides its numbers."""
@@ -44,7 +48,6 @@ READABLE = (1, FORMAT)
 """The identity of format 1 held all fields, and all source files of `cgn`."""
 FACTS = "unit.json"
 DATA = ("curve.parquet", "predictions.parquet", "model.safetensors")
-
 FIGURES = (
     "fold",
     "best_epoch",
@@ -54,40 +57,17 @@ FIGURES = (
     "localization_error_any_class",
     "seconds",
 )
-CURVE = pa.schema(
-    [
-        ("epoch", pa.int64()),
-        ("val_auc", pa.float64()),
-        ("losses", pa.map_(pa.string(), pa.float64())),
-        ("seconds", pa.float64()),
-        ("val_scores", pa.list_(pa.float64())),
-    ]
-)
-PREDICTIONS = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("pair_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("fold", pa.int64()),
-        ("label", pa.int64()),
-        ("p_malignant", pa.float64()),
-        ("box", pa.list_(pa.float64(), 4)),
-        ("iou", pa.float64()),
-        ("localized", pa.bool_()),
-    ]
-)
-
 Warn = Callable[[str], None]
 _log = logging.getLogger(__name__).warning
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a unit is made from. Equal identities give equal bits on the same kind of machine.
+    """What determines a unit. Equal identities give equal bits on the same kind of machine.
 
     Attributes:
-        config: the fields of the configuration that its method reads; weights given as a file are named by
-            their content.
+        config: the fields of the configuration that its method reads; a file of weights is named by its
+            content.
         fold: number of the split.
         splits, cache: fingerprints of the data.
         code: `cgn.provenance.training_code`.
@@ -118,12 +98,17 @@ class Identity:
 
 @lru_cache(maxsize=16)
 def _file_sha256(path: Path, _modified: int, _size: int) -> str:
-    """Of a file's content; the file is read again once it was modified."""
+    """The hash of a file's content; the file is read again once it was modified."""
     return sha256(path.read_bytes())
 
 
 class Unit:
-    """A finished unit, verified when it was opened; its parts are read when they are asked for."""
+    """A finished unit. Its files are read on first use.
+
+    Attributes:
+        id: see `Identity`.
+        facts: content of `unit.json`.
+    """
 
     def __init__(self, unit_id: str, facts: Mapping[str, Any], read: Callable[[str], bytes]) -> None:
         self.id, self.facts, self._read = unit_id, facts, read
@@ -131,11 +116,12 @@ class Unit:
     @property
     def identity(self) -> Identity:
         """What it was made from."""
-        return Identity(**self.facts["identity"])
+        fields: Mapping[str, Any] = self.facts["identity"]
+        return Identity(fields["config"], fields["fold"], fields["splits"], fields["cache"], fields["code"])
 
     @property
     def outdated(self) -> str | None:
-        """Why no sweep or table of today's code reuses this unit; None if one may."""
+        """Why sweeps and tables of the current code do not reuse this unit; None if they do."""
         if self.facts["format"] == 1:
             return "format 1: its identity counted every source file of cgn and every field"
         identity = self.identity
@@ -143,42 +129,40 @@ class Unit:
             code = training_code(str(identity.config["method"]), str(identity.config["backbone"]))
         except ConfigError as error:
             return str(error)
-        return None if code == identity.code else f"trained by code {identity.code}, today's is {code}"
-
-    @cached_property
-    def reports(self) -> tuple[EpochReport, ...]:
-        """Its epochs, as they were told."""
-        table = pq.read_table(pa.BufferReader(self._read("curve.parquet")), page_checksum_verification=True)
-        fold = self.facts["identity"]["fold"]
-        return tuple(
-            EpochReport(
-                fold, **{**row, "losses": dict(row["losses"]), "val_scores": np.array(row["val_scores"])}
-            )
-            for row in table.to_pylist()
+        return (
+            None if code == identity.code else f"trained by code {identity.code}, the current code is {code}"
         )
 
     @cached_property
+    def reports(self) -> tuple[EpochReport, ...]:
+        """Its epochs, as training reported them."""
+        return reports_of(read_parquet(self._read("curve.parquet")), self.facts["identity"]["fold"])
+
+    @cached_property
     def predictions(self) -> pa.Table:
-        """`predictions.parquet`: a row a test pair."""
-        content = self._read("predictions.parquet")
-        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        """`predictions.parquet`: one row for each test pair."""
+        return read_parquet(self._read("predictions.parquet"))
 
     @cached_property
     def result(self) -> FoldResult:
         """As `cgn.fit.fit` returned it."""
-        table, figures = self.predictions, self.facts["result"]
-        predictions = Predictions(
-            index=np.array(table["index"], np.int64),
-            label=np.array(table["label"], np.int64),
-            p_malignant=np.array(table["p_malignant"], np.float64),
-            box=np.array(table["box"].to_pylist(), np.float64).reshape(-1, 4),
-            iou=np.array([math.nan if iou is None else iou for iou in table["iou"].to_pylist()], np.float64),
-            localized=np.array(table["localized"].fill_null(False), np.bool_),
+        figures: Mapping[str, Any] = self.facts["result"]
+
+        def number(name: str) -> float:
+            value = figures[name]
+            return math.nan if value is None else float(value)
+
+        return FoldResult(
+            fold=figures["fold"],
+            best_epoch=figures["best_epoch"],
+            val_auc=number("val_auc"),
+            test_auc=number("test_auc"),
+            localization_error=number("localization_error"),
+            localization_error_any_class=number("localization_error_any_class"),
+            predictions=predictions_of(self.predictions),
+            seconds=number("seconds"),
+            state=_Tensors(self),
         )
-        numbers: dict[str, Any] = {
-            name: math.nan if value is None else value for name, value in figures.items()
-        }
-        return FoldResult(**numbers, predictions=predictions, state=_Tensors(self))
 
     def model(self) -> dict[str, Any]:
         """The network's tensors at its best epoch."""
@@ -186,7 +170,7 @@ class Unit:
 
 
 class _Tensors(Mapping[str, Any]):
-    """A unit's tensors, read when the first one is asked for: a resume needs none of them."""
+    """The tensors of a unit, read on first use: a resumed sweep needs none of them."""
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
@@ -206,13 +190,13 @@ class _Tensors(Mapping[str, Any]):
 
 
 class Ledger:
-    """Finished units in a folder, or at an address that pyarrow knows (`s3://`, `gs://`).
+    """Finished units in a folder, or at an address that pyarrow supports (`s3://`, `gs://`).
 
     Pickled by its address: a worker that receives a ledger opens it again.
     """
 
     def __init__(self, address: str | Path, checkpoint_every: int = 5, warn: Warn = _log) -> None:
-        """Open it; nothing is read or written.
+        """Open a ledger; nothing is read or written.
 
         Args:
             address: a folder or an address.
@@ -237,7 +221,7 @@ class Ledger:
         return Ledger, (self.place.address, self.checkpoint_every)
 
     def find(self, unit_id: str) -> Unit | None:
-        """The verified unit; None if it is missing, or if it is damaged, which is warned of."""
+        """The verified unit; None if it is missing or, with a warning, if it is damaged."""
         if FACTS not in self.place.names(unit_id):
             return None
         try:
@@ -247,7 +231,11 @@ class Ledger:
             return None
 
     def open(self, unit_id: str, *, verify: bool = True) -> Unit:
-        """The unit; every file is compared with its sha256 now, or when it is read.
+        """The unit, with the sha256 of every file compared.
+
+        Args:
+            unit_id: see `Identity`.
+            verify: read and compare all files now; otherwise each file when it is used.
 
         Raises:
             LedgerError: it is missing or damaged; the message names the file.
@@ -269,13 +257,13 @@ class Ledger:
         return [name for name in self.place.folders() if FACTS in self.place.names(name)]
 
     def unfinished(self) -> dict[str, int]:
-        """Ids of the units with a checkpoint and no result, with the number of their epochs."""
+        """Epochs of the newest checkpoint of each unit that is not finished, by id."""
         files = {unit_id: self.place.names(unit_id) for unit_id in self.place.folders()}
         epochs = {unit_id: max(map(epochs_of, names), default=0) for unit_id, names in files.items()}
         return {unit_id: count for unit_id, count in epochs.items() if count and FACTS not in files[unit_id]}
 
     def damage(self, unit_id: str) -> str | None:
-        """What is wrong with a unit, read again from storage; None if nothing is."""
+        """What is wrong with a unit, read again from storage; None if it is valid."""
         try:
             self.open(unit_id)
         except LedgerError as error:
@@ -287,17 +275,17 @@ class Ledger:
     ) -> None:
         """Write a finished unit: `unit.json` last, then its checkpoints are removed.
 
-        If two workers trained it at once, as when a lost one was still alive, the first one is kept.
+        If two workers trained it, because one that counted as lost was still alive, the first result is kept.
 
         Raises:
-            LedgerError: the storage takes no more.
+            LedgerError: the storage refuses it.
         """
         if self.find(identity.id):
             self.delete_checkpoints(identity.id)
             return
         content = {
-            "curve.parquet": _parquet(_curve(reports)),
-            "predictions.parquet": _parquet(_predictions(result, pairs)),
+            "curve.parquet": curve_parquet(reports),
+            "predictions.parquet": predictions_parquet(result, pairs),
             "model.safetensors": to_safetensors(result.state, {}),
         }
         facts = {
@@ -321,7 +309,7 @@ class Ledger:
         self.delete_checkpoints(identity.id)
 
     def delete_checkpoints(self, unit_id: str) -> None:
-        """Remove the checkpoints of a unit that is finished, or that nobody will resume.
+        """Remove the checkpoints of a unit that is finished, or that will not be resumed.
 
         Raises:
             LedgerError: the storage refuses it.
@@ -337,72 +325,34 @@ class Ledger:
             ) from error
 
     def checkpoints(self, identity: Identity) -> CheckpointStore:
-        """Where a fold of this identity finds and leaves its checkpoints."""
+        """Where a fold of this identity loads and saves its checkpoints."""
         return Checkpoints(self.place, identity.id, self.checkpoint_every, self._warn)
 
     def _read(self, unit_id: str, name: str) -> bytes | None:
         try:
             return self.place.read(f"{unit_id}/{name}")
-        except OSError as error:  # a missing right, a folder in its place, a link to nowhere
+        except OSError as error:  # no permission, a folder of this name, a broken link
             raise _damaged(unit_id, name, one_line(error)) from None
 
     def _facts(self, unit_id: str) -> dict[str, Any]:
         content = self._read(unit_id, FACTS)
         if content is None:
-            raise LedgerError(f"no unit {unit_id} in {self.where}: 'cgn units' lists the existing ones")
+            raise LedgerError(
+                f"no unit {unit_id} in {self.where}", remedy="'cgn units' lists the existing ones"
+            )
         try:
             return unseal(content, READABLE)
         except FormatError as error:
             raise LedgerError(
-                f"unit {unit_id} {error}: read it with the version of cgn-platform that wrote it, or a later one"
+                f"unit {unit_id} {error}",
+                remedy="read it with the version of cgn-platform that wrote it, or a later one",
             ) from None
         except DamagedError as error:
             raise _damaged(unit_id, FACTS, str(error)) from None
 
 
-def _curve(reports: Sequence[EpochReport]) -> pa.Table:
-    rows = [
-        {
-            "epoch": report.epoch,
-            "val_auc": report.val_auc,
-            "losses": list(report.losses.items()),
-            "seconds": report.seconds,
-            "val_scores": report.val_scores.tolist(),
-        }
-        for report in reports
-    ]
-    return pa.Table.from_pylist(rows, CURVE)
-
-
-def _predictions(result: FoldResult, pairs: Pairs) -> pa.Table:
-    """Null where a target has no box: nothing there could be found (reading 20)."""
-    told = result.predictions
-    columns = (told.index, told.label, told.p_malignant, told.box, told.iou, told.localized)
-    rows = [
-        {
-            "index": int(index),
-            "pair_id": str(pairs.pair_id[index]),
-            "patient_id": str(pairs.patient_id[index]),
-            "fold": result.fold,
-            "label": int(label),
-            "p_malignant": float(score),
-            "box": box.tolist(),
-            "iou": None if math.isnan(iou) else float(iou),
-            "localized": None if math.isnan(iou) else bool(localized),
-        }
-        for index, label, score, box, iou, localized in zip(*columns, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, PREDICTIONS)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-    return stream.getvalue()
-
-
 def _environment(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What else may change bits: named, so that a difference can be explained."""
+    """What else may change bits: stored, so that a difference can be explained."""
     device = next((str(tensor.device) for tensor in state.values()), "none")
     on_gpu = device.startswith("cuda")  # as `cgn.fit` sets it there
     return {
@@ -427,5 +377,6 @@ def _number(value: float) -> float | None:
 
 def _damaged(unit_id: str, name: str, why: str) -> LedgerError:
     return LedgerError(
-        f"{name} of unit {unit_id} is damaged ({why}): the unit is computed again when a run needs it"
+        f"{name} of unit {unit_id} is damaged ({why})",
+        remedy="the unit is computed again when a run needs it",
     )

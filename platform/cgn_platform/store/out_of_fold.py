@@ -1,8 +1,7 @@
 """Out-of-fold test predictions: the one place where the folds of a configuration are joined.
 
-Tables, reports, the gate and MLflow all read the same join, so that they show the same figures. A
-configuration with a missing or damaged unit has no join (INCOMPLETE): it is never the mean of the remaining
-folds.
+Tables, reports, the gate and MLflow all use this join, so they show the same figures. A configuration with a
+missing or damaged unit has no join (INCOMPLETE): figures are never computed over the remaining folds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from cgn.errors import LedgerError
 from cgn.statistics import Comparison, Interval
 from cgn_platform.store.ledger import Ledger, Unit
 
-MIN_FOLDS = 3  # for a comparison (reading 18); a single 8:1:1 division shows its figures without one
+MIN_FOLDS = 3  # for a comparison (reading 18); a single 8:1:1 division is shown without one
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ def join(units: Sequence[Sequence[Unit]]) -> OutOfFold:
     tested = [row["index"] for row in first]
     if len(set(tested)) < len(tested) or any([row["index"] for row in rows] != tested for rows in seeds):
         raise LedgerError(
-            f"the units of a configuration must test the same pairs once for each seed but those beside "
-            f"{units[0][0].id} do not: were they made from different splits?"
+            f"the units of a configuration must test the same pairs once for each seed but those of "
+            f"{units[0][0].id} do not: check that they were made from the same splits"
         )
 
     def column(name: str, dtype: Any) -> NDArray[Any]:
@@ -99,10 +98,10 @@ def join(units: Sequence[Sequence[Unit]]) -> OutOfFold:
 
 
 def read(ledger: Ledger, ids: Sequence[Sequence[str]]) -> OutOfFold | None:
-    """Join these units, `[seed][fold]`; None (INCOMPLETE) if one of them is missing or damaged."""
+    """Join the units of these ids, `[seed][fold]`; None (INCOMPLETE) if one is missing or damaged."""
     units = [[ledger.find(unit_id) for unit_id in seed] for seed in ids]
     complete = [[unit for unit in seed if unit is not None] for seed in units]
-    if not ids or [len(seed) for seed in complete] != [len(seed) for seed in units]:
+    if not units or not all(complete) or list(map(len, complete)) != list(map(len, units)):
         return None
     try:
         return join(complete)
