@@ -42,7 +42,7 @@ from cgn_platform.registry.registry import Registry
 from cgn_platform.report.facts import read_facts
 from cgn_platform.report.page import write_report
 from cgn_platform.search.load import load_space, load_table
-from cgn_platform.search.study import open_study, read_trials, recorded
+from cgn_platform.search.study import open_study, read_study, read_trials
 from cgn_platform.serving.package import load
 from cgn_platform.store.databases import study_url
 from cgn_platform.store.layout import Store
@@ -277,7 +277,7 @@ def test_cgn_units_lists_verifies_and_shows_them(unpacked: Path, expected: Expec
 def test_trials_have_the_same_states_values_and_parameters(
     unpacked: Path, expected: Expected, name: str
 ) -> None:
-    declaration, records = recorded(name, store_in(unpacked))
+    declaration, records = read_study(name, store_in(unpacked))
     assert declaration == expected["studies"][name]["declaration"]
     assert_same_trials(records, expected["studies"][name]["trials"])
 
@@ -335,7 +335,7 @@ def test_the_same_sweep_again_trains_nothing(
     assert "2 complete, 1 pruned" in output
     assert ledger_of(writable).names() == sorted(expected["units"])
     assert ledger_of(writable).unfinished() == expected["unfinished"]
-    assert_same_trials(recorded("old-sweep", store)[1], expected["studies"]["old-sweep"]["trials"])
+    assert_same_trials(read_study("old-sweep", store)[1], expected["studies"]["old-sweep"]["trials"])
     # Today's code makes the same facts of the stored units, and MLflow still has every run once.
     again = read_facts(store, "old-sweep")
     assert {name: again[name] for name in facts if name != "run"} == {
@@ -548,7 +548,7 @@ def test_a_studies_database_of_an_unknown_format_is_refused(writable: Path) -> N
     store = store_in(writable)
     edit_database(store.studies, "UPDATE alembic_version SET version_num = 'v99.0.0.a'")
     with pytest.raises(StudyError):
-        recorded("old-sweep", store)
+        read_study("old-sweep", store)
 
 
 def test_an_mlflow_database_of_an_unknown_format_is_refused(writable: Path) -> None:
