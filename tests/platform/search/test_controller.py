@@ -1,211 +1,183 @@
-"""What the driver decides on what workers tell, without Ray."""
+"""Decisions about trials, without Ray."""
 
 import math
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cgn.errors import ClusterError, LedgerError
-from cgn_platform.run.supervisor import SweepSupervisor
-from cgn_platform.run.tune import _of_all
-from cgn_platform.search.controller import TrialController
-from cgn_platform.search.records import EpochUpdate, TrialRecord, TrialSpec
+from cgn.errors import ConfigError
+from cgn_platform.search.controller import Outcome, TrialController
+from cgn_platform.search.records import EpochUpdate, StudyInfo, TrialRecord, TrialSpec
 from cgn_platform.search.study import Study, open_study
 from cgn_platform.space import Prune, Space
+from cgn_platform.store.layout import Store
 
 FINAL = {"val_auc": 0.7, "test_auc": 0.6, "localization_error": None, "folds": []}
 
 
-class Ears:
-    """A listener that remembers."""
+class Recorder:
+    """A listener that records events."""
 
     def __init__(self) -> None:
-        self.heard: list[Any] = []
+        self.events: list[Any] = []
+
+    def begin(self, study: StudyInfo) -> None:
+        self.events.append(("begin", study.name))
 
     def lost(self, number: int, cause: str) -> None:
-        self.heard.append(("lost", number, cause))
+        self.events.append(("lost", number, cause))
 
-    def started(self, trial: Any) -> None:
-        self.heard.append(("started", trial.number))
+    def started(self, trial: TrialSpec) -> None:
+        self.events.append(("started", trial.number))
 
-    def epoch(self, number: int, step: EpochUpdate) -> None:
-        self.heard.append(("epoch", number, step.epoch))
+    def epoch(self, number: int, update: EpochUpdate) -> None:
+        self.events.append(("epoch", number, update.epoch))
 
     def ended(self, record: TrialRecord) -> None:
-        self.heard.append(("ended", record.number, record.state))
+        self.events.append(("ended", record.number, record.state))
+
+    def end(self, outcome: Outcome, _records: Sequence[TrialRecord]) -> None:
+        self.events.append(("end", outcome))
 
 
 @pytest.fixture
-def study(space: Space, store: Path) -> Iterator[Study]:
+def study(space: Space, store: Store) -> Iterator[Study]:
     with open_study("s", space, store=store, identity={}) as opened:
         yield opened
 
 
-def run(desk: TrialController, value: float, epochs: int = 6) -> int:
-    """One trial with a flat curve; returns how many epochs it got."""
-    asked = desk.next()
-    assert asked is not None
+def start(controller: TrialController) -> TrialSpec:
+    trial = controller.next()
+    assert trial is not None
+    return trial
+
+
+def run(controller: TrialController, value: float, epochs: int = 6) -> int:
+    """One trial with a flat curve; returns its number of epochs."""
+    trial = start(controller)
     for epoch in range(epochs):
         result = {**FINAL, "val_auc": value} if epoch == epochs - 1 else None
-        if desk.tell(asked.number, EpochUpdate(epoch, value, seconds=0.5, result=result)):
+        if controller.report(trial.number, EpochUpdate(epoch, value, seconds=0.5, result=result)):
             return epoch + 1
     raise AssertionError("a finished trial was not ended")
 
 
-def test_the_default_is_never_pruned(space: Space, store: Path) -> None:
+def test_the_default_is_never_pruned(space: Space, store: Store) -> None:
     """It is what all others are compared with."""
     strict = replace(space, prune=Prune("median", startup_trials=0, warmup_epochs=0), first=[{"alpha": 0.9}])
     with open_study("strict", strict, store=store, identity={}) as study:
-        desk = TrialController(study)
-        default, other = desk.next(), desk.next()
-        assert isinstance(default, TrialSpec)
-        assert isinstance(other, TrialSpec)
+        controller = TrialController(study)
+        default, other = start(controller), start(controller)
         assert default.config == space.base
-        for epoch in range(6):  # the other one ends first, and far ahead
-            assert desk.tell(other.number, EpochUpdate(epoch, 0.9, result=FINAL if epoch == 5 else None)) == (
-                epoch == 5
-            )
-        assert not any(desk.tell(default.number, EpochUpdate(epoch, 0.1)) for epoch in range(5))
-        asked = desk.next()
-        assert isinstance(asked, TrialSpec)
-        assert desk.tell(asked.number, EpochUpdate(0, 0.1))  # anybody else would have been stopped
+        for epoch in range(6):  # the other one ends first, with a far better value
+            update = EpochUpdate(epoch, 0.9, result=FINAL if epoch == 5 else None)
+            assert controller.report(other.number, update) == (epoch == 5)
+        assert not any(controller.report(default.number, EpochUpdate(epoch, 0.1)) for epoch in range(5))
+        third = start(controller)
+        assert controller.report(third.number, EpochUpdate(0, 0.1))  # any other trial is stopped
 
 
 def test_trials_end_complete_or_pruned_until_the_total_is_reached(study: Study) -> None:
-    ears = Ears()
-    desk = TrialController(study, [ears])
-    assert run(desk, 0.8) == run(desk, 0.7) == 6
-    assert run(desk, 0.5) == 2  # after its warm-up
+    recorder = Recorder()
+    controller = TrialController(study, [recorder])
+    assert run(controller, 0.8) == run(controller, 0.7) == 6
+    assert run(controller, 0.5) == 2  # after the warm-up
     record = study.trials()[2]
     assert (record.state, record.value, record.curve) == ("pruned", None, {0: 0.5, 1: 0.5})
     assert record.facts["reason"] == "median pruner after 2 epochs at mean validation AUC 0.500"
     complete = study.trials()[0]
     assert (complete.value, complete.facts["test_auc"], complete.facts["seconds"]) == (0.8, 0.6, 3.0)
-    assert ears.heard[:2] == [("started", 0), ("epoch", 0, 0)]
-    assert ears.heard[-1] == ("ended", 2, "pruned")
+    assert recorder.events[:2] == [("started", 0), ("epoch", 0, 0)]
+    assert recorder.events[-1] == ("ended", 2, "pruned")
     for _ in range(5):
-        run(desk, 0.9)
-    assert desk.next() is None
+        run(controller, 0.9)
+    assert controller.next() is None
 
 
 def test_an_audited_trial_is_marked_once_and_runs_to_its_end(study: Study) -> None:
-    desk = TrialController(study, audit=1.0)
-    assert run(desk, 0.8) == run(desk, 0.7) == run(desk, 0.5) == 6
+    controller = TrialController(study, audit=1.0)
+    assert run(controller, 0.8) == run(controller, 0.7) == run(controller, 0.5) == 6
     first, _, third = study.trials()[:3]
     assert "would_prune_at" not in first.facts
     assert (third.state, third.value, third.facts["would_prune_at"]) == ("complete", 0.5, 2)
-    assert "steps" not in third.facts  # the ledger has them
+    assert "steps" not in third.facts  # its epochs are in the ledger
 
 
 @pytest.mark.parametrize(
-    ("step", "reason"),
+    ("update", "reason"),
     [
         (EpochUpdate(failure="DivergedError: l_cls is nan"), "DivergedError: l_cls is nan"),
-        (EpochUpdate(1, math.nan), "the score of epoch 1 is no number"),
-        (EpochUpdate(5, 0.9, result={**FINAL, "val_auc": None}), "the final score is no number"),
+        (EpochUpdate(1, math.nan), "the score of epoch 1 is not a number"),
+        (EpochUpdate(5, 0.9, result={**FINAL, "val_auc": None}), "the final score is not a number"),
     ],
 )
-def test_what_is_no_number_is_no_score(study: Study, step: EpochUpdate, reason: str) -> None:
-    desk = TrialController(study)
-    asked = desk.next()
-    assert asked is not None
-    desk.tell(asked.number, EpochUpdate(0, 0.99))
-    assert desk.tell(asked.number, step)
+def test_a_score_that_is_not_finite_fails_the_trial(study: Study, update: EpochUpdate, reason: str) -> None:
+    controller = TrialController(study)
+    trial = start(controller)
+    controller.report(trial.number, EpochUpdate(0, 0.99))
+    assert controller.report(trial.number, update)
     record = study.trials()[0]
     assert (record.state, record.value, record.facts["reason"]) == ("failed", None, reason)
 
 
-def test_what_comes_after_the_end_changes_nothing(study: Study) -> None:
-    ears = Ears()
-    desk = TrialController(study, [ears])
-    asked = desk.next()
-    assert asked is not None
-    desk.lost(asked.number, "OSError: gone")
-    desk.crashed(asked.number, "its process ended")
-    desk.lost(asked.number, "once more")
-    assert ears.heard == [("started", 0), ("lost", 0, "OSError: gone"), ("ended", 0, "failed")]
-    assert desk.tell(asked.number, EpochUpdate(0, 0.99))
-    desk.crashed(asked.number, "again")
+def test_reports_after_the_end_change_nothing(study: Study) -> None:
+    recorder = Recorder()
+    controller = TrialController(study, [recorder])
+    trial = start(controller)
+    controller.lost(trial.number, "OSError: gone")
+    controller.crashed(trial.number, "its process ended")
+    controller.lost(trial.number, "again")
+    assert recorder.events == [("started", 0), ("lost", 0, "OSError: gone"), ("ended", 0, "failed")]
+    assert controller.report(trial.number, EpochUpdate(0, 0.99))
+    controller.crashed(trial.number, "again")
     assert study.trials()[0].facts["reason"] == "its process ended"
 
 
-def test_checkpoints_are_removed_before_the_study_knows(
+def test_a_retried_trial_repeats_epochs_without_storing_them_twice(study: Study) -> None:
+    recorder = Recorder()
+    controller = TrialController(study, [recorder])
+    trial = start(controller)
+    for epoch in (0, 1, 0, 1, 2):  # its worker was lost after the second epoch
+        assert not controller.report(trial.number, EpochUpdate(epoch, 0.5))
+    assert [event[2] for event in recorder.events if event[0] == "epoch"] == [0, 1, 2]
+
+
+def test_checkpoints_are_deleted_before_the_trial_is_ended_in_the_study(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A driver that dies in between tries the trial again; after it, nobody would look for them."""
+    """If the driver is killed in between, the trial runs again; afterwards nothing would delete them."""
     order: list[str] = []
     tell = Study.tell
-    monkeypatch.setattr(Study, "tell", lambda *a, **k: (order.append("told"), tell(*a, **k))[1])
-    desk = TrialController(study, forget=lambda config: order.append(f"forgot {config.alpha}"))
-    for end in (
-        lambda number: desk.tell(number, EpochUpdate(failure="ZeroDivisionError: a bug")),
-        lambda number: desk.crashed(number, "its process ended"),  # asked again, and goes on from them
-        lambda number: desk.tell(number, EpochUpdate(5, 0.7, result=FINAL)),
-    ):
-        asked = desk.next()
-        assert asked is not None
-        order.append(f"asked {asked.config.alpha}")
-        end(asked.number)
-    alphas = [record.params["alpha"] for record in study.trials()]
-    assert order == [
-        *(f"asked {alphas[0]}", f"forgot {alphas[0]}", "told"),
-        *(f"asked {alphas[1]}", "told"),
-        *(f"asked {alphas[2]}", "told"),
+    monkeypatch.setattr(Study, "tell", lambda *a, **k: (order.append("ended"), tell(*a, **k))[1])
+    controller = TrialController(
+        study, delete_checkpoints=lambda config: order.append(f"deleted {config.alpha}")
+    )
+    ends: list[Callable[[int], object]] = [
+        lambda number: controller.report(number, EpochUpdate(failure="ZeroDivisionError: a bug")),
+        lambda number: controller.crashed(number, "its process ended"),  # queued again: resumes from them
+        lambda number: controller.report(number, EpochUpdate(5, 0.7, result=FINAL)),
     ]
+    alphas = []
+    for end in ends:
+        trial = start(controller)
+        alphas.append(trial.config.alpha)
+        end(trial.number)
+    assert order == [f"deleted {alphas[0]}", "ended", "ended", "ended"]
 
 
-class TestGuard:
-    """Who ends a sweep early. Tune's part is played by a loop that ends when it is told to."""
+def test_trials_with_invalid_values_are_ended_for_the_listeners(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    controller = TrialController(study, [recorder])
+    start(controller)
 
-    @pytest.fixture
-    def guard(self, study: Study) -> SweepSupervisor:
-        return SweepSupervisor(TrialController(study))
+    def refuse(*_: Any) -> None:
+        raise ConfigError("alpha and learning_rate cannot both be high")
 
-    @staticmethod
-    def tune(guard: SweepSupervisor) -> None:
-        while guard.broken is None:
-            time.sleep(0.01)
-
-    def test_a_sweep_that_ends_is_no_error(self, guard: SweepSupervisor) -> None:
-        guard.watch(lambda: None, lambda: None)
-
-    def test_an_error_in_tune_or_at_the_desk_ends_it(self, guard: SweepSupervisor) -> None:
-        with pytest.raises(ZeroDivisionError):
-            guard.watch(lambda: 1 / 0, lambda: None)
-
-    def test_a_cluster_that_is_gone_is_not_waited_for(self, guard: SweepSupervisor) -> None:
-        release = threading.Event()
-        with pytest.raises(ClusterError, match=r"it left: run the same command again; what is finished"):
-            guard.watch(release.wait, lambda: "it left")
-        release.set()
-
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_a_signal_ends_it_in_order(self, guard: SweepSupervisor, number: signal.Signals) -> None:
-        before = signal.getsignal(number)
-        ended = []
-
-        def sweep() -> None:
-            os.kill(os.getpid(), number)
-            self.tune(guard)
-            ended.append(True)
-
-        with pytest.raises(SystemExit) as told:
-            guard.watch(sweep, lambda: None)
-        assert told.value.code == 128 + number
-        assert ended
-        assert signal.getsignal(number) is before
-
-
-def test_a_fault_that_all_workers_will_find_is_told_from_one_that_is_a_trials_own() -> None:
-    full = _of_all("cgn.errors.LedgerError: unit 5eed cannot be written to units: [Errno 28] No space left")
-    assert isinstance(full, LedgerError)
-    assert str(full) == "unit 5eed cannot be written to units: [Errno 28] No space left"
-    for cause in ("its process ended", "OSError: [Errno 5] Input/output error", "cgn.errors.DataError: one"):
-        assert _of_all(cause) is None
+    monkeypatch.setattr(Space, "configure", refuse)
+    assert controller.next() is None
+    total = study.space.trials
+    assert recorder.events[1:] == [("ended", number, "failed") for number in range(1, total)]

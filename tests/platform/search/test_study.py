@@ -1,7 +1,8 @@
+"""A study: its queue, what resumes it, what is refused."""
+
 import os
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -9,66 +10,75 @@ import pytest
 
 from cgn.ablation import Triplet
 from cgn.config import Config
-from cgn.errors import StudyError
-from cgn_platform.search.records import TrialSpec
-from cgn_platform.search.study import Study, open_study, recorded
+from cgn.errors import ConfigError, StudyError
+from cgn_platform.search.records import TrialRecord, TrialSpec
+from cgn_platform.search.study import Study, importances, open_study, read_study, read_trials
 from cgn_platform.space import Choice, Float, Space
+from cgn_platform.store.databases import study_url
+from cgn_platform.store.layout import Store
 
 IDENTITY = {"cache": "c0ffee", "splits": "f00d"}
 
 
-def opened(space: Space, store: Path, name: str = "s", **identity: str) -> Study:
+def opened(space: Space, store: Store, name: str = "s", **identity: str) -> Study:
     return open_study(name, space, store=store, identity={**IDENTITY, **identity})
 
 
 def ask(study: Study) -> TrialSpec:
-    asked = study.ask()
-    assert isinstance(asked, TrialSpec)
-    return asked
+    trial = study.ask()
+    assert trial is not None
+    return trial
 
 
 def run(study: Study, n: int = 99) -> list[TrialSpec]:
-    """Complete what is asked, with alpha as the score."""
-    done = []
-    while study.remaining() and len(done) < n:
-        asked = ask(study)
-        study.tell(asked.number, "complete", asked.config.alpha)
-        done.append(asked)
-    return done
+    """Complete up to `n` trials, with alpha as their value."""
+    trials: list[TrialSpec] = []
+    while len(trials) < n and (trial := study.ask()) is not None:
+        study.tell(trial.number, "complete", trial.config.alpha)
+        trials.append(trial)
+    return trials
 
 
-def test_the_default_is_trial_0_and_the_total_is_what_was_asked(space: Space, store: Path) -> None:
+def stored(store: Store, name: str = "s") -> optuna.Study:
+    """The study as Optuna reads it."""
+    return optuna.load_study(study_name=name, storage=study_url(store))
+
+
+def test_the_default_is_trial_0_and_the_total_is_that_of_the_space(space: Space, store: Store) -> None:
     with opened(space, store) as study:
-        done = run(study)
-        assert done[0].config == space.base
-        assert study._study.metric_names == ["val_auc"]
-        assert [asked.number for asked in done] == list(range(space.trials))
-        assert len({asked.config.fingerprint() for asked in done}) == space.trials
+        trials = run(study)
+        assert trials[0].config == space.base
+        assert [trial.number for trial in trials] == list(range(space.trials))
+        assert len({trial.config.fingerprint() for trial in trials}) == space.trials
+    assert stored(store).metric_names == ["val_auc"]
     with opened(space, store) as study:
         assert study.remaining() == 0
+        assert study.ask() is None
         assert all(record.state == "complete" for record in study.trials())
     with opened(space.edit(trials=10), store) as study:
         assert study.remaining() == 2
 
 
-def test_equal_seeds_search_equally_and_a_resumed_search_repeats_no_draw(space: Space, store: Path) -> None:
+def test_a_resumed_search_suggests_the_same_trials_as_an_uninterrupted_one(
+    space: Space, store: Store
+) -> None:
     space = space.edit(trials=16)
     with opened(space, store, "whole") as study:
-        whole = [asked.params for asked in run(study)]
-    pieces = []
+        whole = [trial.params for trial in run(study)]
+    resumed = []
     for _ in range(4):
-        with opened(space, store, "pieces") as study:
-            pieces += [asked.params for asked in run(study, 4)]
-    assert pieces == whole
+        with opened(space, store, "resumed") as study:
+            resumed += [trial.params for trial in run(study, 4)]
+    assert resumed == whole
     assert len({tuple(params.items()) for params in whole}) == 16
 
 
-def test_orphans_of_a_dead_driver_are_asked_again_once(space: Space, store: Path) -> None:
+def test_orphans_of_a_killed_driver_are_queued_again_once(space: Space, store: Store) -> None:
     study = opened(space, store)
     run(study, 2)
     lost = [ask(study), ask(study)]
     study.report(lost[0].number, 0, 0.5)
-    study.close()  # a killed driver says no more than this
+    study.close()  # as when its driver is killed: no trial is ended
 
     study = opened(space, store)
     assert study.orphans == 2
@@ -77,12 +87,12 @@ def test_orphans_of_a_dead_driver_are_asked_again_once(space: Space, store: Path
     assert again.params == lost[0].params
     study.close()
 
-    with opened(space, store) as study:  # killed once more: the other stays queued, this one is queued anew
+    with opened(space, store) as study:  # killed again: the second stays queued, the first is queued again
         assert study.orphans == 1
         queued = [ask(study), ask(study)]
-        assert [asked.params for asked in queued] == [lost[1].params, lost[0].params]
-        for asked in queued:
-            study.tell(asked.number, "complete", 0.5)
+        assert [trial.params for trial in queued] == [lost[1].params, lost[0].params]
+        for trial in queued:
+            study.tell(trial.number, "complete", 0.5)
         run(study)
         records = study.trials()
     assert [record.state for record in records].count("orphan") == 3
@@ -92,8 +102,8 @@ def test_orphans_of_a_dead_driver_are_asked_again_once(space: Space, store: Path
     assert all(record.value is None for record in records if record.state == "orphan")
 
 
-def test_a_driver_killed_while_it_adopts_queues_nothing_twice(
-    space: Space, store: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_driver_killed_while_it_queues_orphans_queues_nothing_twice(
+    space: Space, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = opened(space, store)
     ask(study)
@@ -111,14 +121,14 @@ def test_a_driver_killed_while_it_adopts_queues_nothing_twice(
         assert ask(study).config == space.base
 
 
-def test_a_queued_default_survives_a_driver_killed_before_it_ran(space: Space, store: Path) -> None:
+def test_the_default_stays_queued_if_the_driver_is_killed_before_it_ran(space: Space, store: Store) -> None:
     opened(space, store).close()
     with opened(space, store) as study:
         assert ask(study).config == space.base
 
 
-def test_a_study_whose_creation_was_cut_short_is_finished(
-    space: Space, store: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_creation_of_a_study_is_completed(
+    space: Space, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -128,11 +138,11 @@ def test_a_study_whose_creation_was_cut_short_is_finished(
         with pytest.raises(KeyboardInterrupt):
             opened(space, store)
     with opened(space, store) as study:
-        assert [asked.config == space.base for asked in run(study)][:2] == [True, False]
+        assert [trial.config == space.base for trial in run(study)][:2] == [True, False]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda space: space.edit(epochs=7), "base.epochs was 6 and is 7"),
         (
@@ -142,23 +152,37 @@ def test_a_study_whose_creation_was_cut_short_is_finished(
     ],
 )
 def test_another_search_under_the_same_name_is_refused(
-    space: Space, store: Path, change: Callable[[Space], Space], told: str
+    space: Space, store: Store, change: Callable[[Space], Space], message: str
 ) -> None:
     opened(space, store).close()
     with pytest.raises(StudyError) as error:
         opened(change(space), store)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "--name" in str(error.value)
-    opened(space, store).close()  # and the lock was given back
+    opened(space, store).close()  # the lock was released
 
 
-def test_other_data_under_the_same_name_is_refused(space: Space, store: Path) -> None:
+def test_other_data_under_the_same_name_is_refused(space: Space, store: Store) -> None:
     opened(space, store).close()
     with pytest.raises(StudyError, match="cache was 'c0ffee' and is 'decaf'"):
         opened(space, store, cache="decaf")
 
 
-def test_a_second_driver_is_refused_and_told_who_holds_it(space: Space, store: Path) -> None:
+def test_a_study_declared_by_older_code_is_refused_and_the_new_field_is_named(
+    space: Space, store: Store
+) -> None:
+    """A field that a later version adds may change results, so the old search is not continued silently."""
+    opened(space, store).close()
+    study = stored(store)
+    declaration = study.user_attrs["declaration"]
+    del declaration["prune"]["power"]
+    study.set_user_attr("declaration", declaration)
+    with pytest.raises(StudyError, match=r"another search: prune.power was None and is 3.0: .*--name"):
+        opened(space, store)
+    assert read_study("s", store)[0]["prune"]["rule"] == "median"  # it can still be read
+
+
+def test_a_second_driver_is_refused_and_the_holder_is_named(space: Space, store: Store) -> None:
     with (
         opened(space, store),
         pytest.raises(StudyError, match=rf"held by process {os.getpid()} on .* since 20"),
@@ -167,7 +191,7 @@ def test_a_second_driver_is_refused_and_told_who_holds_it(space: Space, store: P
     opened(space, store).close()
 
 
-def test_a_pruned_trial_keeps_its_reports_and_a_failed_one_is_no_score(space: Space, store: Path) -> None:
+def test_a_pruned_trial_keeps_its_reports_and_a_failed_one_is_no_score(space: Space, store: Store) -> None:
     with opened(space, store) as study:
         run(study, 2)
         pruned = ask(study)
@@ -183,39 +207,43 @@ def test_a_pruned_trial_keeps_its_reports_and_a_failed_one_is_no_score(space: Sp
         assert [record.facts.get("reason") for record in study.trials()][2:4] == ["slow", "NaN"]
 
 
-def test_conditional_dimensions_live_in_one_study(store: Path) -> None:
+def test_conditional_dimensions_live_in_one_study(store: Store) -> None:
     space = Space(
         Config(),
         {"triplet": Choice(tuple(Triplet)), "beta": Float(0.1, 9, log=True, when={"triplet": ("feedback",)})},
         trials=14,
     )
     with opened(space, store) as study:
-        for asked in run(study):
-            assert ("beta" in asked.params) == (asked.config.triplet is Triplet.FEEDBACK)
+        for trial in run(study):
+            assert ("beta" in trial.params) == (trial.config.triplet is Triplet.FEEDBACK)
         assert {type(record.params["triplet"]) for record in study.trials()} == {str}
 
 
-def test_values_that_cannot_be_together_fail_their_trial_only(
-    space: Space, store: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_with_values_that_are_invalid_together_fails_and_the_next_one_is_asked_for(
+    space: Space, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cgn.errors import ConfigError
+    configure, calls = Space.configure, []
+
+    def refuse_once(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ConfigError("alpha and learning_rate cannot both be high")
+        return configure(*args)
 
     with opened(space, store) as study:
         ask(study)
-
-        def refuse(*_: Any) -> None:
-            raise ConfigError("alpha and learning_rate cannot both be high")
-
+        failed: list[TrialRecord] = []
         with monkeypatch.context() as refusing:
-            refusing.setattr(Space, "configure", refuse)
-            record = study.ask()
-        assert not isinstance(record, TrialSpec)
-        assert (record.state, record.facts["reason"][:5]) == ("failed", "alpha")
-        assert isinstance(study.ask(), TrialSpec)
+            refusing.setattr(Space, "configure", refuse_once)
+            trial = study.ask(on_invalid=failed.append)
+        assert trial is not None
+        assert [(record.number, record.state) for record in failed] == [(1, "failed")]
+        assert failed[0].facts["reason"] == "alpha and learning_rate cannot both be high"
+        assert trial.number == 2
 
 
-def test_a_database_that_fails_is_told_in_a_line_whatever_is_asked(
-    space: Space, store: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_error_of_the_database_is_a_study_error_in_every_call(
+    space: Space, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(space, store) as study:
         first, second = ask(study), ask(study)
@@ -237,11 +265,35 @@ def test_a_database_that_fails_is_told_in_a_line_whatever_is_asked(
                 call()
 
 
-def test_a_study_is_read_without_its_lock(space: Space, store: Path) -> None:
+def test_a_study_is_read_without_its_lock(space: Space, store: Store) -> None:
     with opened(space, store) as study:
         run(study, 2)
-        declaration, records = recorded("s", store)
+        declaration, records = read_study("s", store)
+        trials = read_trials("s", study.id, study_url(store))
     assert declaration["cache"] == "c0ffee"
     assert [record.value for record in records][:2] == [record.params["alpha"] for record in records][:2]
+    assert trials == records
     with pytest.raises(StudyError, match=r"no study 'q' in .*: there are s"):
-        recorded("q", store)
+        read_study("q", store)
+
+
+def test_a_new_study_of_the_same_name_is_not_taken_for_the_old_one(space: Space, store: Store) -> None:
+    with opened(space, store) as study:
+        study_id = study.id
+    optuna.delete_study(study_name="s", storage=study_url(store))
+    assert read_trials("s", study_id, study_url(store)) == []
+    with opened(space, store) as study:
+        assert study.id != study_id
+        assert read_trials("s", study_id, study_url(store)) == []
+        assert len(read_trials("s", study.id, study_url(store))) == 1
+
+
+def test_importances_need_complete_trials_that_differ(space: Space, store: Store) -> None:
+    with opened(space, store) as study:
+        run(study, 1)
+        assert importances("s", store) == {}
+        run(study)
+        shares = importances("s", store)
+    assert set(shares) == {"alpha", "learning_rate"}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["alpha"] > shares["learning_rate"]
