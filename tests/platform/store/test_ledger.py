@@ -1,8 +1,9 @@
-"""Finished units: written whole, found again, never trusted when damaged."""
+"""Finished units: written atomically, found again, never used when damaged."""
 
 import dataclasses
 import hashlib
 import json
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import LedgerError
 from cgn.fit import fit, network_of
-from cgn.places import shown
+from cgn.places import Place, shown
 from cgn.results import FoldRun
 from cgn_platform.console.live import make_console
 from cgn_platform.console.tables import units_table
@@ -33,7 +34,7 @@ def run(folds: FoldRun) -> tuple[list[Any], Any]:
 
 
 def plain(value: Any) -> Any:
-    """What was told, as values that compare."""
+    """Reports and results as values that can be compared."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, np.ndarray):
@@ -54,13 +55,13 @@ def identity(config: Config, pairs: Pairs) -> Identity:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, said: list[str]) -> Ledger:
-    return Ledger(tmp_path / "units", checkpoint_every=2, warn=said.append)
+def ledger(tmp_path: Path, warnings: list[str]) -> Ledger:
+    return Ledger(tmp_path / "units", checkpoint_every=2, warn=warnings.append)
 
 
 class Trainer:
@@ -81,17 +82,17 @@ def trainer(config: Config, pairs: Pairs, splits: tuple[Split, ...]) -> Trainer:
     return Trainer(config, pairs, splits[0])
 
 
-def test_a_unit_is_trained_once_and_read_as_it_was_told(
+def test_a_unit_is_trained_once_and_read_as_it_was_written(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
 ) -> None:
-    told = run(read_or_train(ledger, identity, pairs, trainer))
-    again = run(read_or_train(ledger, identity, pairs, trainer))
+    trained = run(read_or_train(ledger, identity, pairs, trainer))
+    read = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0]
-    assert plain(again) == plain(told)
+    assert plain(read) == plain(trained)
     unit = ledger.open(identity.id)
     assert unit.identity == identity
     assert unit.predictions["pair_id"].to_pylist() == [f"pair-{i:03d}" for i in range(8)]
-    assert unit.predictions["localized"].to_pylist()[0] is None  # benign: no lesion is marked
+    assert unit.predictions["localized"].to_pylist()[0] is None  # benign: no lesion is annotated
     network = network_of(trainer.config, unit.result.state)
     assert sum(p.numel() for p in network.parameters()) > 0
     assert ledger.names() == [identity.id]
@@ -99,33 +100,34 @@ def test_a_unit_is_trained_once_and_read_as_it_was_told(
     assert not [path for path in Path(ledger.where).rglob("*") if "at-" in path.name or "tmp" in path.name]
 
 
-def test_what_makes_a_unit_names_it(config: Config, pairs: Pairs, tmp_path: Path) -> None:
-    def name(of: Config = config, fold: int = 0, splits: str = "s", cache: str = "c") -> str:
-        return Identity.of(of, fold, splits=splits, cache=cache).id
+def test_whatever_determines_a_unit_changes_its_id(config: Config, pairs: Pairs, tmp_path: Path) -> None:
+    def id_of(edited: Config = config, fold: int = 0, splits: str = "s", cache: str = "c") -> str:
+        return Identity.of(edited, fold, splits=splits, cache=cache).id
 
     weights = tmp_path / "w.pt"
-    names = [name(), name(fold=1), name(splits="t"), name(cache="d"), name(config.edit(seed=1))]
+    ids = [id_of(), id_of(fold=1), id_of(splits="t"), id_of(cache="d"), id_of(config.edit(seed=1))]
     for content in (b"one", b"two"):
         weights.write_bytes(content)
-        names.append(name(config.edit(backbone_weights=str(weights))))
-    assert len(set(names)) == len(names)
-    assert name() == names[0]
-    elsewhere = tmp_path / "moved.pt"
-    weights.rename(elsewhere)
-    assert name(config.edit(backbone_weights=str(elsewhere))) == names[-1]
+        ids.append(id_of(config.edit(backbone_weights=str(weights))))
+    assert len(set(ids)) == len(ids)
+    assert id_of() == ids[0]
+    moved = tmp_path / "moved.pt"
+    weights.rename(moved)
+    assert id_of(config.edit(backbone_weights=str(moved))) == ids[-1]
 
 
-def test_fields_that_a_method_does_not_read_name_no_unit(
+def test_fields_that_a_method_does_not_read_do_not_change_the_id(
     monkeypatch: pytest.MonkeyPatch, config: Config
 ) -> None:
-    """House A3: `alpha` made units of a method that never looks at it."""
-    monkeypatch.setattr("cgn_platform.ledger.fields_read", lambda _method: frozenset({"method", "seed"}))
+    monkeypatch.setattr(
+        "cgn_platform.store.ledger.fields_read", lambda _method: frozenset({"method", "seed"})
+    )
 
-    def name(of: Config) -> str:
-        return Identity.of(of, 0, splits="s", cache="c").id
+    def id_of(edited: Config) -> str:
+        return Identity.of(edited, 0, splits="s", cache="c").id
 
-    assert name(config) == name(config.edit(alpha=0.9, beta=7, bilateral="none"))
-    assert name(config) != name(config.edit(seed=1))
+    assert id_of(config) == id_of(config.edit(alpha=0.9, beta=7, bilateral="none"))
+    assert id_of(config) != id_of(config.edit(seed=1))
 
 
 def test_units_of_format_1_are_read_and_not_reused(
@@ -140,26 +142,26 @@ def test_units_of_format_1_are_read_and_not_reused(
     old = {**facts, "format": 1, "identity": {**facts["identity"], "config": config.model_dump(mode="json")}}
     digest = hashlib.sha256(json.dumps(old, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     path.write_text(json.dumps(old | {"sha256": digest}))
-    again = ledger.open(identity.id)
-    assert again.outdated is not None
-    assert "format 1" in again.outdated
-    assert again.result.test_auc == unit.result.test_auc
+    reopened = ledger.open(identity.id)
+    assert reopened.outdated is not None
+    assert "format 1" in reopened.outdated
+    assert reopened.result.test_auc == unit.result.test_auc
     console = make_console()
     with console.capture() as capture:
-        console.print(units_table([again, unit], {}))
+        console.print(units_table([reopened, unit], {}))
     assert "1 can be read but are not reused (format 1" in " ".join(capture.get().split())
 
 
-def test_units_of_other_training_code_say_so(
+def test_units_of_other_training_code_are_outdated(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
 ) -> None:
     other = dataclasses.replace(identity, code="0" * 16)
     run(read_or_train(ledger, other, pairs, trainer))
     outdated = ledger.open(other.id).outdated
-    assert outdated == f"trained by code {'0' * 16}, today's is {identity.code}"
+    assert outdated == f"trained by code {'0' * 16}, the current code is {identity.code}"
 
 
-def test_a_fold_that_was_cut_short_costs_at_most_the_epochs_since_its_checkpoint(
+def test_an_interrupted_fold_resumes_from_its_checkpoint(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, tmp_path: Path
 ) -> None:
     whole = run(read_or_train(Ledger(tmp_path / "other"), identity, pairs, trainer))
@@ -171,8 +173,11 @@ def test_a_fold_that_was_cut_short_costs_at_most_the_epochs_since_its_checkpoint
     assert ledger.unfinished() == {identity.id: 2}
     reports, result = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0, 0, 2]
-    timeless = [[{**plain(r), "seconds": 0} for r in (*of, end)] for of, end in (whole, (reports, result))]
-    assert timeless[0] == timeless[1]
+    expected, resumed = (
+        [{**plain(report), "seconds": 0} for report in (*epochs, end)]
+        for epochs, end in (whole, (reports, result))
+    )
+    assert resumed == expected
 
 
 FILES = ("unit.json", "curve.parquet", "predictions.parquet", "model.safetensors")
@@ -180,35 +185,41 @@ FILES = ("unit.json", "curve.parquet", "predictions.parquet", "model.safetensors
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", ["bit", "truncated", "missing"])
-def test_a_damaged_unit_is_named_and_computed_anew(
-    name: str, harm: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, said: list[str]
+def test_a_damaged_unit_is_reported_and_computed_again(
+    name: str,
+    harm: str,
+    ledger: Ledger,
+    identity: Identity,
+    trainer: Trainer,
+    pairs: Pairs,
+    warnings: list[str],
 ) -> None:
-    told = run(read_or_train(ledger, identity, pairs, trainer))
+    before = run(read_or_train(ledger, identity, pairs, trainer))
     path = Path(ledger.where) / identity.id / name
     content = bytearray(path.read_bytes())
     if harm == "bit":
-        at = random.Random(name).randrange(len(content))
-        content[at] ^= 1 << 4
+        position = random.Random(name).randrange(len(content))
+        content[position] ^= 1 << 4
         path.write_bytes(content)
     elif harm == "truncated":
         path.write_bytes(content[: len(content) // 2])
     else:
         path.unlink()
-    if (name, harm) != ("unit.json", "missing"):  # without it the unit is not there, rather than damaged
+    if (name, harm) != ("unit.json", "missing"):  # without it the unit is missing, not damaged
         assert name in str(ledger.damage(identity.id))
         assert ledger.find(identity.id) is None
-        assert f"{name} of unit {identity.id} is damaged" in said[0]
+        assert f"{name} of unit {identity.id} is damaged" in warnings[0]
         with pytest.raises(LedgerError, match="is damaged"):
             ledger.open(identity.id)
-    anew = run(read_or_train(ledger, identity, pairs, trainer))
+    after = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0, 0]
-    assert [r.val_auc for r in anew[0]] == [r.val_auc for r in told[0]]
+    assert [report.val_auc for report in after[0]] == [report.val_auc for report in before[0]]
     assert ledger.damage(identity.id) is None
 
 
 @pytest.mark.parametrize("harm", ["bit", "truncated"])
-def test_a_damaged_checkpoint_is_never_trained_on(
-    harm: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, said: list[str]
+def test_a_damaged_checkpoint_is_never_loaded(
+    harm: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, warnings: list[str]
 ) -> None:
     running = read_or_train(ledger, identity, pairs, trainer)
     for _ in range(5):
@@ -219,11 +230,11 @@ def test_a_damaged_checkpoint_is_never_trained_on(
     content[-5] ^= 1
     path.write_bytes(content if harm == "bit" else content[:-100])
     assert ledger.checkpoints(identity).load() is None
-    assert "at-00004" in said[0]
+    assert "at-00004" in warnings[0]
 
 
-def test_storage_that_takes_no_more_is_said_and_leaves_nothing_half_written(
-    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, said: list[str], monkeypatch: Any
+def test_a_full_storage_is_reported_and_no_file_is_half_written(
+    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, warnings: list[str], monkeypatch: Any
 ) -> None:
     def full(_file: int) -> None:
         raise OSError(28, "No space left on device")
@@ -231,46 +242,70 @@ def test_storage_that_takes_no_more_is_said_and_leaves_nothing_half_written(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(LedgerError, match=rf"unit {identity.id} cannot be written .*No space left"):
         run(read_or_train(ledger, identity, pairs, trainer))
-    assert "a checkpoint" in said[0]
+    assert "a checkpoint" in warnings[0]
     assert not [path for path in Path(ledger.where).rglob("*") if path.is_file()]
 
 
-def test_the_first_of_two_equal_units_stands(
+def test_a_checkpoint_that_cannot_replace_older_ones_does_not_stop_training(
+    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, warnings: list[str], monkeypatch: Any
+) -> None:
+    def denied(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Place, "remove", denied)
+        running = read_or_train(ledger, identity, pairs, trainer)
+        for _ in range(5):
+            next(running)
+    running.close()
+    assert "a checkpoint" in warnings[0]
+    assert "Permission denied" in warnings[0]
+    assert ledger.unfinished() == {identity.id: 4}
+
+
+def test_the_first_of_two_equal_units_is_kept(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
 ) -> None:
-    """A worker that was given up may still finish, after the one that took its place."""
+    """A worker that counted as lost may still finish, after the one that replaced it."""
     slow = read_or_train(ledger, identity, pairs, trainer)
     next(slow)
     run(read_or_train(ledger, identity, pairs, trainer))
     folder = Path(ledger.where) / identity.id
-    stood = {path: path.read_bytes() for path in folder.iterdir()}
+    first = {path: path.read_bytes() for path in folder.iterdir()}
     run(slow)
-    assert {path: path.read_bytes() for path in folder.iterdir()} == stood
+    assert {path: path.read_bytes() for path in folder.iterdir()} == first
 
 
-def test_what_a_killed_worker_left_goes_with_the_end_of_its_unit(
+def test_files_of_a_killed_worker_are_removed_when_its_unit_is_finished(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
 ) -> None:
-    """Half of a file; and a checkpoint, where it was killed right after its result was written."""
+    """A draft; and a checkpoint, if the worker was killed right after its result was written."""
     folder = Path(ledger.where) / identity.id
     folder.mkdir(parents=True)
     (folder / ".at-00002-5eed.1234abcd.tmp").write_bytes(b"half")
-    told = run(read_or_train(ledger, identity, pairs, trainer))
+    trained = run(read_or_train(ledger, identity, pairs, trainer))
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     (folder / f"at-00004-{'5eed' * 16}.safetensors").write_bytes(b"")
-    assert plain(run(read_or_train(ledger, identity, pairs, trainer))) == plain(told)
+    assert plain(run(read_or_train(ledger, identity, pairs, trainer))) == plain(trained)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
 
-def test_a_unit_that_is_not_there_is_one_line(ledger: Ledger) -> None:
+def test_a_missing_unit_is_an_error_in_one_line(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match=r"no unit abc in .*'cgn units' lists"):
         ledger.open("abc")
     assert ledger.find("abc") is None
 
 
-def test_an_address_is_shown_without_its_secrets() -> None:
+def test_a_ledger_that_cannot_be_opened_is_named_without_its_secrets() -> None:
     assert shown("s3://key:secret@lab/units?access_key=x") == "s3://lab/units"
-    assert shown("/data/units") == "/data/units"
+    with pytest.raises(LedgerError, match="no ledger can be kept at ftp://lab/units: ") as error:
+        Ledger("ftp://key:secret@lab/units")
+    assert "key:" not in str(error.value).partition(": ")[0]
+
+
+def test_a_pickled_ledger_is_opened_again_at_its_address(ledger: Ledger) -> None:
+    copied = pickle.loads(pickle.dumps(ledger))  # noqa: S301
+    assert (copied.where, copied.checkpoint_every) == (ledger.where, 2)
 
 
 @pytest.fixture
@@ -293,20 +328,20 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_a_bucket_keeps_units_as_a_folder_does(
-    bucket: str, identity: Identity, trainer: Trainer, pairs: Pairs, said: list[str]
+def test_a_bucket_holds_units_as_a_folder_does(
+    bucket: str, identity: Identity, trainer: Trainer, pairs: Pairs, warnings: list[str]
 ) -> None:
-    ledger = Ledger(bucket, checkpoint_every=2, warn=said.append)
+    ledger = Ledger(bucket, checkpoint_every=2, warn=warnings.append)
     assert ledger.names() == []
     running = read_or_train(ledger, identity, pairs, trainer)
     for _ in range(3):
         next(running)
     running.close()
     assert ledger.unfinished() == {identity.id: 2}
-    told = run(read_or_train(ledger, identity, pairs, trainer))
+    trained = run(read_or_train(ledger, identity, pairs, trainer))
     assert trainer.loaded == [0, 2]
     assert ledger.names() == [identity.id]
-    assert plain(run(read_or_train(ledger, identity, pairs, trainer))) == plain(told)
+    assert plain(run(read_or_train(ledger, identity, pairs, trainer))) == plain(trained)
     assert json.dumps(ledger.open(identity.id).facts["result"])
     assert ledger.damage(identity.id) is None
-    assert said == []
+    assert warnings == []

@@ -22,7 +22,7 @@ from cgn_platform.tracking.writer import MLflowWriter
 
 
 def write_unit(ledger: Ledger, pairs: Pairs, split: Split, seed: int = 0) -> str:
-    """A finished fold whose scores are drawn: no network is trained."""
+    """A finished fold with random scores; no network is trained."""
     rng = np.random.default_rng([seed, split.fold])
     index, count = split.test, len(split.test)
     score = np.clip(0.5 + 0.2 * (pairs.label[index] - 0.5) + 0.2 * rng.normal(size=count), 0, 1)
@@ -71,15 +71,16 @@ def test_folds_are_joined_by_pair(ledger: Ledger, ids: Any, pairs: Pairs, splits
     assert joined.auc() == expected
 
 
-@pytest.mark.parametrize("how", ["damaged", "missing"])
-def test_a_damaged_or_missing_fold_leaves_no_join(ledger: Ledger, ids: Any, how: str) -> None:
-    if how == "damaged":
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_a_damaged_or_missing_fold_leaves_no_join(ledger: Ledger, ids: Any, harm: str) -> None:
+    if harm == "damaged":
         damage(ledger, ids[1][2])
     else:
         ids[1][2] = "0" * 24
     assert out_of_fold.read(ledger, ids) is None
     assert out_of_fold.read(ledger, ids[:1]) is not None
     assert out_of_fold.read(ledger, []) is None
+    assert out_of_fold.read(ledger, [[]]) is None
 
 
 def test_units_of_different_pairs_are_not_joined(ledger: Ledger, ids: Any) -> None:
@@ -94,7 +95,7 @@ def test_units_of_different_pairs_are_not_joined(ledger: Ledger, ids: Any) -> No
 def test_mlflow_gets_no_interval_of_an_incomplete_trial(
     ledger: Ledger, ids: Any, tmp_path: Path, broken: bool
 ) -> None:
-    """House A1: the interval of the remaining folds was published beside the mean of all of them."""
+    """An interval of the remaining folds beside the mean of all folds would be wrong."""
     if broken:
         damage(ledger, ids[0][1])
     facts = {"units": ids[0], "test_auc": 0.5, "folds": [], "seconds": 1.0}

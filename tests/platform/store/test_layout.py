@@ -1,0 +1,33 @@
+"""The paths of a store."""
+
+import json
+import os
+from pathlib import Path
+
+from cgn_platform.store.layout import Store
+
+
+def test_a_store_is_its_folder_and_creates_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    assert os.fspath(store) == str(store) == str(tmp_path / "runs")
+    assert store.reported() == []
+    assert store.outboxes() == []
+    assert store.cache_with("c0ffee") is None
+    assert not store.root.exists()
+
+
+def test_reports_outboxes_and_caches_are_found(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("table_4", "alpha"):
+        store.report(name).folder.mkdir(parents=True)
+        store.report(name).facts.write_text("{}")
+    store.report("without-facts").folder.mkdir()
+    assert store.reported() == ["alpha", "table_4"]
+    store.outbox("5eed").mkdir(parents=True)
+    (tmp_path / "outbox" / "a-file").touch()
+    assert store.outboxes() == [store.outbox("5eed")]
+    cache = store.caches / "phantom-32-c0ffee"
+    cache.mkdir(parents=True)
+    (cache / "manifest.json").write_text(json.dumps({"fingerprint": "c0ffee"}))
+    assert store.cache_with("c0ffee") == cache
+    assert store.cache_with("decaf") is None
