@@ -91,11 +91,19 @@ class Place:
         return bool(self._system.isdir(self.root))
 
     def _list(self, folder: str, kind: str) -> list[str]:
-        try:
-            entries = self._system.ls(f"{self.root}/{folder}".rstrip("/"), detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind)
+        path = f"{self.root}/{folder}".rstrip("/")
+        if self.folder is None:  # by pyarrow: fsspec raises for a bucket that does not exist yet
+            selector = pa.fs.FileSelector(path, allow_not_found=True)
+            wanted = pa.fs.FileType.File if kind == "file" else pa.fs.FileType.Directory
+            names = [
+                entry.base_name for entry in self._system.fs.get_file_info(selector) if entry.type == wanted
+            ]
+        else:
+            try:
+                entries = self._system.ls(path, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            names = [Path(entry["name"]).name for entry in entries if entry["type"] == kind]
         return sorted(name for name in names if name and not name.startswith("."))
 
     def __reduce__(self) -> tuple[Any, ...]:
