@@ -1,36 +1,35 @@
+"""Search spaces and tables as plain data: what is valid, what they declare."""
+
 import json
-from pathlib import Path
 
 import pytest
 
-from cgn.ablation import Triplet
+from cgn.ablation import Bilateral, Triplet
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn_platform.search.load import check_names, load_space
-from cgn_platform.space import PRUNE_RULES, Choice, Float, Integer, Prune, Space, difference
-
-FOLDER = Path(__file__).parents[2] / "search_spaces"
-SEARCH_SPACES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("table_"))
+from cgn_platform.space import (
+    PRUNE_RULES,
+    Choice,
+    Float,
+    Integer,
+    Prune,
+    Row,
+    Space,
+    Table,
+    Tuned,
+    difference,
+)
 
 
 def make(**dimensions: object) -> Space:
     return Space(base=Config(), dimensions=dimensions, trials=3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("path", SEARCH_SPACES, ids=lambda path: path.stem)
-def test_every_file_is_a_search_with_its_command(path: Path) -> None:
-    space = load_space(path)
-    check_names(space.base, space.dimensions)
-    assert f"cgn sweep search_spaces/{path.name}" in space.description
-    assert next(space.queued()) is not None
-    json.dumps(space.declaration())
-
-
 @pytest.mark.parametrize(
-    ("dimensions", "told"),
+    ("dimensions", "message"),
     [
         ({"alhpa": Float(0, 1)}, "did you mean 'alpha'"),
-        ({"alhpa": Float(0, 1)}, "learning_rate"),  # the fields are listed
+        ({"alhpa": Float(0, 1)}, "learning_rate"),  # lists the fields
         ({"alpha": Float(0, 2)}, "alpha: Input should be less than or equal to 1"),
         ({"alpha": Float(1, 0)}, "low < high"),
         ({"beta": Float(0, 10, log=True)}, "low > 0 where log=True"),
@@ -43,10 +42,10 @@ def test_every_file_is_a_search_with_its_command(path: Path) -> None:
         ({"beta": Float(1, 2, when={"triplet": ("none",)}), "triplet": Choice(tuple(Triplet))}, "move it up"),
     ],
 )
-def test_what_cannot_be_is_told_when_it_is_made(dimensions: dict[str, object], told: str) -> None:
+def test_an_invalid_space_is_refused_when_it_is_created(dimensions: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         make(**dimensions)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -66,7 +65,7 @@ def test_a_condition_may_name_a_field_of_the_base() -> None:
     assert list(space.edit(triplet="none").queued()) == [{}]
 
 
-def test_the_default_comes_first_then_what_the_file_names() -> None:
+def test_the_default_comes_first_then_the_declared_trials() -> None:
     space = Space(Config(), {"alpha": Float(0, 1), "beta": Float(0, 9)}, trials=3, first=[{"alpha": 0.9}])
     assert list(space.queued()) == [{"alpha": 0.5, "beta": 1.0}, {"alpha": 0.9, "beta": 1.0}]
     with pytest.raises(ConfigError, match="first may set dimensions only but sets 'epochs'"):
@@ -80,7 +79,7 @@ def test_an_edit_changes_the_base_and_is_checked() -> None:
         space.edit(backbon="tiny")
 
 
-def test_the_declaration_tells_what_changed_but_not_how_many_trials() -> None:
+def test_declarations_differ_in_what_changed_but_not_in_the_number_of_trials() -> None:
     old, new = make(alpha=Float(0, 1)), make(alpha=Float(0, 0.9)).edit(epochs=3)
     assert difference(old.declaration(), old.edit(trials=99).declaration()) == []
     stored = json.loads(json.dumps(old.declaration()))
@@ -91,17 +90,17 @@ def test_the_declaration_tells_what_changed_but_not_how_many_trials() -> None:
 
 
 @pytest.mark.parametrize("rule", PRUNE_RULES)
-def test_all_rules_of_pruning_can_be_named(rule: str) -> None:
+def test_all_pruning_rules_are_valid(rule: str) -> None:
     assert Prune(rule).rule == rule  # type: ignore[arg-type]
 
 
-def test_an_unknown_rule_lists_those_there_are() -> None:
+def test_an_unknown_rule_is_refused_with_the_valid_ones() -> None:
     with pytest.raises(ConfigError, match="median, percentile"):
         Prune("medain")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "told"),
+    ("setting", "value", "message"),
     [
         ("confidence", 1.0, "prune.confidence must lie between 0 and 1 but got 1.0"),
         ("every", 0, "prune.every must be at least 1 but got 0"),
@@ -109,43 +108,51 @@ def test_an_unknown_rule_lists_those_there_are() -> None:
         ("patience", 3, "prune has no setting 'patience': it has rule, startup_trials"),
     ],
 )
-def test_a_setting_of_pruning_that_cannot_be_is_said(setting: str, value: float, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_an_invalid_setting_of_pruning_is_refused(setting: str, value: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Prune().edit(**{setting: value})
     assert Prune().edit(confidence=0.8).confidence == 0.8
 
 
-def test_names_without_a_file_are_told_before_anything_runs() -> None:
-    with pytest.raises(ConfigError, match="take one of alexnet"):
-        check_names(Config(), {"backbone": Choice(("alexnet", "vgg"))})
-    with pytest.raises(ConfigError, match="loss_weights may name"):
-        check_names(Config(loss_weights={"l_nothing": 1.0}))
+ROWS = (Row(("one",), {"bilateral": Bilateral.SBF}), Row(("two",), {}))
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("X = 1", "must define SPACE"),
-        ("SPACE = 3", "but has 3"),
-        ("x = 1\ny = 1 / 0\n", "line 2: ZeroDivisionError"),
-        ("x = (\n", "line 1: SyntaxError"),
-        ("\nimport nothing_of_that_name\n", "line 2: ModuleNotFoundError"),
-        (
-            "from cgn.config import Config\nfrom cgn_platform.space import *\n"
-            "SPACE = Space(Config(), {'alpha': Float(0, 2)}, trials=1)\n",
-            "line 3: alpha: Input should be",
-        ),
-    ],
-)
-def test_an_error_in_the_file_names_the_file_and_the_line(tmp_path: Path, text: str, told: str) -> None:
-    path = tmp_path / "mine.py"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as error:
-        load_space(path)
-    assert str(path) in str(error.value)
-    assert told in str(error.value)
+def test_the_last_row_is_the_baseline_unless_another_one_is_named() -> None:
+    assert Table("T", ("name",), ROWS).baseline == "two"
+    assert Table("T", ("name",), ROWS, baseline="one").baseline == "one"
 
 
-def test_a_missing_file_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"no search space at .*smoek.py: take one of .*smoke.py"):
-        load_space(SEARCH_SPACES[0].parent / "smoek.py")
+def test_a_row_is_configured_from_base_changes_tuning_and_seed() -> None:
+    tuned = Tuned("study", 10, 60.0, {"alpha": 0.75})
+    row = Row(("one",), {"bilateral": Bilateral.SBF}, tuned=tuned)
+    table = Table("T", ("name",), (row, ROWS[1]), Config(epochs=3))
+    config = table.config(row, seed=2)
+    assert (config.bilateral, config.alpha, config.seed, config.epochs) == (Bilateral.SBF, 0.75, 2, 3)
+    assert table.tuned
+
+
+def test_a_tables_declaration_has_the_ranges_of_its_searches_and_no_results() -> None:
+    plain = Table("T", ("name",), ROWS)
+    tuned = Tuned("study", 10, 60.0, {"alpha": 0.75})
+    searched = Table("T", ("name",), (ROWS[0], Row(("two",), {}, tuned=tuned)))
+    assert json.loads(json.dumps(plain.declaration()))["rows"] == [
+        {"cells": ["one"], "changes": {"bilateral": "sbf"}},
+        {"cells": ["two"], "changes": {}},
+    ]
+    (change,) = difference(plain.declaration(), searched.declaration())
+    assert change.startswith("tuned was None and is {'learning_rate'")
+    assert "0.75" not in str(searched.declaration())
+
+
+def test_an_invalid_table_is_refused() -> None:
+    row = Row(("one",), {"bilateral": Bilateral.SBF})
+    with pytest.raises(ConfigError, match="rows must be at least two"):
+        Table("T", ("name",), (row,))
+    with pytest.raises(ConfigError, match="'one' is there twice"):
+        Table("T", ("name",), (row, row))
+    with pytest.raises(ConfigError, match="did you mean 'bilateral'"):
+        Table("T", ("name",), (row, Row(("two",), {"bilatral": 1})))
+    with pytest.raises(ConfigError, match="have 1 cells"):
+        Table("T", ("name",), (row, Row(("two", "three"), {})))
+    with pytest.raises(ConfigError, match="baseline must be one of one, two"):
+        Table("T", ("name",), (row, Row(("two",), {})), baseline="three")

@@ -1,16 +1,17 @@
-"""The declarations of tables: rows as printed, shared units, and tables made from switches."""
+"""Loading search spaces and tables, and those of the project."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from cgn.ablation import Bilateral, Triplet
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn_platform.search.load import load_table
-from cgn_platform.space import Row, Table, add_one_in, leave_one_out
+from cgn_platform.search.load import check_names, load_space, load_table
+from cgn_platform.space import Choice, Table
 
-FOLDER = Path(__file__).parents[2] / "search_spaces"
+FOLDER = Path(__file__).parents[3] / "search_spaces"
+SEARCH_SPACES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("table_"))
 ROWS = {"table_3": 10, "table_4": 3, "table_5": 4}
 
 
@@ -28,7 +29,7 @@ def test_a_table_of_the_paper_ends_with_the_proposed_method(name: str) -> None:
     assert f"cgn table search_spaces/{name}.py" in table.description
 
 
-def test_published_figures_are_those_of_which_the_paper_speaks() -> None:
+def test_published_figures_agree_with_the_papers_text() -> None:
     """Sec. IV-G and IV-H, in prose: 2.4 to 4.2 %, 4.8 %, 0.9 %; SFF and GF slightly outperform SBF."""
     three = {row.name: row.published for row in read("table_3").rows}
 
@@ -46,11 +47,13 @@ def test_published_figures_are_those_of_which_the_paper_speaks() -> None:
 
 
 def test_equal_rows_of_different_tables_are_equal_configurations() -> None:
-    of = {name: {row.name: read(name).config(row).fingerprint() for row in read(name).rows} for name in ROWS}
-    assert of["table_3"]["AdaIN-GAN / ✓ / Feedback"] == of["table_4"]["Proposed Method"]
-    assert of["table_4"]["Proposed Method"] == of["table_5"]["Proposed Method"]
-    assert of["table_3"]["SBF / × / ×"] == of["table_5"]["SBF"]
-    distinct = {print_ for rows in of.values() for print_ in rows.values()}
+    configs = {
+        name: {row.name: read(name).config(row).fingerprint() for row in read(name).rows} for name in ROWS
+    }
+    assert configs["table_3"]["AdaIN-GAN / ✓ / Feedback"] == configs["table_4"]["Proposed Method"]
+    assert configs["table_4"]["Proposed Method"] == configs["table_5"]["Proposed Method"]
+    assert configs["table_3"]["SBF / × / ×"] == configs["table_5"]["SBF"]
+    distinct = {fingerprint for rows in configs.values() for fingerprint in rows.values()}
     assert len(distinct) == 10 + 3 + 4 - 3
 
 
@@ -58,34 +61,61 @@ def test_a_table_is_edited_for_all_rows_or_not_at_all() -> None:
     table = read("table_3").edit(backbone="tiny", epochs=3)
     assert {table.config(row, seed=2).epochs for row in table.rows} == {3}
     assert {table.config(row, seed=2).seed for row in table.rows} == {2}
-    with pytest.raises(ConfigError, match="bilateral is what row '× / × / ×' sets"):
+    with pytest.raises(ConfigError, match="bilateral is set by row '× / × / ×'"):
         table.edit(bilateral="sbf")
 
 
-def test_tables_are_made_from_a_base_and_its_switches() -> None:
-    switches = {"negative_embedding": False, "triplet": Triplet.NONE}
-    out = leave_one_out("Without", Config(), switches)
-    assert [row.name for row in out.rows] == ["negative_embedding False", "triplet none", "nothing"]
-    assert out.baseline == "nothing"
-    assert out.config(out.rows[1]) == Config(triplet=Triplet.NONE)
-    added = add_one_in("With", Config(), switches)
-    assert added.config(added.rows[-1]) == Config(negative_embedding=False, triplet=Triplet.NONE)
-    assert added.config(added.rows[1]) == Config(negative_embedding=False)
+@pytest.mark.parametrize("path", SEARCH_SPACES, ids=lambda path: path.stem)
+def test_every_file_is_a_search_with_its_command(path: Path) -> None:
+    space = load_space(path)
+    check_names(space.base, space.dimensions)
+    assert f"cgn sweep search_spaces/{path.name}" in space.description
+    assert next(space.queued()) is not None
+    json.dumps(space.declaration())
 
 
-def test_what_cannot_be_a_table_is_one_line() -> None:
-    row = Row(("one",), {"bilateral": Bilateral.SBF})
-    with pytest.raises(ConfigError, match="rows must be at least two"):
-        Table("T", ("name",), (row,))
-    with pytest.raises(ConfigError, match="'one' stands twice"):
-        Table("T", ("name",), (row, row))
-    with pytest.raises(ConfigError, match="did you mean 'bilateral'"):
-        Table("T", ("name",), (row, Row(("two",), {"bilatral": 1})))
-    with pytest.raises(ConfigError, match="have 1 cells"):
-        Table("T", ("name",), (row, Row(("two", "three"), {})))
-    with pytest.raises(ConfigError, match="baseline must be one of one, two"):
-        Table("T", ("name",), (row, Row(("two",), {})), baseline="three")
+def test_names_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ConfigError, match="take one of alexnet"):
+        check_names(Config(), {"backbone": Choice(("alexnet", "vgg"))})
+    with pytest.raises(ConfigError, match="loss_weights may name"):
+        check_names(Config(loss_weights={"l_nothing": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("X = 1", "must define SPACE"),
+        ("SPACE = 3", "but has 3"),
+        ("x = 1\ny = 1 / 0\n", "line 2: ZeroDivisionError"),
+        ("x = (\n", "line 1: SyntaxError"),
+        ("\nimport nothing_of_that_name\n", "line 2: ModuleNotFoundError"),
+        (
+            "from cgn.config import Config\nfrom cgn_platform.space import *\n"
+            "SPACE = Space(Config(), {'alpha': Float(0, 2)}, trials=1)\n",
+            "line 3: alpha: Input should be",
+        ),
+    ],
+)
+def test_an_error_in_the_file_names_the_file_and_the_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_space(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_refused_with_the_existing_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no search space at .*smoek.py: take one of .*smoke.py"):
+        load_space(SEARCH_SPACES[0].parent / "smoek.py")
     with pytest.raises(ConfigError, match=r"no table at nix.py"):
         load_table("nix.py")
     with pytest.raises(ConfigError, match="must define TABLE = Table"):
         load_table(FOLDER / "smoke.py")
+
+
+def test_a_dimension_that_no_method_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = frozenset({"method", "backbone", "seed"})
+    monkeypatch.setattr("cgn_platform.search.load.fields_read", lambda _method: read)
+    with pytest.raises(ConfigError, match="dimension 'precision' must be a field that cgn reads but is not"):
+        check_names(Config(), {"precision": Choice(("fp32",)), "seed": Choice((0, 1))})
