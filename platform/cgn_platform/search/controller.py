@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from cgn.config import Config
+from cgn.results import epoch_facts
 from cgn_platform.search.pruning import is_audited
 from cgn_platform.search.records import EpochUpdate, State, StudyInfo, TrialRecord, TrialSpec
 from cgn_platform.search.study import Study
@@ -121,7 +122,12 @@ class TrialController:
             "seconds": round(sum(update.seconds for update in trial.updates), 3),
         }
         if state != "complete":  # the ledger has no finished unit with these epochs
-            facts["steps"] = [epoch_facts(update) for update in trial.updates]
+            facts["steps"] = [
+                epoch_facts(
+                    update.epoch, update.val_auc, update.folds or {}, update.losses or {}, update.seconds
+                )
+                for update in trial.updates
+            ]
         if trial.would_prune_at is not None:
             facts["would_prune_at"] = trial.would_prune_at
         if trial.losses:
@@ -144,14 +150,3 @@ class RunningTrial:
     updates: list[EpochUpdate] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
     would_prune_at: int | None = None
-
-
-def epoch_facts(update: EpochUpdate) -> dict[str, Any]:
-    """An epoch as plain JSON, as the study stores it."""
-    return {
-        "epoch": update.epoch,
-        "val_auc": update.val_auc,
-        "folds": {str(fold): auc for fold, auc in (update.folds or {}).items()},
-        "losses": dict(update.losses or {}),
-        "seconds": round(update.seconds, 3),
-    }

@@ -17,7 +17,7 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import LedgerError
 from cgn.fit import fit, network_of
 from cgn.places import Place, shown
-from cgn.results import FoldRun
+from cgn.results import CheckpointStore, FoldRun
 from cgn_platform.console.live import make_console
 from cgn_platform.console.tables import units_table
 from cgn_platform.run.folds import read_or_train
@@ -71,10 +71,10 @@ class Trainer:
         self.config, self.pairs, self.split = config, pairs, split
         self.loaded: list[int] = []
 
-    def __call__(self, memory: Any) -> FoldRun:
-        state = memory.load()
+    def __call__(self, checkpoints: CheckpointStore) -> FoldRun:
+        state = checkpoints.load()
         self.loaded.append(len(state.facts["reports"]) if state else 0)
-        return fit(self.config, self.pairs, self.split, checkpoints=memory)
+        return fit(self.config, self.pairs, self.split, checkpoints=checkpoints)
 
 
 @pytest.fixture
