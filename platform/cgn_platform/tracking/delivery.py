@@ -3,8 +3,8 @@
 During a sweep, events go to an outbox on disk (`outbox`), and a thread passes them to `MLflowWriter`
 (`tracker`). `track` does the same without a sweep.
 
-The outbox of a table contains no events, only the note that there is such a table: it is written to MLflow from
-its `facts.json`, so that its runs always show the current facts.
+The outbox of a table contains no events, only the note that there is such a table. Tables are written to
+MLflow from their `facts.json`, so that their runs always show the current facts.
 """
 
 import functools
@@ -50,8 +50,8 @@ def deliver_sweep(
 ) -> None:
     """Bring MLflow up to date after the sweep has ended.
 
-    The outbox is sent before the study: MLflow keeps both points if an event arrives after the same metric and
-    step was backfilled.
+    The outbox is sent before backfilling from the study: MLflow keeps both points if an event arrives after
+    the same metric and step was backfilled.
 
     Args:
         writer: opened.
@@ -134,9 +134,7 @@ class _Delivery:
             if "parent" in notes:
                 parents[folder] = RunInfo(**notes["parent"])
             elif (folder / DATABASE).exists():
-                self.warn(
-                    f"left out: {folder} is damaged, or was never finished: run its sweep or table again"
-                )
+                self.warn(f"left out: {folder} does not name its sweep or table (damaged?): run that again")
         return parents
 
     def table(self, folder: Path, parent: RunInfo) -> bool:

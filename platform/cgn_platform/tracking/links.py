@@ -15,7 +15,7 @@ PAGE = f"#/experiments?{WORKFLOW}"
 def runs_page(experiment: str, study_id: str) -> str:
     """The page that shows the child runs of a sweep or table side by side.
 
-    MLflow reads the columns from the experiment's tag `mlflow.sharedViewState.KEY`; `viewStateShareKey` is KEY.
+    MLflow reads its columns from the experiment's tag `mlflow.sharedViewState.STUDY_ID`.
     """
     return f"#/experiments/{experiment}/runs?viewStateShareKey={study_id}&{WORKFLOW}"
 

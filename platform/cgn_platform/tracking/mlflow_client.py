@@ -46,7 +46,7 @@ def connect(uri: str) -> tuple[Any, Any]:
 
 
 def make_tables(store: Store) -> None:
-    """Create MLflow's tables in the store's database before a server starts, which may be killed meanwhile."""
+    """Create MLflow's tables in the store's database, because a server that creates them may be killed."""
     if not (path := store.mlflow_database).exists():
         connect(f"sqlite:///{path}")
 

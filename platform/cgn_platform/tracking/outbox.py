@@ -9,32 +9,29 @@ The database is in WAL mode with `synchronous = NORMAL`: appended events survive
 does not wait for the disk, and a power cut takes the last events and damages nothing. Each event has a
 checksum, because SQLite has none. A damaged database is moved aside and replaced by an empty one with a gap.
 
-One process writes an outbox at a time (it holds the lock of the study); one of its threads appends, one reads.
+One process writes an outbox at a time (it holds the lock of the study). One thread appends, one reads.
 """
 
-import errno
 import json
-import os
 import sqlite3
-import threading
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 from cgn_platform.tracking import segments
+from cgn_platform.tracking.database import Database, open_existing
 
 Event = Mapping[str, Any]
 
 CHUNK = 2_000  # events read at once
-BUSY_SECONDS = 1  # how long a statement waits for another process
-DATABASE, DAMAGED = "outbox.db", "damaged.db"
+DATABASE = "outbox.db"
 TABLES = (
     "CREATE TABLE events (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, event BLOB NOT NULL)",
     "CREATE TABLE state (acknowledged INTEGER NOT NULL, gap INTEGER NOT NULL, notes BLOB NOT NULL)",
 )
+APPEND = "INSERT INTO events VALUES (?, ?, ?)"
 READ = "SELECT number, checksum, event FROM events WHERE number > ? ORDER BY number LIMIT ?"
 
 
@@ -50,13 +47,12 @@ class Outbox:
         """
         self.folder, self._warn = folder, warn
         self.notes: dict[str, Any] = {}
-        self.gap = self._loaded = False
+        self.gap = False
         self.acknowledged = self._last = self._read_to = 0  # numbers of events
-        self._database: sqlite3.Connection | None = None
-        self._lock = threading.Lock()  # held while the connection is used
+        self._database = Database(folder / DATABASE, self._load, self._damaged)
         if (folder / DATABASE).exists() or segments.exist(folder):
             with suppress(OSError):  # the first write raises it again
-                self._run(lambda _database: None)
+                self._database.run(lambda _connection: None)
 
     def __enter__(self) -> Self:
         return self
@@ -78,12 +74,11 @@ class Outbox:
         content = json.dumps(event).encode()
         self._last += 1
 
-        def insert(database: sqlite3.Connection) -> None:
-            row = (self._last, _checksum(self._last, content), content)
-            database.execute("INSERT INTO events VALUES (?, ?, ?)", row)
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute(APPEND, (self._last, checksum(self._last, content), content))
 
         try:
-            self._run(insert)
+            self._database.run(insert)
         except OSError:
             self.gap = True
             raise
@@ -94,12 +89,17 @@ class Outbox:
         Raises:
             OSError: the database cannot be read.
         """
-        if not self._loaded:
+        if not self.pending:
             return []
-        rows = self._run(lambda database: database.execute(READ, (self.acknowledged, CHUNK)).fetchall())
-        intact = [(number, event) for number, checksum, event in rows if checksum == _checksum(number, event)]
+        first = self.acknowledged + 1
+        rows = self._database.run(lambda database: database.execute(READ, (first - 1, CHUNK)).fetchall())
+        intact = [
+            (number, event)
+            for number, check, event in rows
+            if isinstance(event, bytes) and check == checksum(number, event)
+        ]
         numbers = [number for number, _ in intact]
-        self.gap |= numbers != list(range(self.acknowledged + 1, self.acknowledged + 1 + len(rows)))
+        self.gap |= numbers != list(range(first, first + len(rows)))
         self._read_to = numbers[-1] if numbers else self.acknowledged
         return [json.loads(event) for _, event in intact]
 
@@ -110,7 +110,7 @@ class Outbox:
             OSError: the next process reads them again.
         """
         self.acknowledged = self._read_to
-        self._run(self._save)
+        self._database.run(self._save)
 
     def clear_gap(self) -> None:
         """MLflow has been filled from the study. No event may be appended meanwhile.
@@ -121,7 +121,7 @@ class Outbox:
         if self.gap:
             self.gap = False
             self.acknowledged = self._last
-            self._run(self._save)
+            self._database.run(self._save)
 
     def note(self, **facts: Any) -> None:
         """Store plain JSON values beside the events.
@@ -130,115 +130,57 @@ class Outbox:
             OSError: only this process has them.
         """
         self.notes = {**self.notes, **facts}
-        self._run(lambda database: database.execute("UPDATE state SET notes = ?", (_encode(self.notes),)))
+        self._database.run(lambda database: database.execute("UPDATE state SET notes = ?", (self._notes(),)))
 
     def close(self) -> None:
         """Close the database; the next access opens it again."""
-        with self._lock:
-            self._disconnect()
+        self._database.close()
 
-    def _save(self, database: sqlite3.Connection) -> None:
+    def _notes(self) -> bytes:
+        return json.dumps(self.notes).encode()
+
+    def _save(self, connection: sqlite3.Connection) -> None:
         # Two transactions. If the process is killed between them, the next call deletes the events.
-        database.execute("UPDATE state SET acknowledged = ?, gap = ?", (self.acknowledged, self.gap))
-        database.execute("DELETE FROM events WHERE number <= ?", (self.acknowledged,))
+        connection.execute("UPDATE state SET acknowledged = ?, gap = ?", (self.acknowledged, self.gap))
+        connection.execute("DELETE FROM events WHERE number <= ?", (self.acknowledged,))
 
-    def _run(self, action: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Call `action` with the connection, and once more with a new database if this one is damaged.
-
-        Raises:
-            OSError: the disk is full, or the database is locked or cannot be opened.
-        """
-        with self._lock:
-            try:
-                try:
-                    return action(self._connect())
-                except sqlite3.DatabaseError as error:
-                    if type(error) is not sqlite3.DatabaseError:  # subclasses report anything but damage
-                        raise
-                    self._replace(error)
-                    return action(self._connect())
-            except sqlite3.Error as error:
-                full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-                code = errno.ENOSPC if full else errno.EIO
-                raise OSError(code, os.strerror(code) if full else str(error)) from error
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._database is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / DATABASE
-            existed = path.exists()
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's other files get the same mode
-            database = _open(path)
-            try:
-                self._load(database, existed)
-            except BaseException:
-                database.close()
-                raise
-            self._database = database
-        return self._database
-
-    def _load(self, database: sqlite3.Connection, existed: bool) -> None:
-        """Create missing tables; on first use, read the state."""
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()
+    def _load(self, connection: sqlite3.Connection, existed: bool) -> None:
+        """Read the state, after creating the tables in a new database."""
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()
         if not tables:
-            with database:
-                database.execute("BEGIN IMMEDIATE")
-                self._create(database, existed)
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                self._create(connection, existed)
         segments.remove(self.folder)
-        if self._loaded:
-            return
         try:
-            acknowledged, gap, notes = database.execute(
-                "SELECT acknowledged, gap, notes FROM state"
-            ).fetchone()
+            acknowledged, gap, notes = connection.execute("SELECT * FROM state").fetchone()
             self.notes = {**json.loads(notes), **self.notes}
         except (TypeError, ValueError):
             raise sqlite3.DatabaseError("its state cannot be read") from None
-        (last,) = database.execute("SELECT coalesce(max(number), 0) FROM events").fetchone()
+        (last,) = connection.execute("SELECT coalesce(max(number), 0) FROM events").fetchone()
         self.gap |= bool(gap)
-        self.acknowledged = acknowledged
-        self._last += max(acknowledged, last)  # events that were lost before are counted already
-        self._loaded = True
+        self.acknowledged = max(self.acknowledged, acknowledged)
+        self._last = max(self._last, self.acknowledged, last)
 
-    def _create(self, database: sqlite3.Connection, existed: bool) -> None:
+    def _create(self, connection: sqlite3.Connection, existed: bool) -> None:
         """Create the tables, with what an older version left. An existing file without tables is a gap."""
-        for table in TABLES:
-            database.execute(table)
         old = segments.read_state(self.folder)
-        acknowledged = max(self.acknowledged, old.get("acknowledged", 0))
-        rows = (
-            (number, _checksum(number, event), event)
-            for number, event in segments.read_events(self.folder)
-            if number > acknowledged
-        )
-        database.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
-        state = (
-            acknowledged,
-            self.gap or existed or old.get("gap", False),
-            _encode({**old.get("notes", {}), **self.notes}),
-        )
-        database.execute("INSERT INTO state VALUES (?, ?, ?)", state)
+        self.acknowledged = max(self.acknowledged, old.get("acknowledged", 0))
+        self.gap |= existed or old.get("gap", False)
+        self.notes = {**old.get("notes", {}), **self.notes}
+        for table in TABLES:
+            connection.execute(table)
+        rows = (row for row in segments.read_events(self.folder) if row[0] > self.acknowledged)
+        connection.executemany(APPEND, rows)
+        connection.execute("INSERT INTO state VALUES (?, ?, ?)", (self.acknowledged, self.gap, self._notes()))
 
-    def _replace(self, error: sqlite3.DatabaseError) -> None:
-        """Move a damaged database aside; of its content, only the notes are kept if they are readable."""
-        self._disconnect()
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                (self.folder / f"{DATABASE}{suffix}").replace(self.folder / f"{DAMAGED}{suffix}")
-        (self.folder / f"{DATABASE}-shm").unlink(missing_ok=True)
+    def _damaged(self, error: sqlite3.DatabaseError, moved_to: Path) -> None:
         self.gap = True
-        self.notes = {**_notes_in(self.folder / DAMAGED), **self.notes}
+        self.notes = {**_notes_in(moved_to), **self.notes}
         self._warn(
-            f"{self.folder / DATABASE} is damaged ({error}): it was renamed to {DAMAGED}, and MLflow is filled "
-            "from the study and the ledger"
+            f"{self.folder / DATABASE} is damaged ({error}): it was renamed to {moved_to.name}, and "
+            "MLflow is filled from the study and the ledger"
         )
-
-    def _disconnect(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
@@ -246,27 +188,13 @@ def read_notes(folder: Path) -> dict[str, Any]:
     return _notes_in(folder / DATABASE) or segments.read_state(folder).get("notes", {})
 
 
-def _notes_in(path: Path) -> dict[str, Any]:
-    with suppress(sqlite3.Error, TypeError, ValueError), closing(_open(path)) as database:
-        (notes,) = database.execute("SELECT notes FROM state").fetchone()
-        return dict(json.loads(notes))
-    return {}
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """An existing database, without transactions of Python's own."""
-    return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-
-
-def _checksum(number: int, event: bytes) -> int:
+def checksum(number: int, event: bytes) -> int:
+    """Of one event, so that a damaged one is not sent."""
     return zlib.crc32(b"%d %b" % (number, event))
 
 
-def _encode(notes: Mapping[str, Any]) -> bytes:
-    return json.dumps(notes).encode()
+def _notes_in(path: Path) -> dict[str, Any]:
+    with suppress(sqlite3.Error, TypeError, ValueError), closing(open_existing(path)) as database:
+        (notes,) = database.execute("SELECT notes FROM state").fetchone()
+        return dict(json.loads(notes))
+    return {}

@@ -28,14 +28,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def read_events(folder: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and JSON of each intact event, in order."""
+def read_events(folder: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number, checksum and JSON of each intact event, in order; the checksum is that of the database, too."""
     for path in sorted(folder.glob(SEGMENTS)):
         for line in path.read_bytes().split(b"\n")[:-1]:
             checksum, _, body = line.partition(b" ")
             if checksum == b"%08x" % zlib.crc32(body):
-                number, _, content = body.partition(b" ")
-                yield int(number), content
+                number, _, event = body.partition(b" ")
+                yield int(number), int(checksum, 16), event
 
 
 def remove(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Turns events into calls of MLflow.
 
 Runs are identified by their tags, and what a run shows already is not written again, so every event may be
-applied repeatedly. What no event contains (because a driver was killed, a disk was full, or the server is empty)
-is written from the study and the ledger, as the same events: `MLflowWriter.reconcile`.
+applied repeatedly. What no event contains (a driver was killed, a disk was full, the server is empty) is
+written from the study and the ledger, as the same events: `MLflowWriter.reconcile`.
 """
 
 import hashlib
