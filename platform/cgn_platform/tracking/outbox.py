@@ -20,6 +20,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from cgn.errors import PlatformError
 from cgn_platform.tracking import segments
 from cgn_platform.tracking.database import Database, open_existing
 
@@ -27,6 +28,7 @@ Event = Mapping[str, Any]
 
 CHUNK = 2_000  # events read at once
 DATABASE = "outbox.db"
+FORMAT = 2  # 1: `segments`
 TABLES = (
     "CREATE TABLE events (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, event BLOB NOT NULL)",
     "CREATE TABLE state (acknowledged INTEGER NOT NULL, gap INTEGER NOT NULL, notes BLOB NOT NULL)",
@@ -44,6 +46,9 @@ class Outbox:
         Args:
             folder: contains nothing else.
             warn: called with one line if the database is damaged.
+
+        Raises:
+            PlatformError: a later version wrote it.
         """
         self.folder, self._warn = folder, warn
         self.notes: dict[str, Any] = {}
@@ -146,6 +151,12 @@ class Outbox:
 
     def _load(self, connection: sqlite3.Connection, existed: bool) -> None:
         """Read the state, after creating the tables in a new database."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > FORMAT:
+            raise PlatformError(
+                f"{self.folder / DATABASE} has format {version} but this version reads up to {FORMAT}",
+                remedy="use the version of cgn-platform that wrote it, or a later one",
+            )
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()
         if not tables:
             with connection:
@@ -168,8 +179,8 @@ class Outbox:
         self.acknowledged = max(self.acknowledged, old.get("acknowledged", 0))
         self.gap |= existed or old.get("gap", False)
         self.notes = {**old.get("notes", {}), **self.notes}
-        for table in TABLES:
-            connection.execute(table)
+        for statement in (*TABLES, f"PRAGMA user_version = {FORMAT}"):
+            connection.execute(statement)
         rows = (row for row in segments.read_events(self.folder) if row[0] > self.acknowledged)
         connection.executemany(APPEND, rows)
         connection.execute("INSERT INTO state VALUES (?, ?, ?)", (self.acknowledged, self.gap, self._notes()))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cgn.errors import PlatformError
 from cgn_platform.tracking import outbox, segments
 from cgn_platform.tracking.outbox import DATABASE, Outbox, checksum, read_notes
 
@@ -340,7 +341,16 @@ def test_a_database_that_is_damaged_while_it_is_open_goes_on_as_a_new_one(tmp_pa
     assert Outbox(tmp_path).notes == {"parent": {"study": "s"}}
 
 
-# -------------------------------------------------------------------------------------- the old format
+# ---------------------------------------------------------------------------------------- other formats
+
+
+def test_an_outbox_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    fill(tmp_path, 1).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as database:
+        database.execute(f"PRAGMA user_version = {outbox.FORMAT + 1}")
+    with pytest.raises(PlatformError, match=r"has format 3 but .* reads up to 2: use the version"):
+        Outbox(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [DATABASE]
 
 
 @pytest.fixture
