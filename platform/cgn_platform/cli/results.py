@@ -96,7 +96,7 @@ def track(
             name=name,
             rebuild=rebuild,
             ledger=open_ledger(ledger, store),
-            say=lambda line: bar.console.print(line, markup=False, style="yellow"),
+            warn=lambda line: bar.console.print(line, markup=False, style="yellow"),
             on_progress=advance,
         )
     typer.echo(f"{databases.hidden(url)} is up to date with {', '.join(updated) or 'no sweep or table'}")

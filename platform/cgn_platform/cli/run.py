@@ -140,7 +140,7 @@ def _sweep(
         ledger=site.ledger,
         on_problem=lambda line: console.print(line, markup=False, style="yellow"),
     )
-    listeners: list[Listener] = [tracker, SweepMetrics(lambda: tracker.left), SweepConsole(console)]
+    listeners: list[Listener] = [tracker, SweepMetrics(lambda: tracker.pending), SweepConsole(console)]
     try:
         return run_sweep(space, pairs, splits, name=name, site=site, listeners=listeners, audit=audit)
     except SystemExit:
@@ -276,7 +276,7 @@ def table(
             )
         facts = _table(declared, pairs, splits, name, seeds, site, console)
     console.print(table_of(facts))
-    track_table(facts, store=store, uri=default_uri(store), say=partial(console.print, style="yellow"))
+    track_table(facts, store=store, uri=default_uri(store), warn=partial(console.print, style="yellow"))
     print_address(console, "to compare in MLflow", default_uri(store), page_of(store, name))
 
 

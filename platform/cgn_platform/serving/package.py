@@ -7,10 +7,7 @@ evidence.json                   why it may be served
 """
 
 import json
-import logging
-import os
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -124,7 +121,7 @@ def fetched(where: str | Path, store: Store) -> Iterator[Path]:
 
 def _download(address: str, store: Store, into: str) -> Path:
     uri = mlflow_client.default_uri(store)
-    with _quiet() as mlflow:
+    with mlflow_client.quiet_mlflow() as mlflow:
         try:
             client = mlflow.MlflowClient(tracking_uri=uri)
             name, _, number = address.removeprefix(REGISTERED).rpartition("/")
@@ -171,14 +168,15 @@ def _shared(units: Sequence[Unit], pairs: Pairs) -> Identity:
 
 
 def _save(destination: Path, ensemble: Path) -> None:
-    with _quiet() as mlflow:
+    with mlflow_client.quiet_mlflow():
+        from mlflow import pyfunc
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema
 
         films = [ColSpec("binary", "target"), ColSpec("binary", "reference")]
         told = [ColSpec("string", name, required=False) for name in ("laterality", "view")]
         numbers = [ColSpec("double", name) for name in ("p_malignant", "spread", "x0", "y0", "x1", "y1")]
-        mlflow.pyfunc.save_model(
+        pyfunc.save_model(
             destination,
             python_model=str(CODE),
             artifacts={ENSEMBLE.name: str(ensemble)},
@@ -188,17 +186,3 @@ def _save(destination: Path, ensemble: Path) -> None:
             input_example=example(),
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[Any]:
-    """MLflow, imported late since it takes seconds, and without its words to people."""
-    for name, value in mlflow_client.ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow
-        import mlflow.pyfunc
-
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        yield mlflow

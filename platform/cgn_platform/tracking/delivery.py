@@ -1,80 +1,76 @@
-"""MLflow as a window for people: a projection of the study and the ledger, and never in training's way.
+"""Send the outboxes of a store to MLflow, and fill in from study, ledger and facts what no event contains.
 
-What happens is told as events (`events`) into an outbox on disk (`outbox`); training waits for nothing else.
-A thread hands them to `MLflowWriter`, which turns them into MLflow's calls. `cgn track` does the same without
-a sweep, and tells from the study and the ledger what no event tells.
+During a sweep, events go to an outbox on disk (`outbox`), and a thread passes them to `MLflowWriter`
+(`tracker`). `track` does the same without a sweep.
 
-A table is told from its `facts.json`, which is written before: its outbox holds no events, but notes that
-there is such a table. Its runs say what its facts say now, however often it was run.
+The outbox of a table contains no events, only the note that there is such a table. Tables are written to
+MLflow from their `facts.json`, so that their runs always show the current facts.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cgn.errors import PlatformError, StudyError, first_line
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
-from cgn_platform.tracking.events import RunInfo, now_ms, orphaned
-from cgn_platform.tracking.outbox import Outbox
+from cgn_platform.store.ledger import Ledger
+from cgn_platform.tracking.events import RunInfo, as_orphan, now_ms
+from cgn_platform.tracking.outbox import DATABASE, Outbox, read_notes
 from cgn_platform.tracking.tables import deliver_table, read_table_facts
 from cgn_platform.tracking.writer import MLflowWriter, open_writer
-
-if TYPE_CHECKING:  # types only: no Ray or Optuna is loaded for them
-    from cgn_platform.search.records import TrialRecord
-    from cgn_platform.store.ledger import Ledger
-
 
 Progress = Callable[[int], None]
 
 
-def _quietly(_done: int) -> None:
+def _ignore(_done: int) -> None:
     pass
 
 
-def drain(projection: MLflowWriter, outbox: Outbox, on_progress: Progress = _quietly) -> None:
-    """Hand over what the outbox holds."""
-    while told := outbox.read():
-        projection.apply(told)
-        with suppress(OSError):  # a full disk: the next process tells it again
+def drain(writer: MLflowWriter, outbox: Outbox, on_progress: Progress = _ignore) -> None:
+    """Send the events of the outbox, and delete them."""
+    while events := outbox.read():
+        writer.apply(events)
+        with suppress(OSError):  # on a full disk, the next process sends them again
             outbox.acknowledge()
-        on_progress(len(told))
+        on_progress(len(events))
 
 
-def deliver(
-    projection: MLflowWriter,
+def deliver_sweep(
+    writer: MLflowWriter,
     outbox: Outbox,
-    records: "Sequence[TrialRecord]",
-    ledger: "Ledger | None",
+    records: Sequence[TrialRecord],
     *,
-    page: Path,
+    report: Path,
     whole: bool = False,
-    on_progress: Progress = _quietly,
+    on_progress: Progress = _ignore,
 ) -> None:
-    """Make MLflow tell what outbox, study and ledger tell, now that the sweep has ended.
+    """Bring MLflow up to date after the sweep has ended.
 
-    The order matters: an event that comes after its point was told from the study would be a second point.
+    The outbox is sent before backfilling from the study: MLflow keeps both points if an event arrives after
+    the same metric and step was backfilled.
 
     Args:
-        projection: opened.
-        outbox: nobody writes it any more.
-        records: all trials of the study; one that is running has lost its driver.
-        ledger: where the folds' curves are.
-        page: the report, where there is one.
-        whole: compare every run with the study, point by point; else only runs that did not end as it says.
-        on_progress: told how many events or trials were done since it was last told.
+        writer: opened.
+        outbox: no process appends to it.
+        records: all trials of the study; a running one has lost its driver.
+        report: the HTML page, if there is one.
+        whole: compare every run with the study point by point. Otherwise only runs whose state differs.
+        on_progress: called with the number of events or trials sent since the last call.
     """
-    records = [orphaned(record) for record in records]
-    drain(projection, outbox, on_progress)
+    records = [as_orphan(record) for record in records]
+    drain(writer, outbox, on_progress)
     for record in records:
-        projection.settle([record], ledger, whole=whole or outbox.gap)
+        writer.reconcile([record], whole=whole or outbox.gap)
         on_progress(1)
     closed = outbox.notes.get("closed") or {"status": "KILLED", "time": now_ms()}
-    projection.finish(records, closed["status"], closed["time"], page)
+    writer.finish(records, closed["status"], closed["time"], report)
     with suppress(OSError):
-        outbox.mended()
-        outbox.note(page=projection.page)
+        outbox.clear_gap()
+        outbox.note(page=writer.runs_page)
 
 
 def track(
@@ -83,69 +79,109 @@ def track(
     *,
     name: str | None = None,
     rebuild: bool = False,
-    ledger: "Ledger | None" = None,
-    say: Callable[[str], None] = print,
+    ledger: Ledger | None = None,
+    warn: Callable[[str], None] = print,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[str]:
-    """Bring MLflow up to all tables and all sweeps of a store that no driver holds; returns their names.
+    """Bring MLflow up to date with all tables and all sweeps of a store that no driver holds.
 
     Args:
-        store: with the outboxes and the studies.
+        store: contains the outboxes and the studies.
         uri: of MLflow.
         name: of a single sweep or table.
-        rebuild: compare every run with study and ledger, point by point; an empty server is filled.
-        ledger: where the folds' curves are.
-        say: told of what is left out.
-        on_progress: told a name, how many events and trials there are, how many more are done.
+        rebuild: compare every run with study and ledger, point by point; this fills an empty server.
+        ledger: contains the folds' curves.
+        warn: called with a line about whatever is left out.
+        on_progress: called with a name, the number of its events and trials, how many more are done.
+
+    Returns:
+        Names of the sweeps and tables that MLflow now shows.
 
     Raises:
         StudyError: nothing of this name was tracked, or the studies' database does not answer.
         PlatformError: MLflow cannot be written.
     """
-    from cgn_platform.search import (
-        study,  # not needed by those who only ask for addresses
-        study_lock,
-    )
-    from cgn_platform.store import databases
-
-    url = databases.study_url(store)
-    noted = [(folder, Outbox(folder).notes) for folder in store.outboxes()]
-    parents = {folder: RunInfo(**notes["parent"]) for folder, notes in noted if "parent" in notes}
-    if name is not None and name not in {parent.study for parent in parents.values()}:
-        there = ", ".join(sorted(parent.study for parent in parents.values())) or "none"
-        raise StudyError(f"no sweep or table {name!r} was tracked in {store}: there are {there}")
-    brought = []
+    delivery = _Delivery(store, uri, ledger, rebuild, warn, on_progress)
+    parents = delivery.parents()
+    names = sorted({parent.study for parent in parents.values()})
+    if name is not None and name not in names:
+        existing = ", ".join(names) or "none"
+        raise StudyError(f"no sweep or table {name!r} was tracked in {store}: there are {existing}")
+    updated = []
     for folder, parent in parents.items():
-        if name not in (None, parent.study):
-            continue
-        outbox, facts, records = Outbox(folder), {}, []
-        with ExitStack() as ending:
-            if parent.kind == "table":
-                if not (facts := read_table_facts(parent, store)):
-                    say(f"left out: {parent.study} has no facts any more, or stands for another table now")
-                    continue
-            else:
-                try:
-                    hold = study_lock.StudyLock(parent.study, store, url)
-                except StudyError as error:
-                    say(f"left to its driver: {error}")
-                    continue
-                ending.callback(hold.release)
-                records = study.read_trials(parent.study, parent.study_id, url)
-            tell = functools.partial(on_progress, parent.study, outbox.left + len(records))
-            page = store.report(parent.study).page
-            try:
-                projection = open_writer(uri, parent, store, say, ledger)
-                lost = not projection.open(running=False)
-                if parent.kind == "table":
-                    deliver_table(projection, outbox, facts, page)
-                else:
-                    whole = rebuild or lost
-                    deliver(projection, outbox, records, ledger, page=page, whole=whole, on_progress=tell)
-            except Exception as error:  # whatever a server or its client does
-                raise PlatformError(
-                    f"MLflow cannot be written at {databases.hidden(uri)} ({first_line(error)}): "
-                    "start it, or give --url"
-                ) from error
-        brought.append(parent.study)
-    return brought
+        deliver = delivery.table if parent.kind == "table" else delivery.sweep
+        if name in (None, parent.study) and deliver(folder, parent):
+            updated.append(parent.study)
+    return updated
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    """The arguments of `track`; methods return whether they delivered."""
+
+    store: Store
+    uri: str
+    ledger: Ledger | None
+    rebuild: bool
+    warn: Callable[[str], None]
+    on_progress: Callable[[str, int, int], None]
+
+    def parents(self) -> dict[Path, RunInfo]:
+        """The tracked sweeps and tables, by their outbox."""
+        parents = {}
+        for folder in self.store.outboxes():
+            notes = read_notes(folder)
+            if "parent" in notes:
+                parents[folder] = RunInfo(**notes["parent"])
+            elif (folder / DATABASE).exists():
+                self.warn(f"left out: {folder} does not name its sweep or table (damaged?): run that again")
+        return parents
+
+    def table(self, folder: Path, parent: RunInfo) -> bool:
+        if not (facts := read_table_facts(parent, self.store)):
+            self.warn(
+                f"left out: {parent.study} has no facts any more, or its name now belongs to another table"
+            )
+            return False
+        with Outbox(folder, self.warn) as outbox, self._mlflow_errors():
+            writer = open_writer(self.uri, parent, self.store, self.warn, self.ledger)
+            writer.open(running=False)
+            deliver_table(writer, outbox, facts, self.store.report(parent.study).page)
+        return True
+
+    def sweep(self, folder: Path, parent: RunInfo) -> bool:
+        from cgn_platform.search import study, study_lock  # late: Optuna and psycopg
+
+        url = databases.study_url(self.store)
+        try:
+            lock = study_lock.StudyLock(parent.study, self.store, url)
+        except StudyError as error:
+            self.warn(f"left to its driver: {error}")
+            return False
+        try:
+            records = study.read_trials(parent.study, parent.study_id, url)
+            with Outbox(folder, self.warn) as outbox, self._mlflow_errors():
+                total = outbox.pending + len(records)
+                writer = open_writer(self.uri, parent, self.store, self.warn, self.ledger)
+                existed = writer.open(running=False)
+                deliver_sweep(
+                    writer,
+                    outbox,
+                    records,
+                    report=self.store.report(parent.study).page,
+                    whole=self.rebuild or not existed,
+                    on_progress=functools.partial(self.on_progress, parent.study, total),
+                )
+        finally:
+            lock.release()
+        return True
+
+    @contextmanager
+    def _mlflow_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a server and its client may raise anything
+            raise PlatformError(
+                f"MLflow cannot be written at {databases.hidden(self.uri)} ({first_line(error)})",
+                remedy="start it, or give --url",
+            ) from error

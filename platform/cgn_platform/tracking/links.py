@@ -1,20 +1,23 @@
-"""Where to look at a sweep or table in MLflow."""
+"""Addresses in MLflow's UI, and how to open them."""
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cgn_platform.store.layout import Store
-from cgn_platform.tracking.outbox import Outbox
-from cgn_platform.tracking.writer import WORKFLOW
+from cgn_platform.tracking.outbox import read_notes
 
-if TYPE_CHECKING:  # types only: no Ray or Optuna is loaded for them
-    pass
-
-
+WORKFLOW = "workflowType=machine_learning"
+"""Without this, the UI opens an experiment as one about language models, on a page without runs."""
 PAGE = f"#/experiments?{WORKFLOW}"
+
+
+def runs_page(experiment: str, study_id: str) -> str:
+    """The page that shows the child runs of a sweep or table side by side.
+
+    MLflow reads its columns from the experiment's tag `mlflow.sharedViewState.STUDY_ID`.
+    """
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={study_id}&{WORKFLOW}"
 
 
 def how_to_look(uri: str, page: str = PAGE) -> str:
@@ -26,16 +29,16 @@ def how_to_look(uri: str, page: str = PAGE) -> str:
 
 
 def page_of(store: Store, name: str) -> str:
-    """Where the runs of this sweep or table stand side by side; all experiments where MLflow was away."""
-    told = (Outbox(folder).notes for folder in store.outboxes())
-    pages = [(each["parent"]["time"], each["page"]) for each in told if _named(each, name) and "page" in each]
+    """The page of the newest sweep or table of this name; all experiments if MLflow does not have it yet."""
+    noted = [notes for folder in store.outboxes() if _study(notes := read_notes(folder)) == name]
+    pages = [(notes["parent"]["time"], notes["page"]) for notes in noted if "page" in notes]
     return str(max(pages)[1]) if pages else PAGE
 
 
 def is_tracked(store: Store, name: str) -> bool:
-    """Whether a sweep or table of this name was told to MLflow, or is to be."""
-    return any(_named(Outbox(folder).notes, name) for folder in store.outboxes())
+    """Whether a sweep or table of this name is in MLflow, or will be."""
+    return any(_study(read_notes(folder)) == name for folder in store.outboxes())
 
 
-def _named(told: Mapping[str, Any], name: str) -> bool:
-    return "parent" in told and told["parent"]["study"] == name
+def _study(notes: dict[str, dict[str, str]]) -> str | None:
+    return notes["parent"]["study"] if "parent" in notes else None

@@ -1,53 +1,66 @@
-"""The one way to connect to MLflow: quietly, with complete tables."""
+"""The only connection to MLflow: imported quietly, with complete tables."""
 
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
 from cgn_platform.store.layout import Store
 
-if TYPE_CHECKING:  # types only: no Ray or Optuna is loaded for them
-    pass
-if TYPE_CHECKING:  # types only: no Ray or Optuna is loaded for them
-    pass
-
-
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a request that is repeated blindly can create a run twice
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own retries can create a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it knows of no terminal and writes into logs
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it is written to logs too, not only to terminals
 }
+"""Defaults; variables that the user has set are kept."""
 
 
-def connect(uri: str) -> tuple[Any, Any]:
-    """MLflow, imported quietly, and a client of this server or database, whose tables are made."""
+@contextmanager
+def quiet_mlflow() -> Iterator[Any]:
+    """MLflow, imported late because that takes seconds; its warnings are ignored within the block."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield mlflow
+
+
+def connect(uri: str) -> tuple[Any, Any]:
+    """The module `mlflow`, and a client of this server or database, whose tables exist."""
+    with quiet_mlflow() as mlflow:
+        pass
     make_database(uri, lambda draft: mlflow.MlflowClient(draft).search_experiments(max_results=1))
     return mlflow, mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def make_tables(store: Store) -> None:
-    """MLflow's tables in the store's database, whole: a server that is killed making them leaves a part."""
+    """Create MLflow's tables in the store's database, because a server that creates them may be killed."""
     if not (path := store.mlflow_database).exists():
         connect(f"sqlite:///{path}")
 
 
 def make_database(uri: str, fill: Callable[[str], object]) -> None:
-    """MLflow makes its tables one by one: who is killed meanwhile leaves a file that it never opens again."""
+    """Create an SQLite database completely or not at all; anything else, and an existing one, is left alone.
+
+    MLflow creates its tables one by one. A process that is killed meanwhile would leave a file that MLflow
+    never opens again.
+
+    Args:
+        uri: of MLflow.
+        fill: called with the address of a draft; creates the tables.
+    """
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
         return

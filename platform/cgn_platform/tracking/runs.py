@@ -1,4 +1,4 @@
-"""Single runs in MLflow: what `cgn train --track` logs, without an outbox."""
+"""Single finished runs in MLflow (`cgn train --track`), without an outbox."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import PlatformError, first_line
 from cgn.provenance import code_fingerprint, code_version
-from cgn.results import CrossReport, CrossResult, facts_of, mean_losses
+from cgn.results import CrossReport, CrossResult, facts_of
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.store.layout import Store
-from cgn_platform.tracking.events import RunInfo, now_ms
+from cgn_platform.tracking.events import RunInfo, epoch_facts, now_ms
 from cgn_platform.tracking.mlflow_client import default_uri
 from cgn_platform.tracking.writer import open_writer
 
@@ -27,11 +27,22 @@ def log_training(
     splits: Sequence[Split],
     training: Training,
     store: Store,
-    say: Callable[[str], None] = print,
+    warn: Callable[[str], None] = print,
 ) -> str:
     """Log a finished training: a parent run for configuration, data and folds, with one child run.
 
-    Logging the same training again changes nothing. Returns the address of MLflow.
+    Logging the same training again changes nothing.
+
+    Args:
+        config: of the training.
+        pairs: the data.
+        splits: all folds, including those that were not trained.
+        training: what was trained.
+        store: contains MLflow's database, if no server is named.
+        warn: called with a line about what MLflow rejects.
+
+    Returns:
+        The address of MLflow.
 
     Raises:
         PlatformError: MLflow cannot be written.
@@ -39,11 +50,11 @@ def log_training(
     reports, result, files = training
     fingerprints = {"cache": pairs.fingerprint, "splits": splits_fingerprint(pairs.pair_id, splits)}
     folds = "-".join(str(fold.fold) for fold in result.folds)
-    made_from = "/".join((config.fingerprint(), *fingerprints.values(), folds))
+    identity = "/".join((config.fingerprint(), *fingerprints.values(), folds))
     parent = RunInfo(
         pairs.name,
         f"train {config.fingerprint()}",
-        hashlib.sha256(made_from.encode()).hexdigest()[:16],
+        hashlib.sha256(identity.encode()).hexdigest()[:16],
         tags={**fingerprints, "code": code_fingerprint(), "git_commit": code_version()},
     )
     facts: dict[str, Any] = facts_of(result)
@@ -56,23 +67,13 @@ def log_training(
         config=config,
         facts={
             **facts,
-            "steps": [_step(report) for report in reports],
+            "steps": [epoch_facts(report) for report in reports],
             "seconds": sum(fold.seconds for fold in result.folds),
         },
     )
     uri = default_uri(store)
-    log_run(parent, record, files, store=store, uri=uri, say=say)
+    log_run(parent, record, files, store=store, uri=uri, warn=warn)
     return uri
-
-
-def _step(report: CrossReport) -> dict[str, Any]:
-    return {
-        "epoch": report.epoch,
-        "val_auc": report.val_auc,
-        "folds": {fold.fold: fold.val_auc for fold in report.folds},
-        "losses": mean_losses([fold.losses for fold in report.folds]),
-        "seconds": sum(fold.seconds for fold in report.folds),
-    }
 
 
 def log_run(
@@ -82,23 +83,20 @@ def log_run(
     *,
     store: Store,
     uri: str,
-    say: Callable[[str], None] = print,
+    warn: Callable[[str], None] = print,
 ) -> None:
-    """One run that is over, with files as its artifacts, without an outbox: who ran it waits for it.
+    """Log one finished run, with files as its artifacts. The caller waits for MLflow.
 
     Raises:
         PlatformError: MLflow cannot be written.
     """
-    now = now_ms()
-    about = {"kind": "artifact", "trial": record.number, "time": now}
-    kept = [{**about, "path": str(file.absolute())} for file in files]
     try:
-        projection = open_writer(uri, parent, store, say)
-        projection.open(running=True)
-        projection.settle([record], None, whole=True)  # where it stands already, nothing is told twice
-        projection.apply(kept)
-        projection.finish([record], "FINISHED", now)
-    except Exception as error:  # whatever a server or its client does
+        writer = open_writer(uri, parent, store, warn)
+        writer.open(running=True)
+        writer.reconcile([record], whole=True)  # points that MLflow has are not sent again
+        writer.log_files(record.number, files)
+        writer.finish([record], "FINISHED", now_ms())
+    except Exception as error:  # a server and its client may raise anything
         raise PlatformError(
-            f"MLflow cannot be written ({first_line(error)}): start it, or leave out --track"
+            f"MLflow cannot be written ({first_line(error)})", remedy="start it, or leave out --track"
         ) from error

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from cgn.errors import first_line
 from cgn_platform.search.controller import Outcome
@@ -13,25 +12,19 @@ from cgn_platform.search.records import EpochUpdate, StudyInfo, TrialRecord, Tri
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
 from cgn_platform.tracking import events
-from cgn_platform.tracking.delivery import deliver, drain
+from cgn_platform.tracking.delivery import deliver_sweep, drain
 from cgn_platform.tracking.events import RunInfo, now_ms
 from cgn_platform.tracking.outbox import Event, Outbox
 from cgn_platform.tracking.writer import open_writer
 
-PULSE_SECONDS = 5  # events of so long go into the same calls; MLflow's page looks every 30 s
-
-
-AWAY_SECONDS = 1, 30  # from one try to the next while the server is away: first, at most
-
-
-CLOSE_SECONDS = 60  # what the driver waits at the end for a slow server
-
-
-CLOSE_TRIES = 3  # and how often it knocks at one that is away
+PULSE_SECONDS = 5  # events of this long go into the same calls; MLflow's UI refreshes every 30 s
+RETRY_SECONDS = 1, 30  # between two tries while the server does not answer: the first, the longest
+CLOSE_SECONDS = 60  # how long the driver waits at the end for a slow server
+CLOSE_TRIES = 3  # and how often it tries one that does not answer
 
 
 class Tracker:
-    """A `Listener` of the sweep: events go to the outbox at once, and from there to MLflow in a thread."""
+    """A `Listener` of the sweep: events are stored in the outbox, and a thread sends them to MLflow."""
 
     def __init__(
         self,
@@ -44,90 +37,87 @@ class Tracker:
         """Nothing is opened before `begin`.
 
         Args:
-            store: holds the outbox.
+            store: contains the outbox.
             uri: of MLflow.
-            ledger: holds the test scores of finished folds, for intervals.
-            on_problem: called with a line on what cannot be written.
+            ledger: contains the test scores of finished folds, for intervals.
+            on_problem: called with a line about what cannot be written.
         """
         self._store, self._uri, self._ledger, self._on_problem = store, uri, ledger, on_problem
-        self._full = self._away = self._done = self._given_up = False
+        self._disk_failed = self._offline = self._done = self._given_up = False
         self._closing = threading.Event()
 
     def begin(self, study: StudyInfo) -> None:
         """Open the outbox, and start the thread that connects and sends."""
         run = RunInfo(study.dataset, study.name, study.id, study.tags, study.params, folds=study.folds)
-        self._outbox = Outbox(self._store.outbox(study.id))
-        if known := self._outbox.notes.get("parent"):
-            run = replace(run, time=known["time"])  # the run began with its first driver
+        self._outbox = Outbox(self._store.outbox(study.id), self._on_problem)
+        if noted := self._outbox.notes.get("parent"):
+            run = replace(run, time=noted["time"])  # the run began with its first driver
         self._parent, self._records = run, study.records
-        self._keep(lambda: self._outbox.note(parent=asdict(run), closed=None))
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._write(lambda: self._outbox.note(parent=asdict(run), closed=None))
+        self._thread = threading.Thread(target=self._send_until_done, name="mlflow", daemon=True)
         self._thread.start()
 
     def started(self, trial: TrialSpec) -> None:
-        """A trial was asked for."""
+        """A trial starts."""
         self._append(events.started(trial.number, trial.config, self._parent.tags, now_ms()))
 
-    def epoch(self, number: int, step: EpochUpdate) -> None:
+    def epoch(self, number: int, update: EpochUpdate) -> None:
         """Mean and folds of the validation AUC, and the losses."""
-        self._append(events.epoch(number, vars(step), now_ms()))
+        self._append(events.epoch(number, vars(update), now_ms()))
 
     def lost(self, number: int, cause: str) -> None:
-        """Nothing: the end of the trial will tell it."""
+        """Nothing is sent; the causes are part of the `ended` event."""
 
     def ended(self, record: TrialRecord) -> None:
         """A trial is complete, pruned or failed."""
         self._append(events.ended(record, now_ms()))
 
-    def artifact(self, path: Path, number: int | None = None) -> None:
-        """A file to keep with a trial's run, or with the parent's; it must stay where it is."""
-        self._append({"kind": "artifact", "trial": number, "path": str(path.absolute()), "time": now_ms()})
-
     @property
-    def left(self) -> int:
-        """Events that MLflow does not have yet."""
-        return self._outbox.left
+    def pending(self) -> int:
+        """Number of events that MLflow does not have yet."""
+        return self._outbox.pending
 
     def end(self, outcome: Outcome, records: Sequence[TrialRecord]) -> None:
-        """The sweep ended. Waits a limited time for the server, and says what it still lacks."""
+        """The sweep ended. Waits a limited time for the server, and reports what it still lacks."""
         self._records = records
-        self._keep(lambda: self._outbox.note(closed={"status": outcome, "time": now_ms()}))
+        self._write(lambda: self._outbox.note(closed={"status": outcome, "time": now_ms()}))
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         self._given_up = True
         self._outbox.close()
         if not self._done:
             self._on_problem(
-                f"MLflow lacks {self._outbox.left} events and the end of the sweep: the next run of this "
+                f"MLflow lacks {self._outbox.pending} events and the end of the sweep: the next run of this "
                 f"command sends them, or 'cgn track --store {os.path.relpath(self._store)}'"
             )
 
     def _append(self, event: Event) -> None:
-        self._keep(lambda: self._outbox.append(event))
+        self._write(lambda: self._outbox.append(event))
 
-    def _keep(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write to the outbox; only the first failure is reported."""
         try:
             write()
         except OSError as error:
-            if not self._full:
-                self._full = True
+            if not self._disk_failed:
+                self._disk_failed = True
                 self._on_problem(
                     f"{self._outbox.folder} cannot be written ({error.strerror or error}): the sweep goes "
                     "on, and MLflow is filled from the study"
                 )
 
-    def _work(self) -> None:
-        (first, longest), tries = AWAY_SECONDS, CLOSE_TRIES
+    def _send_until_done(self) -> None:
+        (first, longest), tries = RETRY_SECONDS, CLOSE_TRIES
         wait = first
         while not self._given_up and tries:
             try:
                 self._send()
-            except Exception as error:  # whatever a server or its client does, training goes on
-                if not self._away and not self._given_up:
-                    self._away, wait = True, first
+            except Exception as error:  # a server and its client may raise anything; training goes on
+                if not self._offline and not self._given_up:
+                    self._offline, wait = True, first
                     self._on_problem(
                         f"MLflow cannot be written ({first_line(error)}): the sweep goes on, and MLflow "
-                        "gets it all when it is back"
+                        "gets everything once it answers again"
                     )
                 tries -= self._closing.is_set()
                 if self._closing.wait(wait):
@@ -137,22 +127,25 @@ class Tracker:
                 return
 
     def _send(self) -> None:
-        """Connect and send until the end of the sweep, or until the server fails."""
-        projection = open_writer(self._uri, self._parent, self._store, self._on_problem, self._ledger)
-        if not projection.open(running=True) and self._outbox.acknowledged:
-            self._outbox.gap = True  # the server lost what it had
-        drain(projection, self._outbox, self._proceed)
+        """Connect, and send until the end of the sweep.
+
+        Raises whatever MLflow's client raises when the server fails.
+        """
+        writer = open_writer(self._uri, self._parent, self._store, self._on_problem, self._ledger)
+        if not writer.open(running=True) and self._outbox.acknowledged:
+            self._outbox.gap = True  # the server has lost the events that it had
+        drain(writer, self._outbox, self._check_given_up)
         if not self._closing.is_set():
-            projection.settle(self._records, self._ledger, whole=self._outbox.gap)
-        if self._away:
-            self._away = False
-            self._on_problem("MLflow is back, and has what it missed")
+            writer.reconcile(self._records, whole=self._outbox.gap)
+        if self._offline:
+            self._offline = False
+            self._on_problem("MLflow answers again, and has what it missed")
         while not self._closing.wait(PULSE_SECONDS):
-            drain(projection, self._outbox, self._proceed)
-        page = self._store.report(self._parent.study).page
-        deliver(projection, self._outbox, self._records, self._ledger, page=page, on_progress=self._proceed)
+            drain(writer, self._outbox, self._check_given_up)
+        report = self._store.report(self._parent.study).page
+        deliver_sweep(writer, self._outbox, self._records, report=report, on_progress=self._check_given_up)
         self._done = True
 
-    def _proceed(self, _done: int) -> None:
+    def _check_given_up(self, _done: int) -> None:
         if self._given_up:
             raise TimeoutError

@@ -105,7 +105,7 @@ def test_mlflow_gets_no_interval_of_an_incomplete_trial(
         uri, RunInfo("e", "s", "1"), artifacts=tmp_path, on_refusal=pytest.fail, ledger=ledger
     )
     writer.open(running=True)
-    writer.settle([record], None, whole=True)
+    writer.reconcile([record], whole=True)
     writer.finish([record], "FINISHED", 1)
     runs = writer._client.search_runs([writer._experiment])
     trial = next(run for run in runs if "cgn.trial" in run.data.tags)
