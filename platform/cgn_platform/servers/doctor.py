@@ -20,7 +20,7 @@ import psutil
 from rich.table import Table
 from rich.text import Text
 
-from cgn.data import pseudonym
+from cgn.data.identity import pseudonym
 from cgn.errors import CGNError, PlatformError, one_line
 from cgn.places import Place
 from cgn.provenance import code_fingerprint
