@@ -18,8 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cgn.results import CrossReport, mean_losses
-from cgn_platform.console.tables import format_params
+from cgn.results import CrossReport
+from cgn_platform import text
 from cgn_platform.search.records import ENDED, EpochUpdate, StudyInfo, TrialRecord, TrialSpec, best_of
 
 
@@ -60,7 +60,7 @@ class SweepConsole:
         """A trial starts."""
         with self._lock:
             self._running[trial.number] = (trial, None)
-        self._line(trial.number, "started", format_params(trial.params))
+        self._line(trial.number, "started", text.params(trial.params))
 
     def epoch(self, number: int, update: EpochUpdate) -> None:
         """Shown in the live table only."""
@@ -77,15 +77,15 @@ class SweepConsole:
             self._running.pop(record.number, None)
             self._ended.append(record)
         self._progress.update(self._bar, completed=len(self._ended))
-        text = str(record.facts.get("reason", ""))
+        line = str(record.facts.get("reason", ""))
         best = best_of(self._ended)
         if record.value is not None and best is not None:
             rank = "the best so far" if best is record else f"best: trial {best.number}, {best.value:.3f}"
-            text = f"mean validation AUC {record.value:.3f} in {record.facts['seconds']:.0f} s ({rank})"
-        self._line(record.number, record.state, text)
+            line = f"mean validation AUC {record.value:.3f} in {record.facts['seconds']:.0f} s ({rank})"
+        self._line(record.number, record.state, line)
 
-    def _line(self, number: int, event: str, text: str) -> None:
-        self._console.print(f"trial {number:<3} {event:<9} {text}", highlight=False, markup=False)
+    def _line(self, number: int, event: str, line: str) -> None:
+        self._console.print(f"trial {number:<3} {event:<9} {line}", highlight=False, markup=False)
 
     def _live_table(self) -> RenderableType:
         with self._lock:
@@ -94,7 +94,7 @@ class SweepConsole:
         for number, (trial, update) in running.items():
             epoch = "waiting" if update is None else f"{update.epoch + 1} of {trial.config.epochs}"
             auc = "" if update is None else f"{update.val_auc:.3f}"
-            table.add_row(str(number), epoch, auc, format_params(trial.params))
+            table.add_row(str(number), epoch, auc, text.params(trial.params))
         states = ", ".join(f"{sum(record.state == state for record in ended)} {state}" for state in ENDED)
         best = best_of(ended)
         leader = "" if best is None else f"; best: trial {best.number}, {best.value:.3f}"
@@ -109,10 +109,9 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def epoch_line(report: CrossReport, epochs: int) -> str:
     """The line that `cgn train` prints for an epoch: mean over folds of validation AUC and losses."""
-    losses = mean_losses([fold.losses for fold in report.folds])
-    listed = "  ".join(f"{name} {losses[name]:.3f}" for name in sorted(losses))
-    seconds = sum(fold.seconds for fold in report.folds)
-    return f"epoch {report.epoch + 1:>3} of {epochs}  val AUC {report.val_auc:.3f}  {listed}  {seconds:.1f} s"
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in sorted(report.losses.items()))
+    duration = f"{report.seconds:.1f} s"
+    return f"epoch {report.epoch + 1:>3} of {epochs}  val AUC {report.val_auc:.3f}  {losses}  {duration}"
 
 
 class TableScreen:

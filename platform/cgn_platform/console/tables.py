@@ -1,6 +1,5 @@
 """Tables that commands print."""
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from cgn_platform import text
 from cgn_platform.search.records import ENDED
 from cgn_platform.search.summary import ranking_value
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cgn_platform.registry.registry import Version
     from cgn_platform.search.records import TrialRecord
     from cgn_platform.search.replay import RuleOutcome
-    from cgn_platform.space import Scalar
     from cgn_platform.store.ledger import Unit
 
 
@@ -43,9 +42,9 @@ def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
             str(record.number),
             f"{ranking_value(record):.3f}" if record.curve or complete else "",
             _test_auc(record.facts) if complete else "",
-            _figure(record.facts.get("localization_error")) if complete else "",
+            text.number(record.facts.get("localization_error")) if complete else "",
             epochs,
-            format_params(record.params),
+            text.params(record.params),
         )
     table.caption = "trial 0 is the default; * on the test pairs, mean over folds, never used to choose"
     if len(ended) > rows:
@@ -95,12 +94,12 @@ def fold_table(folds: "Sequence[FoldResult]") -> Table:
     for fold in folds:
         figures = (fold.val_auc, fold.test_auc, fold.localization_error, fold.localization_error_any_class)
         seconds = f"{fold.seconds:.1f}"
-        table.add_row(str(fold.fold), str(fold.best_epoch + 1), *map(_figure, figures), seconds)
+        table.add_row(str(fold.fold), str(fold.best_epoch + 1), *map(text.number, figures), seconds)
     if len(folds) > 1:
         table.add_section()
         names = ("val_auc", "test_auc", "localization_error", "localization_error_any_class")
         means = [statistics.fmean(getattr(fold, name) for fold in folds) for name in names]
-        table.add_row("mean", "", *map(_figure, means), f"{sum(fold.seconds for fold in folds):.1f}")
+        table.add_row("mean", "", *map(text.number, means), f"{sum(fold.seconds for fold in folds):.1f}")
     return table
 
 
@@ -121,7 +120,7 @@ def table_of(facts: Mapping[str, Any]) -> Table:
     unit, share = ("GPU-s", resources["gpus"]) if resources["gpus"] else ("CPU-s", resources["cpus"])
     table.add_column(unit, justify="right")
     for row in facts["rows"]:
-        published = [_figure(row["published"].get(setting)) for setting in settings]
+        published = [text.number(row["published"].get(setting)) for setting in settings]
         seconds = row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0)
         table.add_row(*row["cells"], *published, *_measured(row), f"{seconds * share:.0f}")
     notes = [f"({', '.join(settings)}): as published, on other data"] if settings else []
@@ -144,14 +143,10 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
         return ("INCOMPLETE", "", str(row["why"]))
     if "auc" not in row:
         aucs = [auc for seed in row["fold_auc"] for auc in seed]
-        return (_figure(statistics.fmean(aucs)), "", "")
+        return (text.number(statistics.fmean(aucs)), "", "")
     difference = row["difference"]
-    shown = "" if difference is None else f"{difference['estimate']:+.3f} {_range(difference, '+')}"
-    return (f"{row['auc']['estimate']:.3f} {_range(row['auc'])}", shown, row["words"] or "")
-
-
-def _range(interval: Mapping[str, float], sign: str = "") -> str:
-    return f"[{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
+    shown = "" if difference is None else text.difference(difference)
+    return (text.interval(row["auc"]), shown, row["words"] or "")
 
 
 def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table:
@@ -163,7 +158,11 @@ def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table
     for unit in units:
         identity, figures = unit.identity, unit.facts["result"]
         shown = [str(identity.config.get(name, "-")) for name in ("method", "backbone", "bilateral")]
-        numbers = [_figure(figures["val_auc"]), _figure(figures["test_auc"]), f"{figures['seconds']:.1f}"]
+        numbers = [
+            text.number(figures["val_auc"]),
+            text.number(figures["test_auc"]),
+            f"{figures['seconds']:.1f}",
+        ]
         counts = [str(identity.fold), str(identity.config["seed"]), str(identity.config["epochs"])]
         table.add_row(unit.id, *shown, *counts, *numbers, "no" if unit.outdated else "yes")
     for name, epochs in unfinished.items():
@@ -202,7 +201,7 @@ def bilateral_table(tests: "Mapping[str, BilateralTest]") -> Table:
     table.caption_justify = "left"
     for name, test in tests.items():
         means = (f"{mean:.3g}" for mean in (test.mean_healthy, test.mean_unhealthy))
-        figures = (f"{test.t:.2f}", f"{test.p_value:.2g}", _figure(test.auc))
+        figures = (f"{test.t:.2f}", f"{test.p_value:.2g}", text.number(test.auc))
         table.add_row(name, str(test.healthy), str(test.unhealthy), *means, *figures)
     return table
 
@@ -212,23 +211,11 @@ def measure_table(means: Mapping[str, float], published: Mapping[str, float]) ->
     table = Table("Sec. IV-F", "mean", "published")
     for name, mean in means.items():
         printed = f"{published[name]:.2f}" if name in published else ""
-        table.add_row(name.replace("_", " "), "-" if math.isnan(mean) else f"{mean:.3f}", printed)
+        table.add_row(name.replace("_", " "), text.number(mean), printed)
     return table
 
 
 def _test_auc(facts: Mapping[str, Any]) -> str:
     folds = [fold["test_auc"] for fold in facts.get("folds", ())]
     spread = f" ± {statistics.stdev(folds):.3f}" if len(folds) > 1 and None not in folds else ""
-    return f"{_figure(facts.get('test_auc'))}{spread}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def format_params(params: "Mapping[str, Scalar]") -> str:
-    """Names and values of searched dimensions, in one line."""
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in params.items()
-    )
+    return f"{text.number(facts.get('test_auc'))}{spread}"

@@ -99,6 +99,6 @@ def open_existing(path: Path) -> sqlite3.Connection:
     """
     uri = f"file:{quote(str(path))}?mode=rw"
     options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, **options)
+    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, **options)
     connection.text_factory = bytes  # a damaged text need not be UTF-8
     return connection
