@@ -34,11 +34,11 @@ from cgn.errors import (
 )
 from cgn.predict import Ensemble
 from cgn_platform.cli import app
-from cgn_platform.registry.evidence import PromotionRequest
-from cgn_platform.registry.gate import Demands
-from cgn_platform.registry.promotion import cache_of, promote
+from cgn_platform.registry.gate import Requirements
+from cgn_platform.registry.promotion import promote
 from cgn_platform.registry.record import read_record
 from cgn_platform.registry.registry import Registry
+from cgn_platform.registry.selection import PromotionRequest, cache_of
 from cgn_platform.report.facts import read_facts
 from cgn_platform.report.page import write_report
 from cgn_platform.search.load import load_space, load_table
@@ -479,6 +479,9 @@ def test_decisions_are_read_as_they_were_recorded(unpacked: Path, expected: Expe
     assert [line["action"] for line in record] == ["refused", "promoted"]
 
 
+LENIENT = Requirements(min_auc=0.0, margin=1.0)
+
+
 def promote_from(folder: Path, expected: Expected, name: str, request: PromotionRequest) -> Any:
     store = store_in(folder)
     return promote(
@@ -488,13 +491,12 @@ def promote_from(folder: Path, expected: Expected, name: str, request: Promotion
         store=store,
         registry=registry_of(store),
         ledger=ledger_of(folder),
-        demands=Demands(0.0, 1.0),
     )
 
 
 def test_the_same_promotion_again_changes_nothing(writable: Path, expected: Expected) -> None:
     """The version is found by a key that is computed as it was then."""
-    outcome = promote_from(writable, expected, "old-sweep", PromotionRequest(by="ada"))
+    outcome = promote_from(writable, expected, "old-sweep", PromotionRequest(by="ada", requirements=LENIENT))
     assert (outcome.action, outcome.version) == ("", "1")
     assert read_record(store_in(writable)) == expected["promotions"]
 
@@ -503,7 +505,10 @@ def test_the_same_promotion_again_changes_nothing(writable: Path, expected: Expe
 def test_a_stored_row_is_promoted_beside_the_stored_champion(writable: Path, expected: Expected) -> None:
     """Its units are packaged, and compared with those that the champion's tags name."""
     outcome = promote_from(
-        writable, expected, "old-table", PromotionRequest("0.5", alias="challenger", by="ada")
+        writable,
+        expected,
+        "old-table",
+        PromotionRequest("0.5", alias="challenger", by="ada", requirements=LENIENT),
     )
     assert (outcome.action, outcome.version) == ("promoted", "2"), outcome.checks
     aliases = {version.number: version.aliases for version in registry_of(store_in(writable)).versions()}

@@ -18,10 +18,11 @@ from cgn_platform.cli.options import (
     open_ledger,
     open_store,
 )
+from cgn_platform.registry.registry import CHAMPION, DEFAULT_MODEL
 from cgn_platform.store.layout import Store
 
 if TYPE_CHECKING:
-    from cgn_platform.registry.promotion import Outcome
+    from cgn_platform.registry.promotion import Decision
     from cgn_platform.registry.registry import Registry
 
 ModelName = Annotated[str, typer.Option(help="Name of the registered model.")]
@@ -78,7 +79,7 @@ def promote(
     name: Annotated[str, typer.Argument(help="Name of a finished table or sweep.")],
     row: RowName = None,
     seed: Seed = 0,
-    alias: Alias = "champion",
+    alias: Alias = CHAMPION,
     min_auc: MinAuc = 0.5,
     margin: Margin = 0.05,
     accept_unpaired: AcceptUnpaired = False,
@@ -86,7 +87,7 @@ def promote(
     store_path: StoreAt = DEFAULT_STORE,
     ledger: LedgerAt = None,
     url: Tracking = None,
-    model_name: ModelName = "cgn",
+    model_name: ModelName = DEFAULT_MODEL,
     by: By = None,
     because: Because = "",
 ) -> None:
@@ -103,30 +104,29 @@ def promote(
       cgn promote table_3-mias-all --row 10 --min-auc 0.6 --as challenger
     """
     from cgn_platform.registry import promotion
-    from cgn_platform.registry.evidence import PromotionRequest
-    from cgn_platform.registry.gate import Demands
+    from cgn_platform.registry.gate import Requirements
+    from cgn_platform.registry.selection import PromotionRequest, cache_of
     from cgn_platform.report.facts import read_facts
 
-    demands, store = Demands(min_auc, margin, accept_unpaired), open_store(store_path)
+    requirements, store = Requirements(min_auc, margin, accept_unpaired), open_store(store_path)
     facts = read_facts(store, name)
-    pairs, _ = open_data(data or promotion.cache_of(store, facts))
-    outcome = promotion.promote(
+    pairs, _ = open_data(data or cache_of(store, facts))
+    decision = promotion.promote(
         facts,
         pairs,
-        PromotionRequest(row, seed, alias, by or promotion.whoami(), because),
+        PromotionRequest(row, seed, alias, by or promotion.account_name(), because, requirements),
         store=store,
         registry=_registry(url, model_name, store),
         ledger=open_ledger(ledger, store),
-        demands=demands,
     )
-    _print_outcome(outcome, model_name)
+    _print_decision(decision, model_name)
 
 
 @app.command()
 def rollback(
     store_path: StoreAt = DEFAULT_STORE,
     url: Tracking = None,
-    model_name: ModelName = "cgn",
+    model_name: ModelName = DEFAULT_MODEL,
     by: By = None,
     because: Because = "",
 ) -> None:
@@ -138,12 +138,16 @@ def rollback(
 
     store = open_store(store_path)
     registry = _registry(url, model_name, store)
-    outcome = promotion.rollback(store=store, registry=registry, by=by or promotion.whoami(), because=because)
-    _print_outcome(outcome, model_name)
+    decision = promotion.rollback(
+        store=store, registry=registry, by=by or promotion.account_name(), because=because
+    )
+    _print_decision(decision, model_name)
 
 
 @app.command()
-def models(store_path: StoreAt = DEFAULT_STORE, url: Tracking = None, model_name: ModelName = "cgn") -> None:
+def models(
+    store_path: StoreAt = DEFAULT_STORE, url: Tracking = None, model_name: ModelName = DEFAULT_MODEL
+) -> None:
     """List the registered versions: aliases, origin, AUC, who promoted them and when."""
     from cgn_platform.console.live import make_console
     from cgn_platform.console.tables import models_table
@@ -158,26 +162,26 @@ def _registry(url: str | None, model_name: str, store: Store) -> "Registry":
     return Registry(url or mlflow_client.default_uri(store), model_name, store.mlflow_artifacts)
 
 
-def _print_outcome(outcome: "Outcome", model_name: str) -> None:
-    for check in outcome.checks:
+def _print_decision(decision: "Decision", model_name: str) -> None:
+    for check in decision.checks:
         typer.echo(f"{'passed' if check.passed else 'refused'}  {check.words}", err=not check.passed)
-    version = f"version {outcome.version} of {model_name}"
-    match outcome.action:
+    version = f"version {decision.version} of {model_name}"
+    match decision.action:
         case "promoted" | "rolled back":
-            before = f", in place of version {outcome.before}" if outcome.before else ""
-            typer.echo(f"{outcome.action}: {version} is {outcome.alias}{before}")
+            replaced = f", in place of version {decision.replaced}" if decision.replaced else ""
+            typer.echo(f"{decision.action}: {version} is {decision.alias}{replaced}")
         case "refused":
             typer.echo("refused: nothing was changed", err=True)
             raise typer.Exit(3)
         case _:
-            typer.echo(f"nothing to do: {version} is already {outcome.alias}")
+            typer.echo(f"nothing to do: {version} is already {decision.alias}")
 
 
 @app.command()
 def predict(
     target: Target = None,
     reference: Reference = None,
-    model: Model = "models:/cgn@champion",
+    model: Model = f"models:/{DEFAULT_MODEL}@{CHAMPION}",
     side: Side = None,
     as_json: AsJson = False,
     figure: Picture = None,
@@ -235,7 +239,7 @@ def _predict_table(table: Path, out: Path, model: str, store: Store, address: st
     from cgn_platform.serving import package
 
     console = make_console(stderr=True)
-    with package.fetched(model, store) as folder, connect(address) as cluster:
+    with package.ensemble_folder(model, store) as folder, connect(address) as cluster:
         from cgn_platform.serving.batch import predict_table  # after Ray's environment was set
 
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -245,9 +249,9 @@ def _predict_table(table: Path, out: Path, model: str, store: Store, address: st
                 out,
                 folder,
                 slots=cluster.slots(Resources()),
-                say=bar.console.print,
+                warn=bar.console.print,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
-    typer.echo(f"{result.predicted} rows predicted, {result.stood} predicted before: {out}")
+    typer.echo(f"{result.predicted} rows predicted, {result.existing} predicted before: {out}")
     if result.quarantine:
         raise DataError(f"{result.quarantined} rows have no prediction: {result.quarantine} lists them")

@@ -1,4 +1,5 @@
 """Which model is in use: promotion through a gate, the MLflow Model Registry, and the record of decisions.
 
-Public: `promotion.promote` and `rollback`, `registry.Registry`, `gate.Demands`.
+Public: `promotion.promote` and `rollback`, `selection.PromotionRequest`, `gate.Requirements`,
+`registry.Registry`. `gate` decides, `units` reads the ledger, `evidence` says what is recorded.
 """

@@ -1,85 +1,48 @@
-"""What is recorded with a model version: evidence, tags, description, card."""
+"""What is recorded with a model version: evidence, tags, description, model card."""
 
 import json
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from cgn.data.pairs import Pairs
-from cgn.provenance import code_fingerprint, code_version
 from cgn.statistics import Interval
-from cgn_platform.registry import gate
-from cgn_platform.registry.record import now
-from cgn_platform.registry.registry import CHAMPION, Facts, Registry, Version
+from cgn_platform.registry.gate import Verdict
+from cgn_platform.registry.registry import Registry, Version
+from cgn_platform.registry.selection import PromotionRequest, SelectedRow
+from cgn_platform.report.facts import Facts, provenance_facts
+from cgn_platform.report.format import interval_text
 from cgn_platform.report.templates import environment
+from cgn_platform.store.ledger import Unit
 from cgn_platform.store.out_of_fold import OutOfFold
 
-RUN = ("command", "mode", "code", "git_commit", "when", "ledger")  # of a table's or sweep's run
+RUN = ("command", "mode", "code", "git_commit", "when", "ledger")  # copied from the facts of the run
 
 
-@dataclass(frozen=True)
-class PromotionRequest:
-    """What is to be let in, as what, by whom and why."""
-
-    row: str | None = None
-    seed: int = 0
-    alias: str = CHAMPION
-    by: str = ""
-    because: str = ""
-
-
-def card(evidence: Facts) -> str:
-    """The model card, Markdown: a function of the evidence."""
-    return environment(html=False).get_template("model_card.md.j2").render(evidence=evidence)
-
-
-def choice_of(facts: Facts, row: Facts) -> gate.Choice | None:
-    """Of the winner of a sweep: its figures are those of the best of many."""
-    if facts["kind"] != "sweep" or row is not facts["rows"][-1]:
-        return None
-    corrected = facts["corrected"]
-    return gate.Choice(facts["raw"], corrected and Interval(**corrected))
-
-
-def evidence_of(
-    facts: Facts,
-    row: Facts,
-    asked: PromotionRequest,
-    served: Sequence[str],
-    pairs: Pairs,
-    measured: OutOfFold | None,
+def candidate_evidence(
+    selected: SelectedRow, pairs: Pairs, units: Sequence[Sequence[Unit]], measured: OutOfFold | None
 ) -> dict[str, Any]:
-    """What a candidate is and shows, as plain JSON; what the gate says of it comes later."""
-    choice = choice_of(facts, row)
-    tried = [t for t in facts["trials"] if t["state"] == "complete"] if choice else facts["rows"]
-    figures: dict[str, Any] = {
-        "cases": 0,
-        "tried": len(tried),
-        "raw": choice and choice.raw,
-        "corrected": choice and choice.corrected and choice.corrected._asdict(),
-    }
-    if measured:
-        error = measured.localization_error()
-        figures |= {
-            "cases": len(measured.label),
-            "auc": measured.auc()._asdict(),
-            "pooled_auc": measured.pooled_auc()._asdict(),
-            "localization_error": error and error._asdict(),
-        }
+    """What a candidate is and what it achieved, as plain JSON. The keys are part of the stored format.
+
+    Args:
+        selected: the row to be promoted.
+        pairs: the cache it ran on.
+        units: those of the row that are intact.
+        measured: its test predictions; None if a unit is missing or damaged.
+    """
+    facts, row = selected.facts, selected.row
     return {
         "candidate": {
             "name": facts["name"],
             "kind": facts["kind"],
             "row": row["name"],
-            "seed": asked.seed,
+            "seed": selected.seed,
             "seeds": facts["run"]["seeds"],
             "units": row["units"],
-            "served": list(served),
+            "served": list(selected.served),
         },
-        "config": row["config"],
+        "config": _served_config(selected, units),
         "data": {
             **facts["data"],
             "views": _counted(pairs.view.tolist()),
@@ -87,41 +50,38 @@ def evidence_of(
             "kinds": _counted([kind for kinds in pairs.kinds for kind in kinds]),
             "marked": sum(bool(boxes) for boxes in pairs.boxes),
         },
-        "figures": figures,
+        "figures": _figures(selected, measured),
         "run": {name: facts["run"].get(name) for name in RUN},
     }
 
 
-def _counted(values: Sequence[str]) -> list[str]:
-    return [f"{value or 'not told'} {count}" for value, count in Counter(values).most_common()]
-
-
-def with_decision(
+def add_decision(
     evidence: Facts,
-    asked: PromotionRequest,
+    request: PromotionRequest,
     registry: Registry,
     champion: Version | None,
-    demands: gate.Demands,
-    verdict: gate.Verdict,
+    verdict: Verdict,
 ) -> dict[str, Any]:
+    """The evidence with the verdict of the gate and the decision that follows from it."""
     return {
         **evidence,
-        "gate": {"demands": asdict(demands), "passed": verdict.passed, "checks": verdict.plain()},
-        "champion": champion and {"version": champion.number, "key": champion.key},
-        "decision": {
-            "model": registry.model,
-            "alias": asked.alias,
-            "by": asked.by,
-            "because": asked.because,
-            "when": now(),
-            "command": shlex.join(["cgn", *sys.argv[1:]]),
-            "code": code_fingerprint(),
-            "git_commit": code_version(),
+        "gate": {
+            "demands": asdict(request.requirements),
+            "passed": verdict.passed,
+            "checks": verdict.plain(),
         },
+        "champion": champion and {"version": champion.number, "key": champion.key},
+        "decision": decision_facts(registry, request.alias, request.by, request.because),
     }
 
 
-def tags_of(key: str, evidence: Facts) -> dict[str, str]:
+def decision_facts(registry: Registry, alias: str, by: str, because: str) -> dict[str, Any]:
+    """Who decided about which alias, why, and with which code."""
+    return {"model": registry.model, "alias": alias, "by": by, "because": because, **provenance_facts()}
+
+
+def version_tags(key: str, evidence: Facts) -> dict[str, str]:
+    """The tags of a version in MLflow."""
     candidate, data, figures, run = (evidence[name] for name in ("candidate", "data", "figures", "run"))
     tags = {
         "key": key,
@@ -133,17 +93,55 @@ def tags_of(key: str, evidence: Facts) -> dict[str, str]:
         "gate": json.dumps(evidence["gate"]["checks"]),
     }
     if "auc" in figures:
-        tags |= {"auc": gate.told(Interval(**figures["auc"]))}
+        tags["auc"] = interval_text(Interval(**figures["auc"]))
     return {f"cgn.{name}": str(value) for name, value in tags.items()}
 
 
-def description_of(evidence: Facts) -> str:
+def version_description(evidence: Facts) -> str:
+    """The description of a version in MLflow, Markdown."""
     candidate, decision = evidence["candidate"], evidence["decision"]
-    lines = [
+    reason = f": {decision['because']}" if decision["because"] else ""
+    paragraphs = [
         f"**{candidate['row']}** of the {candidate['kind']} {candidate['name']}, "
         f"{len(candidate['served'])} networks of seed {candidate['seed']}.",
-        f"Promoted by {decision['by']}" + (f": {decision['because']}" if decision["because"] else "") + ".",
-        *(f"- {check['words']}" for check in evidence["gate"]["checks"]),
-        "Not a medical device. `model_card.md` and `evidence.json` lie beside the model.",
+        f"Promoted by {decision['by']}{reason}.",
+        "\n".join(f"- {check['words']}" for check in evidence["gate"]["checks"]),
+        "Not a medical device. See `model_card.md` and `evidence.json` among the files of the model.",
     ]
-    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:-1]) + "\n\n" + lines[-1]
+    return "\n\n".join(paragraphs)
+
+
+def model_card(evidence: Facts) -> str:
+    """The model card, Markdown: `dashboards/model_card.md.j2` filled with the evidence."""
+    return environment(html=False).get_template("model_card.md.j2").render(evidence=evidence)
+
+
+def _served_config(selected: SelectedRow, units: Sequence[Sequence[Unit]]) -> dict[str, Any]:
+    """The configuration of the served units; a unit names weights by their content, not by their path."""
+    for unit in (unit for seed in units for unit in seed):
+        if unit.id == selected.served[0]:
+            return dict(unit.identity.config)
+    return dict(selected.row["config"])
+
+
+def _figures(selected: SelectedRow, measured: OutOfFold | None) -> dict[str, Any]:
+    winner = selected.winner
+    figures: dict[str, Any] = {
+        "cases": 0,
+        "tried": selected.compared,
+        "raw": winner and winner.raw,
+        "corrected": winner and winner.corrected and winner.corrected._asdict(),
+    }
+    if measured is None:
+        return figures
+    error = measured.localization_error()
+    return figures | {
+        "cases": len(measured.label),
+        "auc": measured.auc()._asdict(),
+        "pooled_auc": measured.pooled_auc()._asdict(),
+        "localization_error": error and error._asdict(),
+    }
+
+
+def _counted(values: Sequence[str]) -> list[str]:
+    return [f"{value or 'unknown'} {count}" for value, count in Counter(values).most_common()]

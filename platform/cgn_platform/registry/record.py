@@ -1,8 +1,7 @@
-"""The record of decisions: `promotions.jsonl` in the store."""
+"""The record of decisions, `promotions.jsonl` in the store: one line each, refusals included."""
 
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,44 +9,43 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cgn.errors import RegistryError
-from cgn_platform.registry.registry import Facts, Version
+from cgn_platform.registry.registry import Version
 from cgn_platform.store.layout import Store
 
-RECORD = "promotions.jsonl"
-
-
 LOCK_SECONDS = 60
-
-
 PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
 
 
 def read_record(store: Store) -> list[dict[str, Any]]:
-    """All decisions, the oldest first; a line that was cut short is none."""
-    lines = []
+    """All decisions, the oldest first. An incomplete line, left by a killed process, is skipped."""
     try:
         content = store.promotions.read_text()
     except FileNotFoundError:
         return []
+    decisions = []
     for line in content.splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:  # its writer was killed
+            decisions.append(json.loads(line))
+        except ValueError:
             continue
-    return lines
+    return decisions
 
 
 @contextmanager
 def one_decision_at_a_time(store: Store) -> Iterator[None]:
-    """One decision at a time in a store."""
-    folder = store.locks
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "promotions.lock")
+    """Hold the lock of decisions in a store.
+
+    Raises:
+        RegistryError: another process held it for a minute.
+    """
+    store.locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.locks / "promotions.lock")
     try:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise RegistryError(
-            f"another promotion is at work in {store}: wait for it and run the same command again"
+            f"another promotion is running in {store}",
+            remedy="wait until it has ended and run the same command again",
         ) from None
     try:
         yield
@@ -56,9 +54,21 @@ def one_decision_at_a_time(store: Store) -> Iterator[None]:
 
 
 def append_record(
-    store: Store, action: str, evidence: Facts, version: Version | None, champion: Version | None
+    store: Store,
+    action: str,
+    evidence: Mapping[str, Any],
+    version: Version | None,
+    champion: Version | None,
 ) -> None:
-    """Append a line, on the disk before this returns; `champion` is who was in when it was decided."""
+    """Append a line, synced to disk before this returns.
+
+    Args:
+        store: keeps the record.
+        action: PROMOTED, REFUSED or ROLLED_BACK.
+        evidence: with the decision and the checks of the gate.
+        version: that was promoted; None for a refused candidate that has no version.
+        champion: at the time of the decision.
+    """
     decision = evidence["decision"]
     candidate = evidence.get("candidate", {})
     tags: Mapping[str, str] = version.tags if version else {}
@@ -78,11 +88,7 @@ def append_record(
     with store.promotions.open("a+b") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(end - 1, 0))
-        cut = end > 0 and file.read(1) != b"\n"  # the remains of a writer that was killed
-        file.write((b"\n" if cut else b"") + json.dumps(line).encode() + b"\n")
+        incomplete = end > 0 and file.read(1) != b"\n"  # a writer was killed
+        file.write((b"\n" if incomplete else b"") + json.dumps(line).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

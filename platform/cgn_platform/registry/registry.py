@@ -6,28 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgn.errors import CGNError, ConfigError, RegistryError
+from cgn.errors import CGNError, ConfigError, RegistryError, first_line
 from cgn_platform.store.databases import hidden
 from cgn_platform.tracking import mlflow_client
 
-Facts = Mapping[str, Any]
-
-
-MODEL = "cgn"
-
-
-CHAMPION, CHALLENGER, PREVIOUS = ("champion", "challenger", "previous")
-
-
+DEFAULT_MODEL = "cgn"  # name of the registered model
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 EXPERIMENT = "promotions"
-
-
-FOLDER = "model"  # of a version's files among its run's artifacts
+FOLDER = "model"  # of a version's files among the artifacts of its run
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version. Its tags begin with `cgn.` where they are ours."""
+    """A registered version. Tags of ours begin with `cgn.`."""
 
     number: str
     tags: Mapping[str, str]
@@ -35,12 +26,12 @@ class Version:
 
     @property
     def key(self) -> str:
-        """What it was made from, as a hash; empty where somebody else registered it."""
+        """Hash of the units it was made from; empty if it was not registered by `cgn promote`."""
         return self.tags.get("cgn.key", "")
 
 
 class Registry:
-    """The versions of one model, in a database or on a server. Raises RegistryError where MLflow fails."""
+    """The versions of one model, in a database or on a server. Raises RegistryError if MLflow fails."""
 
     def __init__(self, uri: str, model: str, artifacts: Path) -> None:
         """Connect; nothing is written.
@@ -48,66 +39,67 @@ class Registry:
         Args:
             uri: of MLflow.
             model: name of the registered model.
-            artifacts: where files go where there is no server.
+            artifacts: the folder for files, used only without a server.
+
+        Raises:
+            ConfigError: the name of the model is not valid.
         """
         if not model.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise ConfigError(f"--model-name must be of letters, digits, - _ and . but got {model!r}")
+            raise ConfigError(f"--model-name must consist of letters, digits, - _ and . but got {model!r}")
         self.model, self.uri = model, uri
         self._artifacts = None if uri.startswith("http") else str(artifacts.absolute())
-        with self._in_words():
+        with self._translated_errors():
             self._mlflow, self._client = mlflow_client.connect(uri)
 
     def versions(self) -> list[Version]:
-        """All of them, the newest first."""
+        """All versions, the newest first."""
         aliases: dict[str, list[str]] = {}
         for alias, number in self._aliases().items():
             aliases.setdefault(number, []).append(alias)
-        with self._in_words():
-            found = self._client.search_model_versions(f"name='{self.model}'")
-        versions = [Version(str(v.version), v.tags, tuple(aliases.get(str(v.version), ()))) for v in found]
+        with self._translated_errors():
+            records = self._client.search_model_versions(f"name='{self.model}'")
+        versions = [Version(str(v.version), v.tags, tuple(aliases.get(str(v.version), ()))) for v in records]
         return sorted(versions, key=lambda version: int(version.number), reverse=True)
 
     def with_alias(self, alias: str) -> Version | None:
-        """The version that an alias points at."""
+        """The version that an alias points to."""
         return next((version for version in self.versions() if alias in version.aliases), None)
 
     def with_units(self, key: str) -> Version | None:
-        """The version that was made from the same."""
+        """The version that was made from the units of this key."""
         return next((version for version in self.versions() if version.key == key), None)
 
     def set_alias(self, alias: str, number: str) -> None:
-        """Let an alias point at a version."""
-        with self._in_words():
+        """Point an alias to a version."""
+        with self._translated_errors():
             self._client.set_registered_model_alias(self.model, alias, number)
 
     def delete_alias(self, alias: str) -> None:
-        """Let an alias point nowhere."""
-        with self._in_words():
+        """Remove an alias."""
+        with self._translated_errors():
             self._client.delete_registered_model_alias(self.model, alias)
 
     def set_tags(self, number: str, tags: Mapping[str, str]) -> None:
-        """Add to a version's tags, or change them."""
-        with self._in_words():
+        """Add tags to a version, or change them."""
+        with self._translated_errors():
             for name, value in tags.items():
                 self._client.set_model_version_tag(self.model, number, name, value)
 
     def log_decision(
-        self, name: str, tags: Mapping[str, str], evidence: Facts, folder: Path | None = None
+        self, name: str, tags: Mapping[str, str], evidence: Mapping[str, Any], folder: Path | None = None
     ) -> str:
-        """A run that tells of a decision, with the model's folder where one is to be registered.
+        """Log a decision as a run, with the model's folder if a version is to be made of it.
 
-        One that was cut short, of the same key, is removed. Returns the run's id.
+        Interrupted runs of the same key are deleted.
+
+        Returns:
+            The id of the run.
         """
-        with self._in_words():
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            experiment = (
-                found.experiment_id
-                if found
-                else self._client.create_experiment(EXPERIMENT, artifact_location=self._artifacts)
-            )
-            where = f"tags.`cgn.key` = '{tags['cgn.key']}' and attributes.status = 'RUNNING'"
-            for ghost in self._client.search_runs([experiment], where):
-                self._client.delete_run(ghost.info.run_id)
+        with self._translated_errors():
+            experiment = self._experiment()
+            interrupted = f"tags.`cgn.key` = '{tags['cgn.key']}' and attributes.status = 'RUNNING'"
+            for old in self._client.search_runs([experiment], interrupted):
+                self._client.delete_run(old.info.run_id)
             run = str(self._client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id)
             for check in evidence["gate"]["checks"]:
                 if check["figure"] is not None:
@@ -121,23 +113,19 @@ class Registry:
 
     def create_version(self, run: str, tags: Mapping[str, str], description: str) -> Version:
         """Make a version of a run's folder, and end the run."""
-        with self._in_words():
-            try:
-                self._client.get_registered_model(self.model)
-            except self._mlflow.exceptions.MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+        with self._translated_errors():
+            if self._model() is None:
                 self._client.create_registered_model(self.model)
             source = f"{self._client.get_run(run).info.artifact_uri}/{FOLDER}"
-            made = self._client.create_model_version(
+            created = self._client.create_model_version(
                 self.model, source, run, tags=dict(tags), description=description
             )
             self._client.set_terminated(run, "FINISHED")
-        return Version(str(made.version), dict(tags))
+        return Version(str(created.version), dict(tags))
 
-    def fetch(self, number: str, into: Path) -> Path:
-        """The files of a version, in a folder."""
-        with self._in_words():
+    def download(self, number: str, into: Path) -> Path:
+        """Download the files of a version. Returns their folder."""
+        with self._translated_errors():
             uri = self._client.get_model_version_download_uri(self.model, number)
             return Path(
                 self._mlflow.artifacts.download_artifacts(
@@ -145,25 +133,36 @@ class Registry:
                 )
             )
 
+    def _experiment(self) -> str:
+        """The id of the experiment of decisions, created if it does not exist."""
+        existing = self._client.get_experiment_by_name(EXPERIMENT)
+        if existing:
+            return str(existing.experiment_id)
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
+
+    def _model(self) -> Any:
+        """MLflow's entry of the registered model; None before its first version."""
+        try:
+            return self._client.get_registered_model(self.model)
+        except self._mlflow.exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
     def _aliases(self) -> dict[str, str]:
-        with self._in_words():
-            try:
-                told = self._client.get_registered_model(self.model).aliases
-            except self._mlflow.exceptions.MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return {}
-            return {alias: str(number) for alias, number in told.items()}
+        with self._translated_errors():
+            model = self._model()
+        return {} if model is None else {alias: str(number) for alias, number in model.aliases.items()}
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise whatever MLflow, its server or the network raises as a RegistryError."""
         try:
             yield
         except CGNError:
             raise
-        except Exception as error:  # whatever a server or its client does
-            lines = str(error).strip().splitlines() or [type(error).__name__]
+        except Exception as error:
             raise RegistryError(
-                f"the model registry at {hidden(self.uri)} fails ({lines[0][:200]}): mend it and run the "
-                "same command again"
+                f"the model registry at {hidden(self.uri)} fails ({first_line(error)})",
+                remedy="solve this problem and run the same command again",
             ) from error

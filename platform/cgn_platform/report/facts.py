@@ -1,6 +1,7 @@
-"""The facts of a table or sweep: every figure that is shown of it, as one JSON file.
+"""The facts of a table or sweep: every figure that is shown, as one JSON file.
 
-The page, MLflow, the registry and the terminal read facts, and nothing else knows how a figure is made.
+The page, MLflow, the registry and the terminal read facts; none of them computes a figure on its own. What a
+table or sweep adds to the common facts is in `table_facts` and `sweep_facts`.
 """
 
 import json
@@ -33,27 +34,27 @@ def read_facts(store: Store, name: str) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(store.report(name).facts.read_text())
     except FileNotFoundError:
-        existing = ", ".join(store.reported()) or "none"
+        finished = ", ".join(store.reported()) or "none"
         raise ConfigError(
-            f"no table or sweep {name!r} has finished in {store}: there are {existing}"
+            f"no table or sweep {name!r} has finished in {store} (finished: {finished})"
         ) from None
     if isinstance(facts.get("corrected"), float):  # without its interval
         raise ConfigError(
-            f"an older version wrote the facts of {name!r}: run the sweep's command again, which finds its "
-            "trials complete and writes new facts"
+            f"the facts of {name!r} were written by an older version",
+            remedy="run the sweep's command again, which reuses its trials and writes new facts",
         )
     return facts
 
 
 def write_facts(store: Store, facts: Facts) -> None:
-    """Write the facts of a finished table or sweep, in place of earlier ones."""
+    """Write the facts of a finished table or sweep, replacing earlier ones."""
     path = store.report(facts["name"]).facts
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, sealed.plain(facts))
 
 
 def declare(store: Store, name: str, table: Table, pairs: Pairs, splits: Sequence[Split]) -> None:
-    """Reserve a name for this table on these data, before anything is trained.
+    """Reserve a name for this table and these data, before anything is trained.
 
     Raises:
         ConfigError: the name belongs to another table or to other data.
@@ -62,14 +63,15 @@ def declare(store: Store, name: str, table: Table, pairs: Pairs, splits: Sequenc
     declared = sealed.plain({"table": table.declaration(), "data": data_facts(pairs, splits)})
     if path.exists() and json.loads(path.read_text()) != json.loads(declared):
         raise ConfigError(
-            f"the name {name!r} belongs to another table or to other data: choose another --name"
+            f"the name {name!r} belongs to another table or to other data",
+            remedy="choose another --name",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, declared)
 
 
 def data_facts(pairs: Pairs, splits: Sequence[Split]) -> dict[str, Any]:
-    """The data that a table or sweep ran on."""
+    """The data of a table or sweep."""
     return {
         "name": pairs.name,
         "cache": pairs.fingerprint,
@@ -83,12 +85,12 @@ def data_facts(pairs: Pairs, splits: Sequence[Split]) -> dict[str, Any]:
 
 
 def run_facts(site: Site, seeds: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:
-    """How a table or sweep ran: command, code, time, resources.
+    """How a table or sweep ran: command, code, time, resources, cost.
 
     Args:
         site: where it ran.
         seeds: of every row.
-        seconds: of training, of everything that was trained.
+        seconds: training time of each row or trial.
     """
     hours = math.fsum(seconds) / 3600
     return {
@@ -102,7 +104,7 @@ def run_facts(site: Site, seeds: Sequence[int], seconds: Sequence[float]) -> dic
 
 
 def provenance_facts() -> dict[str, str]:
-    """The command of this process, its code, and the time."""
+    """Command and code of this process, and the current time."""
     return {
         "command": shlex.join(["cgn", *sys.argv[1:]]),
         "code": code_fingerprint(),

@@ -1,68 +1,68 @@
-"""The report: one HTML file of a finished table or sweep, that opens from disk and asks nobody for anything.
+"""The page of a finished table or sweep: one HTML file that opens from disk and loads nothing else.
 
-    store/reports/<name>/facts.json    what a table or sweep wrote down of itself: every number on the page
+    store/reports/<name>/facts.json    every number on the page, written when the table or sweep ended
     store/reports/<name>/report.html   the page; curves and pictures are read from the ledger and the cache
 
-The page is `dashboards/report.html.j2` over the facts; `charts` draws. A number is written by `number` from
-where it stands in the facts, and carries that place (`data-at`), so that page and facts can be compared.
+The template is `dashboards/report.html.j2`. `format.number` writes each number with its path in the facts
+(`data-at`), so that a test can compare page and facts.
 """
 
 import base64
 import gzip
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from cgn import files, statistics
+from cgn.data.pairs import Pairs
 from cgn.errors import ConfigError
-from cgn_platform.report import charts
-from cgn_platform.report.content import Page, find_evidence
+from cgn_platform.report.content import PageContent, find_evidence
+from cgn_platform.report.curve_charts import add_curve_charts
 from cgn_platform.report.facts import Facts, read_facts
-from cgn_platform.report.figures import fact_charts, trial_charts, unit_charts
-from cgn_platform.report.format import number, setting, value_at
-from cgn_platform.report.pictures import draw_pictures
+from cgn_platform.report.film_pictures import draw_pictures
+from cgn_platform.report.format import CHANCE, number, setting, value_at
+from cgn_platform.report.row_charts import add_row_charts
 from cgn_platform.report.templates import dashboards, environment
+from cgn_platform.report.trial_charts import add_trial_charts
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
 
-if TYPE_CHECKING:
-    from cgn.data.pairs import Pairs
-
-
-SHORT = {
+SHORT_VERDICTS = {  # of the verdicts that facts store
     statistics.BETTER: "better",
     statistics.WORSE: "worse",
     statistics.UNCLEAR: "not distinguishable",
 }
-
-
-SECTIONS = (  # in the order of the page; each is there where it has this chart
-    ("trials", "What was tried", "history"),
-    ("pruning", "Pruning over time", "pruning"),
-    ("parameters", "What mattered", "parallel"),
+SECTIONS = (  # in the order of the page: id, title, and the chart without which a section is left out
+    ("trials", "Trials", "history"),
+    ("pruning", "Pruning", "pruning"),
+    ("parameters", "Which dimensions mattered", "parallel"),
     ("differences", "Differences", "forest"),
     ("spread", "Spread over folds and seeds", "spread"),
     ("roc", "ROC curves", "roc"),
     ("learning", "Learning curves", "learning"),
-    ("localisation", "Where the networks look", "localization"),
+    ("localisation", "Localisation", "localization"),
     ("cost", "Cost", "cost"),
-    ("run", "What was run", None),
-    ("caveats", "Caveats", None),
+    ("run", "Provenance", None),
+    ("caveats", "Limitations", None),
 )
 
 
-def write_report(store: Store, name: str, ledger: Ledger, data: "Pairs | None" = None) -> Path:
-    """The page of a table or sweep, written whole or not at all.
+def write_report(store: Store, name: str, ledger: Ledger, data: Pairs | None = None) -> Path:
+    """Write the page of a table or sweep, atomically.
 
     Args:
         store: holds the facts.
         name: of the table or sweep.
         ledger: holds its units.
-        data: the cache it ran on, for pictures; without it there are none, and the page says so.
+        data: the cache it ran on, for pictures; without it the page has none, and says so.
+
+    Returns:
+        The path of the page.
 
     Raises:
         ConfigError: nothing of this name has finished, or the cache is another one.
@@ -72,84 +72,97 @@ def write_report(store: Store, name: str, ledger: Ledger, data: "Pairs | None" =
     return page
 
 
-def render(facts: Facts, ledger: Ledger, data: "Pairs | None" = None) -> str:
-    """The page as text. Raises ConfigError for a cache that is not the one of the facts."""
+def render(facts: Facts, ledger: Ledger, data: Pairs | None = None) -> str:
+    """The page as HTML. Raises ConfigError if the cache is not the one of the facts."""
     if data is not None and data.fingerprint != facts["data"]["cache"]:
         raise ConfigError(
             f"the cache must be {facts['data']['cache']}, which {facts['name']} ran on, "
-            f"but is {data.fingerprint}: give the right one or none"
+            f"but is {data.fingerprint}",
+            remedy="give the right cache or none",
         )
-    page = Page()
     rows = [row for row in facts["rows"] if row["complete"]]
-    evidence = dict(find_evidence(rows, ledger, page))
-    fact_charts(facts, rows, page)
-    unit_charts(facts, rows, evidence, page)
-    if facts["kind"] == "sweep":
-        trial_charts(facts, page)
-    if data is None:
-        page.notes.append("No cache was given (--data), so there are no pictures of films.")
-    else:
-        draw_pictures(facts, evidence, data, page)
+    page = _content(facts, rows, ledger, data)
+    shown = {**facts, "derived": derived_figures(facts)}
     templates = environment(html=True)
-    told = {**facts, "derived": derived(facts)}
-    templates.filters["place"] = lambda at: value_at(told, at)
+    templates.filters["value_at"] = lambda path: value_at(shown, path)
+    published = (name for row in facts["rows"] for name in row.get("published") or {})
     return templates.get_template("report.html.j2").render(
-        facts=told,
+        facts=shown,
         page=page,
-        sections=[(id_, title) for id_, title, needs in SECTIONS if needs is None or needs in page.charts],
-        device=_device(facts["run"].get("resources") or {}),
-        short=SHORT,
-        differing=_differing(rows),
-        settings=list(dict.fromkeys(name for row in facts["rows"] for name in row.get("published") or {})),
-        css=Markup((dashboards() / "report.css").read_text()),  # noqa: S704 - ours
-        number=lambda at, form=".3f": number(told, at, form),
-        setting=lambda at: setting(told, at),
+        sections=[(id_, title) for id_, title, chart in SECTIONS if chart is None or chart in page.charts],
+        resources=_resources(facts["run"].get("resources") or {}),
+        short_verdicts=SHORT_VERDICTS,
+        differing=_differing_fields(rows),
+        settings=list(dict.fromkeys(published)),
+        css=Markup((dashboards() / "report.css").read_text()),  # noqa: S704 - our own file
+        number=lambda path, form=".3f": number(shown, path, form),
+        setting=lambda path: setting(shown, path),
         plotly=base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
     )
 
 
-def derived(facts: Facts) -> dict[str, Any]:
-    """What is counted from the facts, for the sentences of the page."""
+def _content(facts: Facts, rows: Sequence[Facts], ledger: Ledger, data: Pairs | None) -> PageContent:
+    """Charts, pictures and notes."""
+    page = PageContent()
+    evidence = dict(find_evidence(rows, ledger, page))
+    add_row_charts(facts, rows, page)
+    add_curve_charts(facts, rows, evidence, page)
+    if facts["kind"] == "sweep":
+        add_trial_charts(facts, page)
+    if data is None:
+        page.notes.append("No cache was given (--data), so there are no pictures of films.")
+    else:
+        draw_pictures(facts, evidence, data, page)
+    return page
+
+
+def derived_figures(facts: Facts) -> dict[str, Any]:
+    """Counts and sums of the facts, for the sentences of the page (`derived.*`)."""
     rows = facts["rows"]
-    words = Counter(row.get("words") for row in rows)
-    interval = next((row.get("auc") for row in rows if row["name"] == facts["baseline"]), None)
-    seconds = {str(row["units"]): row.get("seconds") or 0 for row in rows}  # rows may share their units
-    tuned = [row["tuned"] for row in rows if row.get("tuned")]
-    searches = {each["study"]: each["seconds"] for each in tuned}
-    counts = {
-        "compared": sum(words[told] for told in SHORT),
-        "better": words[statistics.BETTER],
-        "worse": words[statistics.WORSE],
-        "unclear": words[statistics.UNCLEAR],
+    verdicts = Counter(row.get("words") for row in rows)
+    baseline = next((row.get("auc") for row in rows if row["name"] == facts["baseline"]), None)
+    figures = {
+        "compared": sum(verdicts[verdict] for verdict in SHORT_VERDICTS),
+        "better": verdicts[statistics.BETTER],
+        "worse": verdicts[statistics.WORSE],
+        "unclear": verdicts[statistics.UNCLEAR],
         "incomplete": sum(not row["complete"] for row in rows),
-        "guessing": interval is not None and interval["low"] <= charts.CHANCE <= interval["high"],
-        "hours": (sum(seconds.values()) + sum(searches.values())) / 3600,
-        "fragile": sum(_fragile(row, facts["detectable"]) for row in rows),
+        "guessing": baseline is not None and baseline["low"] <= CHANCE <= baseline["high"],
+        "hours": _training_seconds(facts) / 3600,
+        "fragile": sum(_is_fragile(row, facts["detectable"]) for row in rows),
     }
     if facts["kind"] == "sweep":
         states = Counter(trial["state"] for trial in facts["trials"])
-        counts |= {state: states[state] for state in ("complete", "pruned", "failed", "orphan")}
-        counts["hours"] = sum(trial["seconds"] or 0 for trial in facts["trials"]) / 3600
+        figures |= {state: states[state] for state in ("complete", "pruned", "failed", "orphan")}
         if facts["corrected"] is not None:
-            counts["optimism"] = facts["raw"] - facts["corrected"]["estimate"]
-    return counts
+            figures["optimism"] = facts["raw"] - facts["corrected"]["estimate"]
+    return figures
 
 
-def _fragile(row: Facts, detectable: float | None) -> bool:
-    """Told apart as it was trained, and nearer than what trainings on other patients may differ by."""
-    clear = row.get("words") in (statistics.BETTER, statistics.WORSE)
-    return clear and detectable is not None and abs(row["difference"]["estimate"]) < detectable
+def _training_seconds(facts: Facts) -> float:
+    """Of all trials, or of all rows and the searches that tuned them; shared units count once."""
+    if facts["kind"] == "sweep":
+        return math.fsum(trial["seconds"] or 0 for trial in facts["trials"])
+    rows = {str(row["units"]): row.get("seconds") or 0 for row in facts["rows"]}
+    tuned = [row["tuned"] for row in facts["rows"] if row.get("tuned")]
+    searches = {search["study"]: search["seconds"] for search in tuned}
+    return math.fsum(rows.values()) + math.fsum(searches.values())
 
 
-def _differing(rows: Sequence[Facts]) -> dict[str, list[Any]]:
-    """Fields of the configuration in which rows differ, and each row's value."""
+def _is_fragile(row: Facts, detectable: float | None) -> bool:
+    """Significant for these trained networks, but smaller than the minimum detectable difference."""
+    significant = row.get("words") in (statistics.BETTER, statistics.WORSE)
+    return significant and detectable is not None and abs(row["difference"]["estimate"]) < detectable
+
+
+def _differing_fields(rows: Sequence[Facts]) -> dict[str, list[Any]]:
+    """Fields of the configuration that differ between rows, with the value of each row."""
     configs = [row["config"] for row in rows if row.get("config")]
-    fields = list(configs[0]) if configs else []
-    values = {name: [config.get(name) for config in configs] for name in fields}
-    return {name: of for name, of in values.items() if any(value != of[0] for value in of)}
+    values = {name: [config.get(name) for config in configs] for name in (configs[0] if configs else ())}
+    return {name: column for name, column in values.items() if any(v != column[0] for v in column)}
 
 
-def _device(resources: Facts) -> str:
-    """What each worker had."""
+def _resources(resources: Facts) -> str:
+    """The resources of each worker, as text."""
     amounts = [(resources.get("cpus", 1), "CPU"), (resources.get("gpus", 0), "GPU")]
     return " and ".join(f"{amount:g} {name}{'s' if amount > 1 else ''}" for amount, name in amounts if amount)

@@ -1,4 +1,4 @@
-"""A sweep's facts, from its trial records and the units in the ledger."""
+"""The facts of a sweep, from its trial records and the units in the ledger."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from cgn_platform.space import Space
 from cgn_platform.store import out_of_fold
 from cgn_platform.store.ledger import Ledger
 
-DEFAULT = "default: trial 0"  # the name of its row
+DEFAULT = "default: trial 0"  # name of the row of the default configuration
 
 
 def sweep_facts(
@@ -29,15 +29,19 @@ def sweep_facts(
     records: Sequence[TrialRecord],
     site: Site,
 ) -> dict[str, Any]:
-    """All figures of a sweep, as plain JSON, from its trial records and the units in the ledger.
+    """All figures of a sweep as plain JSON. The keys are part of the stored format.
 
-    The chosen trial is the one with the best mean validation AUC. `raw` is that AUC, `corrected` the same
-    corrected by BBC-CV for having been chosen; both are of the validation scores at the epochs that were kept,
-    by which the choice was made. Test scores enter only `rows`: the default and the chosen trial, as rows of a
-    table.
+    The chosen trial is the one with the best mean validation AUC. `raw` is this AUC, and `corrected` is
+    corrected by BBC-CV for the selection; both use the validation scores at the epochs that were kept. Test
+    scores are used in `rows` only: the default and the chosen trial, as rows of a table.
+
+    Args:
+        space: what was searched.
+        pairs, splits: the data it ran on.
+        name: of the study.
+        records: all trials.
+        site: where it ran.
     """
-    ledger = site.ledger
-    complete = [record for record in records if record.state == "complete" and record.value is not None]
     best = best_of(records)
     seconds = [float(record.facts.get("seconds") or 0) for record in records]
     facts: dict[str, Any] = {
@@ -49,7 +53,7 @@ def sweep_facts(
         "data": data_facts(pairs, splits),
         "run": run_facts(site, [space.base.seed], seconds),
         "space": space.declaration(),
-        "trials": [_trial(record) for record in records],
+        "trials": [_trial_facts(record) for record in records],
         "default": 0,
         "best": best and best.number,
         "raw": None,
@@ -62,33 +66,30 @@ def sweep_facts(
     }
     if best is None:
         return facts
-    val = np.concatenate([split.val for split in splits])
-    scores = {str(record.number): _validation_scores(record, ledger) for record in complete}
-    if all(len(of) == len(val) for of in scores.values()):  # or a unit has been lost since
-        fold = np.concatenate([np.full(len(split.val), split.fold) for split in splits])
-        won = statistics.winner(pairs.label[val], scores, pairs.patient_id[val], fold)
-        facts |= {"raw": won.raw, "corrected": won.corrected._asdict()}
-    rows = {"chosen: trial " + str(best.number) if best.number else DEFAULT: best}
-    if best.number and complete[0].number == 0:
+    complete = [record for record in records if record.state == "complete" and record.value is not None]
+    facts |= _corrected_for_selection(complete, pairs, splits, site.ledger)
+    rows = {DEFAULT: best} if best.number == 0 else {f"chosen: trial {best.number}": best}
+    if best.number != 0 and complete[0].number == 0:
         rows = {DEFAULT: complete[0], **rows}
-    facts["rows"] = [_sweep_row(name, record) for name, record in rows.items()]
-    facts["detectable"] = _compare(facts["rows"], ledger)
+    facts["rows"] = [_row_facts(row, record) for row, record in rows.items()]
+    facts["detectable"] = _compare(facts["rows"], site.ledger)
     return facts
 
 
-def _trial(record: TrialRecord) -> dict[str, Any]:
-    told = record.facts
+def _trial_facts(record: TrialRecord) -> dict[str, Any]:
+    stored = ("test_auc", "folds", "seconds", "reason", "units")
     return {
         "number": record.number,
         "state": record.state,
         "value": record.value,
         "params": dict(record.params),
         "curve": {str(epoch): value for epoch, value in record.curve.items()},
-        **{name: told.get(name) for name in ("test_auc", "folds", "seconds", "reason", "units")},
+        **{key: record.facts.get(key) for key in stored},
     }
 
 
-def _sweep_row(name: str, record: TrialRecord) -> dict[str, Any]:
+def _row_facts(name: str, record: TrialRecord) -> dict[str, Any]:
+    """A complete trial as the row of a table."""
     folds = record.facts["folds"]
     return {
         "name": name,
@@ -104,22 +105,39 @@ def _sweep_row(name: str, record: TrialRecord) -> dict[str, Any]:
     }
 
 
+def _corrected_for_selection(
+    complete: Sequence[TrialRecord], pairs: Pairs, splits: Sequence[Split], ledger: Ledger
+) -> dict[str, Any]:
+    """Validation AUC of the best of the complete trials, raw and corrected; empty if a unit was lost."""
+    val = np.concatenate([split.val for split in splits])
+    fold = np.concatenate([np.full(len(split.val), split.fold) for split in splits])
+    scores = {str(record.number): _validation_scores(record, ledger) for record in complete}
+    if any(len(trial) != len(val) for trial in scores.values()):
+        return {}
+    winner = statistics.winner(pairs.label[val], scores, pairs.patient_id[val], fold)
+    return {"raw": winner.raw, "corrected": winner.corrected._asdict()}
+
+
 def _validation_scores(record: TrialRecord, ledger: Ledger) -> NDArray[np.float64]:
-    """Of the folds one after the other, at the epochs that were kept; empty where a unit is not there."""
-    units = [ledger.find(name) for name in record.facts["units"]]
-    found = [
+    """Scores at the epochs that were kept, fold after fold; empty if a unit is missing or damaged."""
+    units = [ledger.find(unit_id) for unit_id in record.facts["units"]]
+    scores = [
         unit.reports[unit.facts["result"]["best_epoch"]].val_scores for unit in units if unit is not None
     ]
-    return np.concatenate(found) if len(found) == len(units) else np.empty(0)
+    return np.concatenate(scores) if len(scores) == len(units) else np.empty(0)
 
 
 def _compare(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
-    """Adds to the rows what their test folds say, as a table does; gives the smallest visible difference."""
+    """Add the figures of the test folds to the rows, as in a table.
+
+    Returns:
+        The minimum detectable difference; None if there is no comparison.
+    """
     joined = {row["name"]: out_of_fold.read(ledger, row["units"]) for row in rows}
     complete = {name: row for name, row in joined.items() if row is not None}
-    compared = out_of_fold.compare(complete, DEFAULT) if len(complete) == len(rows) else None
-    if compared is None:
+    comparison = out_of_fold.compare(complete, DEFAULT) if len(complete) == len(rows) else None
+    if comparison is None:
         return None
-    for row, facts in zip(rows, compared.rows, strict=True):
-        row |= facts.plain()
-    return compared.detectable
+    for row, compared in zip(rows, comparison.rows, strict=True):
+        row |= compared.plain()
+    return comparison.detectable

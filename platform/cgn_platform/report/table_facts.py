@@ -1,4 +1,4 @@
-"""A table's facts, from the units in the ledger."""
+"""The facts of a table, from the units in the ledger."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,16 @@ from cgn_platform.store.ledger import Ledger, Unit
 def table_facts(
     table: Table, pairs: Pairs, splits: Sequence[Split], *, name: str, run: TableRun, site: Site
 ) -> dict[str, Any]:
-    """All figures of a table, as plain JSON, from the units in the ledger.
+    """All figures of a table as plain JSON. The keys are part of the stored format.
 
-    Rows that lack a unit have `complete` false and no figures.
+    Rows with a missing or damaged unit have `complete` false and no figures.
+
+    Args:
+        table: its rows and baseline.
+        pairs, splits: the data it ran on.
+        name: of the table in the store.
+        run: its units, and what went wrong.
+        site: where it ran.
     """
     facts = measured_rows(table, pairs, splits, run, site.ledger)
     searches = {row["tuned"]["study"]: row["tuned"]["seconds"] for row in facts["rows"] if row["tuned"]}
@@ -35,22 +42,22 @@ def table_facts(
 def measured_rows(
     table: Table, pairs: Pairs, splits: Sequence[Split], run: TableRun, ledger: Ledger
 ) -> dict[str, Any]:
-    """What the units of a table say: its rows, and how they compare with the baseline."""
-    ids = {name for row in run.units for seed in row for name in seed}
-    units = {name: unit for name in ids if (unit := ledger.find(name)) is not None}
+    """The facts that follow from the units alone: rows, and how they compare with the baseline."""
+    ids = {unit_id for row in run.units for seed in row for unit_id in seed}
+    units = {unit_id: unit for unit_id in ids if (unit := ledger.find(unit_id)) is not None}
     rows = [
-        _row_facts(table, row, names, units, run.failed)
-        for row, names in zip(table.rows, run.units, strict=True)
+        _row_facts(table, row, row_ids, units, run.failed)
+        for row, row_ids in zip(table.rows, run.units, strict=True)
     ]
     joined = {
-        row["name"]: out_of_fold.join([[units[name] for name in seed] for seed in row["units"]])
+        row["name"]: out_of_fold.join([[units[unit_id] for unit_id in seed] for seed in row["units"]])
         for row in rows
         if row["complete"]
     }
-    compared = out_of_fold.compare(joined, table.baseline)
-    if compared is not None:
+    comparison = out_of_fold.compare(joined, table.baseline)
+    if comparison is not None:
         by_name = {row["name"]: row for row in rows}
-        for row in compared.rows:
+        for row in comparison.rows:
             by_name[row.name] |= row.plain()
     return {
         "title": table.title,
@@ -58,7 +65,7 @@ def measured_rows(
         "header": list(table.header),
         "baseline": table.baseline,
         "data": data_facts(pairs, splits),
-        "detectable": compared and compared.detectable,
+        "detectable": comparison and comparison.detectable,
         "rows": rows,
     }
 
@@ -66,11 +73,19 @@ def measured_rows(
 def _row_facts(
     table: Table,
     row: Row,
-    names: Sequence[Sequence[str]],
+    ids: Sequence[Sequence[str]],
     units: Mapping[str, Unit],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    absent = [name for seed in names for name in seed if name not in units]
+    """The facts of one row, not compared yet.
+
+    Args:
+        table, row: the row and its table.
+        ids: of its units, `[seed][fold]`.
+        units: the intact ones, by id.
+        failed: why a unit could not be trained, by id.
+    """
+    absent = [unit_id for seed in ids for unit_id in seed if unit_id not in units]
     facts: dict[str, Any] = {
         "name": row.name,
         "cells": list(row.cells),
@@ -78,16 +93,16 @@ def _row_facts(
         "complete": not absent,
         "why": None,
         "config": table.config(row).model_dump(mode="json"),
-        "units": [list(seed) for seed in names],
+        "units": [list(seed) for seed in ids],
         "tuned": asdict(row.tuned) if row.tuned else None,
     }
     if absent:
-        count = sum(len(seed) for seed in names)
-        reason = next((failed[name] for name in absent if name in failed), "not trained yet")
+        count = sum(len(seed) for seed in ids)
+        reason = next((failed[unit_id] for unit_id in absent if unit_id in failed), "not trained yet")
         return facts | {"why": f"{len(absent)} of {count} units are missing: {reason}"}
-    results = [[units[name].facts["result"] for name in seed] for seed in names]
+    results = [[units[unit_id].facts["result"] for unit_id in seed] for seed in ids]
     return facts | {
-        "seconds": math.fsum(unit["seconds"] for seed in results for unit in seed),
-        "fold_auc": [[unit["test_auc"] for unit in seed] for seed in results],
-        "val_auc": [[unit["val_auc"] for unit in seed] for seed in results],
+        "seconds": math.fsum(result["seconds"] for seed in results for result in seed),
+        "fold_auc": [[result["test_auc"] for result in seed] for seed in results],
+        "val_auc": [[result["val_auc"] for result in seed] for seed in results],
     }

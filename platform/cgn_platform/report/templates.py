@@ -1,4 +1,4 @@
-"""The templates of the report and of the model card, and how they are filled."""
+"""The templates of the page and of the model card, in `dashboards/`."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ import cgn_platform
 
 
 def dashboards() -> Path:
-    """The folder of the templates: within the installed package, or at the root of a checkout."""
+    """The folder of the templates: in the installed package, or at the root of a checkout."""
     package = Path(cgn_platform.__path__[0])
     installed = package / "dashboards"
     return installed if installed.is_dir() else package.parents[1] / "dashboards"
 
 
 def environment(*, html: bool) -> jinja2.Environment:
-    """Where templates are loaded from. HTML is escaped; an undefined name is an error."""
+    """Jinja's environment for these templates. HTML is escaped; an undefined name is an error."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(dashboards()),
-        autoescape=html,
+        autoescape=html,  # noqa: S701 - Markdown needs no escapes
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,12 +1,12 @@
-"""Predictions for a whole table of films, by Ray Data: parts that stand, rows that cannot be used in a list.
+"""Predictions for a table of films, with Ray Data: finished parts, and a list of rows without a prediction.
 
-    OUT/model/                  the ensemble that predicts, beside what it said
-    OUT/manifest.sha256         of the table
-    OUT/part-*.parquet          a row a film that has one of the other side, named by the table's rows
-    OUT/quarantine.csv          rows without a prediction, and why
+    OUT/model/                  the ensemble that predicts, copied beside its predictions
+    OUT/manifest.sha256         hash of the table
+    OUT/part-*.parquet          one row for each film with a film of the other side, numbered as in the table
+    OUT/quarantine.csv          rows without a prediction, and the reason
 
-A part is written whole or not at all, by the actor that made it. The same command goes on where it was
-stopped: rows that stand in a part are not predicted again, those in quarantine are.
+A part is written atomically by the actor that predicted it. The same command resumes: rows in a finished part
+are not predicted again, quarantined rows are.
 """
 
 import csv
@@ -17,26 +17,24 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from cgn.data.films import Film, FilmPair
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cgn import files
 from cgn.data.datasets import manifest
-from cgn.data.pairing import contralateral
-from cgn.errors import ConfigError
+from cgn.data.reading.films import Film, FilmPair
+from cgn.errors import ConfigError, one_line
 from cgn.predict import Ensemble, PairPrediction, read_facts
 
 BATCH = 32
-"""Pairs a part: as many as a killed worker costs."""
-
+"""Pairs in a part: so many are lost with a killed worker."""
 
 SCHEMA = pa.schema(
     [
@@ -51,20 +49,33 @@ SCHEMA = pa.schema(
 )
 
 
-QUARANTINE = ("row", "film", "reason", "message")
+class Rejected(NamedTuple):
+    """A row of the quarantine: a film without a prediction."""
+
+    row: int
+    film: str  # "target" or "reference"
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a call did: rows predicted now, rows that stood already, and where the others are listed."""
+    """What a call did.
+
+    Attributes:
+        predicted: rows that were predicted now.
+        existing: rows that were in finished parts.
+        quarantined: rows without a prediction.
+        quarantine: the file that lists them; None without any.
+    """
 
     predicted: int
-    stood: int
+    existing: int
     quarantined: int
     quarantine: Path | None
 
 
-def _quietly(_done: int, _total: int) -> None:
+def _ignore_progress(_done: int, _total: int) -> None:
     pass
 
 
@@ -74,165 +85,173 @@ def predict_table(
     model: Path,
     *,
     slots: int,
-    say: Callable[[str], None] = print,
-    on_progress: Callable[[int, int], None] = _quietly,
+    warn: Callable[[str], None] = print,
+    on_progress: Callable[[int, int], None] = _ignore_progress,
 ) -> BatchResult:
-    """Predict every film of a table that has one of the other side. Ray must be connected.
+    """Predict every film of a table that has a film of the other side. Ray must be connected.
 
     Args:
-        table: as `cgn cache manifest` reads it; labels are not looked at.
-        out: a folder of its own, which all workers reach; made if it is not there.
+        table: as `cgn cache manifest` reads it; labels are ignored.
+        out: a folder for this call only, which all workers can reach; created if it does not exist.
         model: what `Ensemble.load` takes.
-        slots: actors at once, a CPU each.
-        say: told of damaged parts, in a line.
-        on_progress: told how many rows of how many are done.
+        slots: number of actors, one CPU each.
+        warn: called with a line on each damaged part.
+        on_progress: called with the number of finished rows and of all rows to predict.
 
     Raises:
-        NotADatasetError: no table, or every problem of its rows.
-        ModelError: no model, or a damaged one.
-        ConfigError: `out` belongs to another table or model, or another process works there.
+        NotADatasetError: the table cannot be read; the message lists every problem of its rows.
+        ModelError: the model does not exist or is damaged.
+        ConfigError: `out` belongs to another table or model, or another process is using it.
     """
-    rows = dict(manifest.read_rows(table))
-    films = {number: _film(row, table.parent) for number, row in rows.items()}
-    paired = contralateral(
-        [manifest.Film(row, number, table.parent / row.image) for number, row in rows.items()],
-        lambda film: (film.row.patient, film.row.study, film.row.view),
-        lambda a, b: abs(a.number - b.number),
-    )
-    reference = {pair.target.number: pair.reference.number if pair.reference else None for pair in paired}
+    films, references = _read_films(table)
     rejected = [
-        (number, "reference", "no_reference", "the table has no film of the other side")
-        for number, other in reference.items()
-        if other is None
+        Rejected(row, "reference", "no_reference", "the table has no film of the other side")
+        for row, reference in references.items()
+        if reference is None
     ]
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            _claim(out, table, model)
-            stood = _standing(out, say)
-            left = [
-                {"row": n, "reference": other}
-                for n, other in reference.items()
-                if other is not None and n not in stood
-            ]
-            told = _run(left, films, out, slots, on_progress) if left else []
-            rejected += told
-            return BatchResult(len(left) - len(told), len(stood), len(rejected), _quarantine(out, rejected))
+            _check_folder(out, table, model)
+            existing = _finished_rows(out, warn)
+            remaining = {
+                row: reference
+                for row, reference in references.items()
+                if reference is not None and row not in existing
+            }
+            failed = _predict_rows(remaining, films, out, slots, on_progress) if remaining else []
+            rejected += failed
+            quarantine = _write_quarantine(out, rejected)
+            return BatchResult(len(remaining) - len(failed), len(existing), len(rejected), quarantine)
     except Timeout:
-        raise ConfigError(f"another process predicts into {out}: wait for it or take another --out") from None
+        raise ConfigError(
+            f"another process is predicting into {out}", remedy="wait for it or choose another --out"
+        ) from None
 
 
-def _film(row: manifest.Row, folder: Path) -> Film:
-    return Film((folder / row.image).absolute(), row.laterality, row.view, row.bits, row.chest_wall)
+def _read_films(table: Path) -> tuple[dict[int, Film], dict[int, int | None]]:
+    """The films of a table by row, and the row of each film's reference (Sec. IV-B), if it has one."""
+    listed = [
+        manifest.ListedFilm(row, number, (table.parent / row.image).absolute())
+        for number, row in manifest.read_rows(table)
+    ]
+    films = {film.number: film.film() for film in listed}
+    references = {
+        match.target.number: match.reference.number if match.reference else None
+        for match in manifest.match_films(listed)
+    }
+    return films, references
 
 
-def _run(
-    left: Sequence[Mapping[str, int]],
+def _predict_rows(
+    references: Mapping[int, int],
     films: Mapping[int, Film],
     out: Path,
     slots: int,
     on_progress: Callable[[int, int], None],
-) -> list[tuple[int, str, str, str]]:
-    """Rows without a prediction, and why."""
+) -> list[Rejected]:
+    """Predict these rows, given the row of each one's reference. Returns those without a prediction."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    blocks = -(-len(left) // BATCH)
-    made = ray.data.from_items(list(left), override_num_blocks=blocks).map_batches(
-        _Predictor,
+    rows = [{"row": row, "reference": reference} for row, reference in references.items()]
+    blocks = -(-len(rows) // BATCH)
+    outcomes = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+        PredictionActor,
         fn_constructor_kwargs={"films": films, "out": out.absolute()},
         batch_size=BATCH,
         compute=ray.data.ActorPoolStrategy(size=min(slots, blocks)),
         num_cpus=1,
     )
     rejected = []
-    for done, told in enumerate(made.iter_rows(), 1):
-        if told["reason"]:
-            rejected.append((told["row"], told["film"], told["reason"], told["message"]))
-        on_progress(done, len(left))
+    for done, outcome in enumerate(outcomes.iter_rows(), 1):
+        if outcome["reason"]:
+            rejected.append(Rejected(outcome["row"], outcome["film"], outcome["reason"], outcome["message"]))
+        on_progress(done, len(rows))
     return rejected
 
 
-class _Predictor:
-    """An actor: a batch of rows in, a part on disk, and what became of each row out."""
+class PredictionActor:
+    """Predicts batches of rows and writes a part for each."""
 
     def __init__(self, films: Mapping[int, Film], out: Path) -> None:
         self._films, self._out = films, out
         self._ensemble = Ensemble.load(out / "model", processes=1)
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
+        """Columns `row` and `reference` in; out, for each row, why it has no prediction, or empty."""
         rows, references = batch["row"].tolist(), batch["reference"].tolist()
         pairs = [
-            FilmPair(self._films[row], self._films[other], str(row))
-            for row, other in zip(rows, references, strict=True)
+            FilmPair(self._films[row], self._films[reference], str(row))
+            for row, reference in zip(rows, references, strict=True)
         ]
-        said = self._ensemble.predict(pairs)
-        made = [
-            _row(row, other, each)
-            for row, other, each in zip(rows, references, said, strict=True)
-            if each.refused is None
+        predictions = self._ensemble.predict(pairs)
+        part = [
+            _part_row(row, reference, prediction)
+            for row, reference, prediction in zip(rows, references, predictions, strict=True)
+            if prediction.refused is None
         ]
-        if made:
-            name = hashlib.sha256(str([row["row"] for row in made]).encode()).hexdigest()[:12]
-            files.write(self._out / f"part-{made[0]['row']:08d}-{name}.parquet", _parquet(made))
-        why = [each.refused for each in said]
+        if part:
+            name = hashlib.sha256(str([row["row"] for row in part]).encode()).hexdigest()[:12]
+            files.write(self._out / f"part-{part[0]['row']:08d}-{name}.parquet", _parquet(part))
+        refusals = [prediction.refused for prediction in predictions]
         return {
             "row": rows,
-            "film": [each.role if each else "" for each in why],
-            "reason": [each.reason if each else "" for each in why],
-            "message": [each.message if each else "" for each in why],
+            "film": [refusal.role if refusal else "" for refusal in refusals],
+            "reason": [refusal.reason if refusal else "" for refusal in refusals],
+            "message": [refusal.message if refusal else "" for refusal in refusals],
         }
 
 
-def _row(row: int, reference: int, said: PairPrediction) -> dict[str, Any]:
+def _part_row(row: int, reference: int, prediction: PairPrediction) -> dict[str, Any]:
     return {
         "row": row,
         "reference_row": reference,
-        "p_malignant": said.p_malignant,
-        "spread": said.spread,
-        "fold_p": said.fold_p,
-        "box": said.box,
-        "warnings": said.warnings,
+        "p_malignant": prediction.p_malignant,
+        "spread": prediction.spread,
+        "fold_p": prediction.fold_p,
+        "box": prediction.box,
+        "warnings": prediction.warnings,
     }
 
 
-def _claim(out: Path, table: Path, model: Path) -> None:
-    """This folder is for this table and this model, now and when it is gone on with."""
-    sha256, named = hashlib.sha256(table.read_bytes()).hexdigest(), out / "manifest.sha256"
-    if named.exists() and named.read_text().strip() != sha256:
-        raise ConfigError(f"{out} was made from another table: choose another --out")
-    facts, kept = read_facts(model), out / "model"
-    if kept.exists() and read_facts(kept) != facts:
-        raise ConfigError(f"{out} was made by another model: choose another --out")
-    if not kept.exists():
-        with files.atomic(kept) as draft:
+def _check_folder(out: Path, table: Path, model: Path) -> None:
+    """Reserve the folder for this table and this model; refuse another table or model."""
+    sha256, recorded = hashlib.sha256(table.read_bytes()).hexdigest(), out / "manifest.sha256"
+    if recorded.exists() and recorded.read_text().strip() != sha256:
+        raise ConfigError(f"{out} was made from another table", remedy="choose another --out")
+    facts, copy = read_facts(model), out / "model"
+    if copy.exists() and read_facts(copy) != facts:
+        raise ConfigError(f"{out} was made by another model", remedy="choose another --out")
+    if not copy.exists():
+        with files.atomic(copy) as draft:
             shutil.copytree(model, draft)
-    with Ensemble.load(kept):  # damaged? said here, in a line
+    with Ensemble.load(copy):  # a damaged model is reported here, not by an actor
         pass
-    if not named.exists():
-        files.write(named, f"{sha256}\n")
+    if not recorded.exists():
+        files.write(recorded, f"{sha256}\n")
 
 
-def _standing(out: Path, say: Callable[[str], None]) -> set[int]:
-    """Rows of the parts that are whole; damaged ones are removed."""
+def _finished_rows(out: Path, warn: Callable[[str], None]) -> set[int]:
+    """The rows of all intact parts; damaged parts are removed."""
     rows: set[int] = set()
     for part in sorted(out.glob("part-*.parquet")):
         try:
             table = pq.read_table(part, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            say(f"{part.name} is damaged ({' '.join(str(error).split())}): its rows are predicted again")
+            warn(f"{part.name} is damaged ({one_line(error)}): its rows are predicted again")
             part.unlink()
             continue
         rows |= set(table["row"].to_pylist())
     return rows
 
 
-def _quarantine(out: Path, rejected: Sequence[tuple[int, str, str, str]]) -> Path | None:
+def _write_quarantine(out: Path, rejected: Sequence[Rejected]) -> Path | None:
     path = out / "quarantine.csv"
     if not rejected:
         path.unlink(missing_ok=True)
         return None
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([QUARANTINE, *sorted(rejected)])
+    csv.writer(stream, lineterminator="\n").writerows([Rejected._fields, *sorted(rejected)])
     files.write(path, stream.getvalue())
     return path
 

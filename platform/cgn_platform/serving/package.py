@@ -1,12 +1,11 @@
-"""A model that can be served: the fold networks of some units as an ensemble, in an MLflow model directory.
+"""A model that can be served: the fold networks of some units as an ensemble, in an MLflow model folder.
 
-MLmodel, requirements.txt ...   MLflow's
-served.py                       what it runs (models from code: no pickle)
+MLmodel, requirements.txt ...   MLflow's files
+served.py                       what MLflow's server runs (models from code: no pickle)
 artifacts/ensemble/             what `cgn.predict` loads
-evidence.json                   why it may be served
+evidence.json                   why the model may be served
 """
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,48 +13,41 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgn.data.drawn import png
-
-from cgn import files
+from cgn import files, sealed
 from cgn.config import Config
 from cgn.data.datasets import phantom
 from cgn.data.pairs import Pairs
-from cgn.errors import ModelError
+from cgn.data.phantom_films import encode_png
+from cgn.errors import ModelError, one_line
 from cgn.predict import Ensemble, write_ensemble
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Identity, Ledger, Unit
 from cgn_platform.tracking import mlflow_client
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    import pandas as pd  # loaded late: it takes a second
 
 ENSEMBLE, EVIDENCE = Path("artifacts", "ensemble"), "evidence.json"
-
-
 CODE = Path(__file__).with_name("served.py")
-
-
 REGISTERED = "models:/"
 DEFAULT_STORE = Store(Path("runs"))
-
 
 REQUIREMENTS = (
     *("mlflow", "torch", "torchvision", "safetensors", "numpy", "scipy", "scikit-learn", "pydantic"),
     *("opencv-python-headless", "pydicom", "python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls"),
 )
-"""What a server needs beside this project's own wheel, pinned as it was tried."""
+"""Packages that a server needs beside this project's own wheel, pinned to the installed versions."""
 
 
 def package(
     destination: Path, *, ledger: Ledger, units: Sequence[str], pairs: Pairs, evidence: Mapping[str, Any]
 ) -> Path:
-    """Write the ensemble of these units as an MLflow model directory, whole or not at all.
+    """Write the ensemble of these units as an MLflow model folder, complete or not at all.
 
     Args:
-        destination: is not there yet.
-        ledger: that has the units.
-        units: ids, one a fold of one configuration, trained on `pairs` with equal splits and code.
+        destination: must not exist.
+        ledger: holds the units.
+        units: ids, one for each fold of one configuration, trained on `pairs` with the same splits and code.
         pairs: the cache that they were trained on.
         evidence: why this model may be served, as plain JSON.
 
@@ -64,28 +56,30 @@ def package(
 
     Raises:
         LedgerError: a unit is missing or damaged.
-        ModelError: the units do not belong together, or something stands at the destination.
+        ModelError: the units do not belong together, or the destination exists or cannot be written.
         ConfigError: this configuration needs more than a pair of films.
     """
-    found = [ledger.open(unit) for unit in units]
-    shared = _shared(found, pairs)
+    opened = [ledger.open(unit) for unit in units]
+    shared = _shared_identity(opened, pairs)
     if destination.exists():
-        raise ModelError(f"a model is written once but {destination} is there: choose another folder")
+        raise ModelError(
+            f"a model is never overwritten but {destination} exists", remedy="choose another folder"
+        )
     with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
-        made = Path(scratch) / ENSEMBLE.name
-        states = {unit.identity.fold: unit.model() for unit in found}
+        ensemble = Path(scratch) / ENSEMBLE.name
+        states = {unit.identity.fold: unit.model() for unit in opened}
         made_from = {
-            "units": {str(unit.identity.fold): unit.id for unit in found},
+            "units": {str(unit.identity.fold): unit.id for unit in opened},
             "cache": shared.cache,
             "splits": shared.splits,
             "code": shared.code,
         }
-        write_ensemble(made, Config.of(shared.config), states, pairs, made_from)
+        write_ensemble(ensemble, Config.of(shared.config), states, pairs, made_from)
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             with files.atomic(destination) as draft:
-                _save(draft, made)
-                (draft / EVIDENCE).write_text(json.dumps(dict(evidence), indent=1) + "\n")
+                _save(draft, ensemble)
+                (draft / EVIDENCE).write_bytes(sealed.plain(dict(evidence)))
         except OSError as error:
             raise ModelError(f"a model cannot be written to {destination}: {error.strerror}") from error
     return destination
@@ -94,29 +88,39 @@ def package(
 def load(
     where: str | Path, *, store: Store = DEFAULT_STORE, device: str = "cpu", processes: int | None = None
 ) -> Ensemble:
-    """The ensemble of a model directory, of its inner folder, or of the registry: `models:/cgn@champion`.
+    """Load the ensemble of a model folder, of its inner folder, or of the registry: `models:/cgn@champion`.
 
     Args:
         where: a folder, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        store: whose MLflow database is asked where `MLFLOW_TRACKING_URI` names no other.
+        store: its MLflow database is used unless `MLFLOW_TRACKING_URI` names a server.
         device, processes: see `Ensemble`.
 
     Raises:
-        ModelError: no such model, or a damaged one.
+        ModelError: the model does not exist or is damaged.
     """
-    with fetched(where, store) as folder:
+    with ensemble_folder(where, store) as folder:
         return Ensemble.load(folder, device, processes)
 
 
 @contextmanager
-def fetched(where: str | Path, store: Store) -> Iterator[Path]:
-    """What `load` loads from: a folder, for as long as the block lasts."""
+def ensemble_folder(where: str | Path, store: Store) -> Iterator[Path]:
+    """The folder that `load` loads from. A downloaded one is removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
         folder = Path(where)
         if str(where).startswith(REGISTERED):
             folder = _download(str(where), store, scratch)
         inner = folder / ENSEMBLE
         yield inner if inner.is_dir() else folder
+
+
+def example_input() -> "pd.DataFrame":
+    """A pair as a client sends it: drawn by a program, so that no patient's films are part of a model."""
+    import pandas as pd
+
+    (record,) = phantom.scan(phantom.Options(pairs=1), 48).records
+    films = record.load()
+    row: dict[str, Any] = {"target": encode_png(films.target), "reference": encode_png(films.reference)}
+    return pd.DataFrame([row | {"laterality": record.side, "view": record.view}])
 
 
 def _download(address: str, store: Store, into: str) -> Path:
@@ -129,60 +133,52 @@ def _download(address: str, store: Store, into: str) -> Path:
                 name, _, alias = number.partition("@")
                 number = client.get_model_version_by_alias(name, alias).version
             source = client.get_model_version_download_uri(name, number)
-            found = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=into, tracking_uri=uri)
+            return Path(
+                mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=into, tracking_uri=uri)
+            )
         except (mlflow.exceptions.MlflowException, OSError) as error:
-            raise ModelError(f"no model at {address}: {' '.join(str(error).split())}") from None
-    return Path(found)
+            raise ModelError(f"no model at {address}: {one_line(error)}") from None
 
 
-def example() -> "pd.DataFrame":
-    """A pair as a server is asked: drawn, so that nobody's films go with a model."""
-    import pandas as pd
-
-    (record,) = phantom.scan(phantom.Options(pairs=1), 48).records
-    films = record.load()
-    row: dict[str, Any] = {"target": png(films.target), "reference": png(films.reference)}
-    return pd.DataFrame([row | {"laterality": record.side, "view": record.view}])
-
-
-def _shared(units: Sequence[Unit], pairs: Pairs) -> Identity:
-    """What all units were made from, but for their fold."""
+def _shared_identity(units: Sequence[Unit], pairs: Pairs) -> Identity:
+    """The identity of the first unit, with which the others agree in everything but the fold."""
     if not units:
-        raise ModelError("a model needs the unit of one fold at least but got none")
+        raise ModelError("a model needs the unit of at least one fold but got none")
     identities = [unit.identity for unit in units]
     first = identities[0]
     for unit, identity in zip(units, identities, strict=True):
         for name in ("config", "splits", "cache", "code"):
             if getattr(identity, name) != getattr(first, name):
                 raise ModelError(
-                    f"units of a model must have equal {name} but those of {unit.id} and {units[0].id} differ"
+                    f"the units of a model must have equal {name} but {unit.id} and {units[0].id} differ"
                 )
     folds = [identity.fold for identity in identities]
     if len(set(folds)) != len(folds):
-        raise ModelError(f"units of a model must be of different folds but are of {sorted(folds)}")
+        raise ModelError(f"the units of a model must be of different folds but are of {sorted(folds)}")
     if first.cache != pairs.fingerprint:
         raise ModelError(
-            f"units of a model must be trained on cache {pairs.fingerprint} but were on {first.cache}"
+            f"the units of a model must be trained on cache {pairs.fingerprint} but were on {first.cache}"
         )
     return first
 
 
 def _save(destination: Path, ensemble: Path) -> None:
+    """Write MLflow's model folder around an ensemble."""
     with mlflow_client.quiet_mlflow():
         from mlflow import pyfunc
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema
 
         films = [ColSpec("binary", "target"), ColSpec("binary", "reference")]
-        told = [ColSpec("string", name, required=False) for name in ("laterality", "view")]
+        optional = [ColSpec("string", name, required=False) for name in ("laterality", "view")]
         numbers = [ColSpec("double", name) for name in ("p_malignant", "spread", "x0", "y0", "x1", "y1")]
         pyfunc.save_model(
             destination,
             python_model=str(CODE),
             artifacts={ENSEMBLE.name: str(ensemble)},
             signature=ModelSignature(
-                Schema([*films, *told]), Schema([*numbers, ColSpec("string", "warnings")])
+                Schema([*films, *optional]), Schema([*numbers, ColSpec("string", "warnings")])
             ),
-            input_example=example(),
+            input_example=example_input(),
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
         )

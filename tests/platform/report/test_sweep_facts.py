@@ -1,0 +1,80 @@
+"""The facts of a sweep: the chosen trial, before and after correction, and its rows."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cgn.config import Config
+from cgn.data.pairs import Pairs, Split
+from cgn_platform.report import sweep_facts
+from cgn_platform.run.site import Site
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.search.study import importances, open_study
+from cgn_platform.space import Float, Space
+from cgn_platform.store.layout import Store
+from cgn_platform.store.ledger import Ledger
+
+
+def test_the_chosen_trial_has_a_raw_and_a_corrected_auc(sweep: dict[str, Any]) -> None:
+    values = [trial["value"] for trial in sweep["trials"][:3]]
+    assert sweep["best"] == int(np.argmax(values))
+    assert sweep["raw"] == pytest.approx(max(values))
+    corrected = sweep["corrected"]
+    assert 0 <= corrected["low"] <= corrected["estimate"] <= corrected["high"] <= 1
+
+
+def test_default_and_chosen_trial_are_rows_of_a_table(sweep: dict[str, Any]) -> None:
+    names = [row["name"] for row in sweep["rows"]]
+    assert names == ["default: trial 0", f"chosen: trial {sweep['best']}"]
+    assert sweep["rows"][0]["auc"]["estimate"] == pytest.approx(np.mean(sweep["rows"][0]["fold_auc"]))
+
+
+def test_a_sweep_that_lost_a_unit_is_neither_corrected_nor_compared(
+    base: Config,
+    sweep: dict[str, Any],
+    site: Site,
+    pairs: Pairs,
+    splits: tuple[Split, ...],
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweep_facts, "importances", lambda _name, _store: {})
+    records = [
+        TrialRecord(t["number"], t["state"], t["value"], t["params"], {}, base, facts=t)
+        for t in sweep["trials"][:3]
+    ]
+    space = Space(base, {"alpha": Float(0, 1)}, trials=3)
+    elsewhere = Site(Store(tmp_path), Ledger(tmp_path / "units"), site.cluster)
+    facts = sweep_facts.sweep_facts(space, pairs, splits, name="lost", records=records, site=elsewhere)
+    assert (facts["best"], facts["raw"], facts["corrected"], facts["detectable"]) == (
+        sweep["best"], None, None, None,
+    )  # fmt: skip
+    assert all("auc" not in row for row in facts["rows"])
+
+
+def test_a_sweep_without_a_complete_trial_has_no_rows(
+    base: Config,
+    site: Site,
+    pairs: Pairs,
+    splits: tuple[Split, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweep_facts, "importances", lambda _name, _store: {})
+    failed = [TrialRecord(0, "failed", None, {"alpha": 0.5}, {}, facts={"reason": "a bug"})]
+    space = Space(base, {"alpha": Float(0, 1)}, trials=1)
+    facts = sweep_facts.sweep_facts(space, pairs, splits, name="n", records=failed, site=site)
+    assert (facts["best"], facts["rows"], facts["corrected"]) == (None, [], None)
+    assert facts["trials"][0]["reason"] == "a bug"
+
+
+def test_importances_are_shares_and_need_more_than_one_trial(tmp_path: Any, space: Space) -> None:
+    store, shares = Store(tmp_path), {}
+    with open_study("s", space, store=store, identity={}) as study:
+        for value in (0.5, 0.6, 0.9, 0.7, 0.55):
+            trial: Any = study.ask()
+            study.tell(trial.number, "complete", value)
+            shares = importances("s", store)
+            assert bool(shares) is (trial.number > 0)
+    assert set(shares) == set(space.dimensions)
+    assert sum(shares.values()) == pytest.approx(1)
