@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
+from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, RegistryError
 from cgn_platform.cli import app
@@ -305,7 +307,9 @@ def test_the_winner_of_a_sweep_is_evaluated_by_the_lower_of_corrected_and_test_a
 def phantoms(tmp_path_factory: pytest.TempPathFactory, train_facts: Callable[..., dict[str, Any]]) -> Path:
     """A store with a cache of phantoms, trained units and a table's facts."""
     store = Store(tmp_path_factory.mktemp("store"))
-    cache = write_cache("phantom", phantom.Options(pairs=24, seed=0), size=32, folds=3, store=store.root).path
+    cache = write_cache(
+        "phantom", phantom.Options(pairs=24, seed=0), Preprocessing(32), SplitPlan(3), caches=store.caches
+    ).path
     write_facts(store, train_facts(store.units, open_cache(cache), open_splits(cache)))
     return store.root
 

@@ -8,12 +8,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from cgn.data.films import FilmPair
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
+from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs
+from cgn.data.reading.films import FilmPair
 from cgn_platform.serving import package
 from cgn_platform.store.ledger import Ledger
 
@@ -46,7 +48,7 @@ class TrainedModel:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     folder = tmp_path_factory.mktemp("serving")
-    write_cache("phantom", phantom.Options(pairs=12), size=32, folds=3, out=folder / "cache")
+    write_cache("phantom", phantom.Options(pairs=12), Preprocessing(32), SplitPlan(3), out=folder / "cache")
     pairs, splits = open_cache(folder / "cache"), open_splits(folder / "cache")
     ledger = Ledger(folder / "units")
     units = [

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
-from cgn.data.films import FilmPair
 
+from cgn.data.reading.films import FilmPair
 from cgn_platform.serving import package
 
 SECONDS = 180  # within which a server must answer, also on a busy machine
