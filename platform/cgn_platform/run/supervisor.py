@@ -111,7 +111,7 @@ class SweepSupervisor:
 
 @contextlib.contextmanager
 def _signals(on_signal: Callable[[int], None]) -> Iterator[None]:
-    """Handle the first Ctrl-C or SIGTERM (a spot machine's notice, `ray job stop`); later ones act as usual."""
+    """Handle the first Ctrl-C or SIGTERM (a spot machine's notice, `ray job stop`), and no later one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -194,7 +194,7 @@ class _Training:
             self._advance(actor, job)
 
     def _error(self, job: Job, cause: BaseException) -> None:
-        """Queue the job again after an infrastructure error, at most `RETRIES` times; else the unit failed."""
+        """Queue the job again after an infrastructure error, at most `RETRIES` times; else it failed."""
         if isinstance(cause, INFRASTRUCTURE) and job.attempt < RETRIES:
             self._queue.append(replace(job, attempt=job.attempt + 1))
             return

@@ -51,8 +51,8 @@ class WorkerError(ray.exceptions.RayError):
 class Trainer:
     """Trains folds on one device, through the ledger.
 
-    `start` is not part of the constructor: an error of an actor's constructor reaches the driver as text only,
-    that of a method as an exception.
+    `start` is not part of the constructor: an error of an actor's constructor reaches the driver as text, that
+    of a method as an exception.
     """
 
     def __init__(self, spec: TrainingSpec) -> None:
