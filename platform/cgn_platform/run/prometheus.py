@@ -2,8 +2,8 @@
 
 Ray adds the prefix `ray_` to the names, and labels for the process. The dashboards are in
 `dashboards/grafana`. Ray drops a gauge that is not set for two of its reports (20 s), and an epoch may take
-longer, so a thread sets all gauges repeatedly. No result depends on these metrics, and no error of theirs ends
-a sweep.
+longer, so a thread sets all gauges repeatedly. No result depends on these metrics, and no error of theirs
+ends a sweep.
 """
 
 import functools

@@ -58,7 +58,7 @@ class SweepSupervisor:
     Attributes:
         controller: decides about the trials.
         numbers: the study's trial number by Tune's trial id.
-        errors: the last error of a running trial, by Tune's trial id.
+        errors: the error that ended a trial's last attempt, if its worker reported one, by Tune's trial id.
         failure: why the sweep ends early; None as long as it does not.
     """
 

@@ -5,10 +5,8 @@ Ray's own Optuna searcher is not used: its pruner never prunes, and it stores pr
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -19,7 +17,7 @@ from cgn.errors import PlatformError, one_line
 from cgn_platform.cluster.temporary import scratch
 from cgn_platform.run.site import Site, TrainingSpec
 from cgn_platform.run.supervisor import SweepSupervisor, cluster_probe
-from cgn_platform.run.worker import UPDATE, CrossValidationTrainable
+from cgn_platform.run.worker import ERROR, UPDATE, CrossValidationTrainable
 from cgn_platform.search.controller import Listener, TrialController
 from cgn_platform.search.study import Study
 from cgn_platform.space import Space
@@ -136,8 +134,7 @@ class StudySearcher(Searcher):
     ) -> None:
         """Report the last epoch, or the error of the last retry."""
         supervisor, number = self._supervisor, self._supervisor.numbers.pop(trial_id)
-        last_error = supervisor.errors.pop(trial_id, None)
-        controller = supervisor.controller
+        last_error, controller = supervisor.errors.pop(trial_id, None), supervisor.controller
         if result is not None and UPDATE in result and not error:
             supervisor.guard(lambda: controller.report(number, result[UPDATE]), otherwise=True)
         elif error:
@@ -163,12 +160,11 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, _controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Continue or stop after an epoch."""
         supervisor, number = self._supervisor, self._supervisor.numbers[trial.trial_id]
+        if ERROR in result:
+            supervisor.errors[trial.trial_id] = result[ERROR]
+            return str(self.CONTINUE)  # the next step raises it, so that Tune retries the trial
         stop = supervisor.guard(lambda: supervisor.controller.report(number, result[UPDATE]), otherwise=True)
         return str(self.STOP if stop else self.CONTINUE)
-
-    def on_trial_error(self, _controller: Any, trial: Any) -> None:
-        """Keep the error for the callback or the searcher, whichever Tune calls next."""
-        self._supervisor.errors[trial.trial_id] = take_error(trial)
 
 
 class RetryCallback(tune.Callback):
@@ -180,27 +176,10 @@ class RetryCallback(tune.Callback):
     def on_trial_recover(self, **info: Any) -> None:
         """Called before the retry."""
         supervisor, trial_id = self._supervisor, info["trial"].trial_id
-        number, cause = supervisor.numbers[trial_id], describe(supervisor.errors.get(trial_id))
+        number, cause = supervisor.numbers[trial_id], describe(supervisor.errors.pop(trial_id, None))
         supervisor.guard(lambda: supervisor.controller.lost(number, cause), otherwise=None)
 
 
-def take_error(trial: Any) -> BaseException:
-    """The last error of one of Tune's trials, as its worker raised it or as Ray names its end.
-
-    Tune stores errors of tasks and actors as pickles, in the scratch folder of this process, and of others,
-    such as `OutOfMemoryError`, the text. The pickle is removed, since Tune would return it for later errors.
-    """
-    error: BaseException | None = trial.get_pickled_error()
-    if error is None:
-        text = (trial.get_error() or "").rpartition("Failure #")[2].partition("\n")[2]
-        return ray.exceptions.RayError(text)
-    Path(trial.pickled_error_file).unlink(missing_ok=True)
-    cause: BaseException = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    return cause
-
-
 def describe(error: BaseException | None) -> str:
-    """An error in one line, as the study stores it."""
-    if error is None or isinstance(error, ray.exceptions.RayActorError):
-        return "its process ended"
-    return f"{type(error).__name__}: {one_line(error)}"
+    """An error in one line, as the study stores it; None if the worker did not report one."""
+    return "its process ended" if error is None else f"{type(error).__name__}: {one_line(error)}"

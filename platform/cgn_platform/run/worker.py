@@ -38,7 +38,8 @@ from cgn_platform.search.records import EpochUpdate
 INFRASTRUCTURE = (PlatformError, OSError, ray.exceptions.RayError)
 """Errors that are not the configuration's fault: a retry, elsewhere or later, may succeed."""
 
-UPDATE = "update"  # the key of an EpochUpdate in Tune's result
+UPDATE, ERROR = "update", "error"
+"""Keys in Tune's result: an `EpochUpdate`, or the infrastructure error that the next step raises."""
 
 Train = Callable[[Config, Split, CheckpointStore], FoldRun]
 """Trains a fold from these checkpoints, on data that are loaded already."""
@@ -51,8 +52,8 @@ class WorkerError(ray.exceptions.RayError):
 class Trainer:
     """Trains folds on one device, through the ledger.
 
-    `start` is not part of the constructor: an error of an actor's constructor reaches the driver as text, that
-    of a method as an exception.
+    `start` is not part of the constructor: an error of an actor's constructor reaches the caller as text, an
+    error of a method as an exception.
     """
 
     def __init__(self, spec: TrainingSpec) -> None:
@@ -145,21 +146,26 @@ class CrossValidationTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called for every further trial of this actor."""
         self._run: CrossRun | None = None  # frees the networks of the trial before
+        self._error: BaseException | None = None
         self._trial_config = Config.of(new_config["config"])
         return True
 
     def step(self) -> dict[str, Any]:
         """Train the next epoch of all folds.
 
-        Configuration and code errors are returned (`EpochUpdate.failure`) and end the trial; infrastructure
-        errors are raised, so that Tune retries the trial.
+        Configuration and code errors are returned (`EpochUpdate.failure`) and end the trial. Infrastructure
+        errors are returned as well, since Tune keeps only the text of what it catches; the next step raises
+        them, so that Tune retries the trial.
         """
+        if self._error is not None:
+            raise self._error
         try:
             update = self._advance()
         except Exception as error:  # the actor itself is intact and can run the next trial
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
             if isinstance(cause, INFRASTRUCTURE):
-                raise cause from None
+                self._error = cause
+                return {ERROR: cause, "done": False}
             update = EpochUpdate(failure=f"{type(cause).__name__}: {one_line(cause)}")
         return {UPDATE: update, "done": update.result is not None or update.failure is not None}
 
