@@ -76,7 +76,8 @@ def simulate() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def listeners_of() -> Callable[..., list[Any]]:
     """`listeners_of(site, console)`: the listeners of `cgn sweep`; see `driver.py`."""
-    make: Callable[..., list[Any]] = runpy.run_path(str(Path(__file__).with_name("driver.py")))["listeners_of"]
+    driver = runpy.run_path(str(Path(__file__).with_name("driver.py")))
+    make: Callable[..., list[Any]] = driver["listeners_of"]
     return make
 
 

@@ -1,8 +1,8 @@
-"""A simulated trainer: alpha decides its score, beta is the duration of a fold's epoch in milliseconds, and the
-learning rate decides how it fails. Tests, and processes that they start, run this file by its path.
+"""A simulated trainer: alpha decides its score, beta is the duration of a fold's epoch in milliseconds, and
+the learning rate decides how it fails. Tests, and processes that they start, run this file by its path.
 
-While the file `slow` exists, an epoch of a fold takes a quarter of a second, so that tests can interrupt a sweep
-however fast the machine is.
+While the file `slow` exists, an epoch of a fold takes a quarter of a second, so that tests can interrupt a
+sweep however fast the machine is.
 """
 
 from collections.abc import Callable, Iterator

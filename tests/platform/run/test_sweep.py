@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import ResourcesError
+from cgn.errors import ClusterError, LedgerError, ResourcesError
 from cgn_platform.cluster import processes
 from cgn_platform.cluster.resources import Cluster, Resources
 from cgn_platform.search.records import TrialRecord
@@ -119,7 +119,7 @@ def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Store)
     assert "started" in output
 
 
-def test_a_score_that_is_no_number_fails_its_trial_only(sweep: Any) -> None:
+def test_a_score_that_is_not_a_number_fails_its_trial_only(sweep: Any) -> None:
     space = Space(
         Config(epochs=3), {"learning_rate": Choice((5e-5, 0.075))}, 2, first=[{"learning_rate": 0.075}]
     )
@@ -129,7 +129,7 @@ def test_a_score_that_is_no_number_fails_its_trial_only(sweep: Any) -> None:
     assert list(records[1].curve) == [0]
 
 
-def test_the_real_training_is_what_cross_validate_says(
+def test_a_sweep_trains_what_cross_validate_trains(
     sweep: Any, tiny: Config, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
     import torch
@@ -147,7 +147,7 @@ def test_the_real_training_is_what_cross_validate_says(
 def test_fractions_of_gpus_fill_them(
     ray: Cluster, store: Store, simulate: Any, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
-    """Half a GPU and half a CPU each: eight trials at once on four of each, or none would end."""
+    """Half a GPU and half a CPU each: eight trials run at once on four of each, or none would end."""
     from cgn_platform.run.site import Site, TrainingSpec
     from cgn_platform.run.tune import run_trials
 
@@ -159,7 +159,7 @@ def test_fractions_of_gpus_fill_them(
         deadline = time.monotonic() + 120
         while len(list(store.root.glob("here-*"))) < 8:
             if time.monotonic() > deadline:
-                raise TimeoutError("the others did not come")
+                raise TimeoutError("not all eight trials run")
             time.sleep(0.05)
         return (yield from simulate(config, pairs, split, device, memory))
 
@@ -170,14 +170,14 @@ def test_fractions_of_gpus_fill_them(
         assert Counter(record.state for record in study.trials()) == {"complete": 8}
 
 
-def test_what_no_node_can_meet_is_refused_before_anything_is_written(sweep: Any, store: Store) -> None:
+def test_resources_that_no_node_has_are_refused_before_anything_is_written(sweep: Any, store: Store) -> None:
     with pytest.raises(ResourcesError, match="8 GPUs but no node has more than 4 CPUs and 4 GPUs"):
         sweep(Space(Config(), {"alpha": Float(0, 1)}, trials=1), resources=Resources(1, 8))
     assert list(store.root.iterdir()) == []
 
 
-def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: Store) -> None:
-    """And leaves no process, no lock and no folder behind."""
+def test_a_killed_driver_is_resumed_by_the_same_command(store: Store) -> None:
+    """It leaves no process, no lock and no folder behind."""
     driver = [sys.executable, str(DRIVER), str(store)]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_"))}
     options: dict[str, Any] = {
@@ -223,7 +223,7 @@ def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: S
 @pytest.mark.parametrize(
     ("learning_rate", "cause"), [(0.065, "its process ended"), (0.055, "Input/output error")]
 )
-def test_what_machines_fail_is_tried_again_and_asked_again_by_the_next_run(
+def test_a_trial_that_machines_failed_is_retried_and_queued_again_by_the_next_run(
     learning_rate: float, cause: str, sweep: Any, store: Store
 ) -> None:
     space = Space(Config(epochs=2), {"learning_rate": Choice((5e-5, learning_rate))}, trials=2)
@@ -238,7 +238,7 @@ def test_what_machines_fail_is_tried_again_and_asked_again_by_the_next_run(
     assert records[2].facts["retry_of"] == 1
 
 
-def test_an_error_of_the_configuration_is_not_tried_again(sweep: Any) -> None:
+def test_an_error_of_the_configuration_is_not_retried(sweep: Any) -> None:
     space = Space(
         Config(epochs=2), {"learning_rate": Choice((5e-5, 0.095))}, 2, first=[{"learning_rate": 0.095}]
     )
@@ -248,8 +248,8 @@ def test_an_error_of_the_configuration_is_not_tried_again(sweep: Any) -> None:
     assert [record.state for record in sweep(space)[0]] == ["complete", "failed"]
 
 
-def test_a_worker_that_is_killed_goes_on_from_its_checkpoints(sweep: Any, store: Store, simulate: Any) -> None:
-    """And the study holds each epoch once, though some were told twice."""
+def test_a_killed_worker_is_resumed_from_its_checkpoints(sweep: Any, store: Store, simulate: Any) -> None:
+    """The study holds each epoch once, though some were reported twice."""
 
     def dies_once(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
         import os
@@ -278,7 +278,52 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoints(sweep: Any, store:
     assert [step for step, _ in mlflow_runs(store)["trial 0"][1]] == list(range(6))
 
 
-def test_folds_in_actors_of_their_own_give_the_same_numbers(
+@pytest.mark.parametrize("fold_workers", [0, 2])
+def test_storage_that_fails_ends_the_sweep_with_the_error_of_the_worker(
+    sweep: Any, store: Store, simulate: Any, fold_workers: int
+) -> None:
+    """Every trial would fail; the next run of the command queues this one again."""
+
+    def breaks_the_ledger(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+        import shutil
+
+        if store.units.is_dir():
+            shutil.rmtree(store.units)
+            store.units.touch()
+        return (yield from simulate(config, pairs, split, device, memory))
+
+    space = Space(Config(epochs=2), {"alpha": Float(0, 1)}, trials=3)
+    with pytest.raises(LedgerError, match=r"^unit [0-9a-f]{24} cannot be written to") as raised:
+        sweep(space, runner=breaks_the_ledger, fold_workers=fold_workers, concurrent=1)
+    assert type(raised.value) is LedgerError
+    store.units.unlink()
+    records, _ = sweep(space, concurrent=1)
+    assert [record.state for record in records].count("complete") == 3
+    assert records[0].state == "orphan"
+    assert records[0].facts["reason"].startswith("LedgerError: unit ")
+    assert len(records[0].facts["lost_workers"]) == 3
+
+
+@pytest.mark.parametrize("fold_workers", [0, 2])
+def test_a_worker_with_other_code_ends_the_sweep(
+    ray: Cluster, store: Store, simulate: Any, pairs: Pairs, splits: Sequence[Split], fold_workers: int
+) -> None:
+    from cgn_platform.run.site import Site, TrainingSpec
+    from cgn_platform.run.tune import run_trials
+
+    space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=2)
+    site = Site(store, Ledger(store.units), ray, fold_workers=fold_workers, runner=simulate)
+    spec = replace(TrainingSpec.of(pairs, splits, site), code="another")
+    with (
+        open_study("c", space, store=store, identity={}) as study,
+        pytest.raises(ClusterError, match=r"workers must run the driver's code of cgn \(another\)") as raised,
+    ):
+        run_trials(study, spec, site=site)
+    assert raised.value.remedy.startswith("install the same version everywhere")
+    assert not store.units.exists()
+
+
+def test_folds_in_separate_actors_give_the_same_numbers(
     sweep: Any, store: Store, tiny: Config, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
     """Two actors share three folds; each takes half a GPU."""
