@@ -63,7 +63,7 @@ def preflight(
             f"the ledger {ledger.shown} cannot be written ({last_line(error)})",
             remedy="correct --ledger or CGN_LEDGER",
         ) from error
-    nodes = _nodes(resources)
+    nodes = nodes_for(resources)
     try:
         answers = _run_on(nodes, _make_task(ledger.address, f"{ledger.root}/{probe}"), seconds)
         _check_versions(answers)
@@ -141,7 +141,7 @@ def _make_task(ledger: str, probe: str) -> Callable[[str], Answer]:
     return check
 
 
-def _nodes(resources: Resources) -> dict[str, str]:
+def nodes_for(resources: Resources) -> dict[str, str]:
     """Host names of the nodes that may run trials, by node id."""
     import ray
 
