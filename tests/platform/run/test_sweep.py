@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import ClusterError, LedgerError, ResourcesError
+from cgn.errors import ClusterError, LedgerError, ResourcesError, StudyError
 from cgn_platform.cluster import processes
 from cgn_platform.cluster.resources import Cluster, Resources
 from cgn_platform.search.records import TrialRecord
@@ -302,6 +302,41 @@ def test_storage_that_fails_ends_the_sweep_with_the_error_of_the_worker(
     assert records[0].state == "orphan"
     assert records[0].facts["reason"].startswith("LedgerError: unit ")
     assert len(records[0].facts["lost_workers"]) == 3
+
+
+def test_listeners_end_even_if_the_study_cannot_be_read(
+    ray: Cluster,
+    store: Store,
+    simulate: Any,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cgn_platform.run import sweep
+    from cgn_platform.run.site import Site
+    from cgn_platform.search.study import Study
+
+    def full(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(Study, "trials", full)
+        raise StudyError("the study's database is full")
+
+    class Follower:
+        def __init__(self) -> None:
+            self.events: list[Any] = []
+
+        def begin(self, info: Any) -> None:
+            self.events.append(("begin", len(info.records)))
+
+        def end(self, outcome: str, records: Sequence[TrialRecord]) -> None:
+            self.events.append((outcome, len(records)))
+
+    monkeypatch.setattr(sweep, "run_trials", full)
+    followers: list[Any] = [Follower(), Follower()]
+    site = Site(store, Ledger(store.units), ray, runner=simulate)
+    space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=2)
+    with pytest.raises(StudyError, match="is full"):
+        sweep.run_sweep(space, pairs, splits, name="f", site=site, listeners=followers)
+    assert [follower.events for follower in followers] == [[("begin", 1), ("KILLED", 1)]] * 2
 
 
 @pytest.mark.parametrize("fold_workers", [0, 2])
