@@ -52,7 +52,7 @@ def listeners_of(site: Any, console: Console) -> list[Any]:
         console.print(line, markup=False)
 
     tracker = Tracker(site.store, default_uri(site.store), ledger=site.ledger, on_problem=warn)
-    return [tracker, SweepMetrics(lambda: tracker.left), SweepConsole(console)]
+    return [tracker, SweepMetrics(lambda: tracker.pending), SweepConsole(console)]
 
 
 def main(
