@@ -25,7 +25,7 @@ class Site:
         store: the driver writes its studies, reports and outboxes here.
         ledger: workers write finished folds to it, the driver reads them.
         cluster: connected.
-        resources: of a trial; of each fold, where folds have workers of their own.
+        resources: of a trial; of each fold if folds have their own workers.
         concurrent: maximum number of trials or folds at once; None for as many as fit.
         fold_workers: workers that share a trial's folds; 0 trains them in the trial's own process.
         runner: trains a fold; None for `cgn.fit.fit`, which gets the pairs on the device once for all trials.
