@@ -13,7 +13,7 @@ from typing import Any
 def make(slow: Path | None = None) -> Callable[..., Any]:
     """The trainer, as a nested function: it is pickled by value, since workers cannot import this file."""
 
-    def run(config: Any, pairs: Any, split: Any, _device: str, memory: Any) -> Iterator[Any]:
+    def run(config: Any, pairs: Any, split: Any, _device: str, checkpoints: Any) -> Iterator[Any]:
         import math
         import os
         import signal
@@ -24,7 +24,7 @@ def make(slow: Path | None = None) -> Callable[..., Any]:
         from cgn.errors import DivergedError
         from cgn.results import EpochReport, FoldResult, FoldState, Predictions
 
-        state = memory.load()
+        state = checkpoints.load()
         values = list(state.facts["reports"]) if state else []
         value, noise = math.nan, np.random.default_rng(split.fold).normal(size=len(split.val))
         for epoch in range(config.epochs):
@@ -43,8 +43,8 @@ def make(slow: Path | None = None) -> Callable[..., Any]:
                     os.kill(os.getpid(), signal.SIGKILL)  # a fold that always kills its process
                 elif failure > 0.05:
                     raise OSError(5, "Input/output error")
-                if (epoch + 1) % memory.checkpoint_every == 0 and epoch + 1 < config.epochs:
-                    memory.save(FoldState({}, {"reports": values}))
+                if (epoch + 1) % checkpoints.checkpoint_every == 0 and epoch + 1 < config.epochs:
+                    checkpoints.save(FoldState({}, {"reports": values}))
             losses = {"l_cls": 1 / (epoch + 1)}
             scores = noise + 8 * (value - 0.5) * pairs.label[split.val]  # higher values give better scores
             yield EpochReport(split.fold, epoch, value, losses, config.beta / 1000, scores)

@@ -46,7 +46,7 @@ def train(
             return fit(config, images, split, checkpoints=snapshots)
         identity = Identity.of(config, split.fold, **fingerprints)
         return read_or_train(
-            ledger, identity, pairs, lambda memory: fit(config, images, split, checkpoints=memory)
+            ledger, identity, pairs, lambda checkpoints: fit(config, images, split, checkpoints=checkpoints)
         )
 
     return lockstep([fold(split) for split in selected], config.epochs)

@@ -71,7 +71,7 @@ class Trainer:
         identity = spec.identity(config, split)
         return (
             yield from read_or_train(
-                spec.ledger, identity, spec.pairs, lambda memory: train(config, split, memory)
+                spec.ledger, identity, spec.pairs, lambda checkpoints: train(config, split, checkpoints)
             )
         )
 
@@ -98,14 +98,14 @@ class Trainer:
     def _load(self) -> Train:
         spec, runner = self._spec, self._spec.runner
         if runner is not None:
-            return lambda config, split, memory: runner(config, spec.pairs, split, "cpu", memory)
+            return lambda config, split, checkpoints: runner(config, spec.pairs, split, "cpu", checkpoints)
         try:
             from cgn.fit import Images, fit
 
             images = Images(spec.pairs, _device(spec.resources))
         except Exception as error:  # not an error of the configuration, which would end the trial
             raise WorkerError(f"{type(error).__name__}: {one_line(error)}") from None
-        return lambda config, split, memory: fit(config, images, split, checkpoints=memory)
+        return lambda config, split, checkpoints: fit(config, images, split, checkpoints=checkpoints)
 
 
 class FoldActor:

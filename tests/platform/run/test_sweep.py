@@ -151,7 +151,7 @@ def test_fractions_of_gpus_fill_them(
     from cgn_platform.run.site import Site, TrainingSpec
     from cgn_platform.run.tune import run_trials
 
-    def meet(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def meet(config: Config, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import os
         import time
 
@@ -161,7 +161,7 @@ def test_fractions_of_gpus_fill_them(
             if time.monotonic() > deadline:
                 raise TimeoutError("not all eight trials run")
             time.sleep(0.05)
-        return (yield from simulate(config, pairs, split, device, memory))
+        return (yield from simulate(config, pairs, split, device, checkpoints))
 
     space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=8, prune=Prune("none"))
     with open_study("g", space, store=store, identity={}) as study:
@@ -251,13 +251,13 @@ def test_an_error_of_the_configuration_is_not_retried(sweep: Any) -> None:
 def test_a_killed_worker_is_resumed_from_its_checkpoints(sweep: Any, store: Store, simulate: Any) -> None:
     """The study holds each epoch once, though some were reported twice."""
 
-    def dies_once(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def dies_once(config: Config, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import os
         import signal
 
-        state = memory.load()
+        state = checkpoints.load()
         (store.root / f"fold-{split.fold}-from-{len(state.facts['reports']) if state else 0}").touch()
-        run = simulate(config, pairs, split, device, memory)
+        run = simulate(config, pairs, split, device, checkpoints)
         while True:
             try:
                 report = next(run)
@@ -284,13 +284,15 @@ def test_storage_that_fails_ends_the_sweep_with_the_error_of_the_worker(
 ) -> None:
     """Every trial would fail; the next run of the command queues this one again."""
 
-    def breaks_the_ledger(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def breaks_the_ledger(
+        config: Config, pairs: Any, split: Any, device: str, checkpoints: Any
+    ) -> Iterator[Any]:
         import shutil
 
         if store.units.is_dir():
             shutil.rmtree(store.units)
             store.units.touch()
-        return (yield from simulate(config, pairs, split, device, memory))
+        return (yield from simulate(config, pairs, split, device, checkpoints))
 
     space = Space(Config(epochs=2), {"alpha": Float(0, 1)}, trials=3)
     with pytest.raises(LedgerError, match=r"^unit [0-9a-f]{24} cannot be written to") as raised:
@@ -387,11 +389,11 @@ def test_more_fold_workers_than_the_cluster_has_room_for_are_refused(sweep: Any)
 def test_equal_units_are_computed_once_across_sweeps(sweep: Any, store: Store, simulate: Any) -> None:
     """The second study finds every epoch in the ledger."""
 
-    def counted(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def counted(config: Config, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import uuid
 
         (store.root / f"trained-{uuid.uuid4()}").touch()
-        return (yield from simulate(config, pairs, split, device, memory))
+        return (yield from simulate(config, pairs, split, device, checkpoints))
 
     space = Space(Config(epochs=4), {"alpha": Choice((0.5, 0.7))}, trials=2, first=[{"alpha": 0.7}])
     first, _ = sweep(space, runner=counted)

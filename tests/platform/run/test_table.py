@@ -145,7 +145,7 @@ def test_a_row_that_lacks_a_unit_has_no_mean_and_says_why(run: Run, store: Store
 
 
 def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Store, simulate: Any) -> None:
-    def dies_once(config: Any, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def dies_once(config: Any, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import os
         import signal
 
@@ -153,7 +153,7 @@ def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Store, simulate
         if split.fold == 1 and config.alpha == 0.9 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return (yield from simulate(config, pairs, split, device, memory))
+        return (yield from simulate(config, pairs, split, device, checkpoints))
 
     screen = Screen()
     facts = run(declared(), runner=dies_once, screen=screen)
