@@ -101,7 +101,7 @@ def test_what_a_row_sets_itself_is_not_searched() -> None:
 
 
 def test_a_base_outside_the_ranges_is_refused() -> None:
-    with pytest.raises(ConfigError, match="learning_rate must lie in its range"):
+    with pytest.raises(ConfigError, match="learning_rate must be in its range"):
         searches(TABLE.edit(learning_rate=0.5), "t", 2)
 
 
