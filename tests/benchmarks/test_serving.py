@@ -70,24 +70,24 @@ def test_an_ensemble_against_one_fold(measure, say, tmp_path, film_pair, syntax,
     """AlexNet at 224, from films to predictions; films as archives have them in less than 2.5 times one fold.
 
     Films without compression are the fastest to open: there the networks, of which nothing can be shared
-    unless the backbone is frozen, weigh most. They are told, and have no goal.
+    unless the backbone is frozen, weigh most. They are reported without a goal.
     """
     config = CONFIG.edit(frozen_backbone=frozen)
     torch.set_num_threads(threads)
     pair = film_pair(syntax)
-    asked = [dataclasses.replace(pair, pair_id=str(i)) for i in range(pairs)]
+    requests = [dataclasses.replace(pair, pair_id=str(i)) for i in range(pairs)]
     with (
         Ensemble.load(model_of(tmp_path / "five", FOLDS, config)) as five,
         Ensemble.load(model_of(tmp_path / "one", 1, config)) as one,
     ):
-        (prediction, *_) = five.predict(asked[:1])
+        (prediction, *_) = five.predict(requests[:1])
         assert prediction.refused is None
         pixels = [np.repeat(film.prepared.pixels[None], pairs, 0) for film in prediction.opened]
         ready = dataclasses.replace(MAKE_PAIRS(pairs, 224), target=pixels[0], reference=pixels[1])
         seconds = measure(
             {
-                "five": lambda: five.predict(asked),
-                "one": lambda: one.predict(asked),
+                "five": lambda: five.predict(requests),
+                "one": lambda: one.predict(requests),
                 "five networks": lambda: five.predict_prepared(ready),
                 "one network": lambda: one.predict_prepared(ready),
             },

@@ -1,5 +1,9 @@
-"""A sweep (Ray, Optuna, MLflow, all on) against the same trials in a bare loop."""
+"""A sweep with Ray, Optuna and MLflow against the same trials in a bare loop.
 
+Ten trials; another number by `CGN_BENCH_TRIALS`.
+"""
+
+import os
 import time
 
 import pytest
@@ -11,8 +15,10 @@ from cgn.data.breast import Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
 from cgn.fit import cross_validate, last
-from cgn_platform.cluster import connect, resources
+from cgn_platform.cluster import connect
 from cgn_platform.space import Float, Prune, Space
+from cgn_platform.store.layout import Store
+from cgn_platform.store.ledger import Ledger
 
 pytestmark = [
     pytest.mark.benchmark,
@@ -23,29 +29,24 @@ pytestmark = [
 SPACE = Space(
     base=Config(backbone="tiny", generator_blocks=4, epochs=10, learning_rate=1e-3),
     dimensions={"alpha": Float(0, 1)},
-    trials=10,
+    trials=int(os.environ.get("CGN_BENCH_TRIALS", "10")),
     prune=Prune("none"),
 )
 
 
-def test_sweep_against_a_bare_loop(tmp_path, say):
+def test_sweep_against_a_bare_loop(tmp_path, say, listeners_of):
     """One trial at a time on one thread, both ways; at most 1.15 times the loop's wall time."""
-    report = write_cache("phantom", phantom.Options(pairs=60), Preprocessing(96), caches=tmp_path / "cache")
+    store = Store(tmp_path)
+    report = write_cache("phantom", phantom.Options(pairs=60), Preprocessing(96), caches=store.caches)
     pairs, splits = open_cache(report.path), open_splits(report.path)
-    with connect.connect("local", num_cpus=1) as ray:
+    with connect.connect("local", num_cpus=1) as cluster:
+        from cgn_platform.run.site import Site
         from cgn_platform.run.sweep import run_sweep
 
+        site = Site(store, Ledger(store.units), cluster)
+        listeners = listeners_of(site, Console(quiet=True))
         start = time.perf_counter()
-        records = run_sweep(
-            SPACE,
-            pairs,
-            splits,
-            name="bench",
-            store=tmp_path,
-            cluster=ray,
-            resources=resources.Resources(),
-            console=Console(quiet=True),
-        )
+        records = run_sweep(SPACE, pairs, splits, name="bench", site=site, listeners=listeners)
         swept = time.perf_counter() - start
 
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""Processes to be killed, the moments at which they are, and what must hold afterwards.
+"""Processes to be killed, random delays before that, and the checks afterwards.
 
-The moments come from one seed: `CGN_CHAOS_SEED`, or drawn and printed. It gives the same delays again, not
-the same interleaving of processes.
+The delays come from one seed: `CGN_CHAOS_SEED`, or a drawn one that is printed. The same seed gives the same
+delays, not the same interleaving of processes.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,12 +28,13 @@ from cgn.data.breast import Preprocessing
 from cgn.data.cache import write_cache
 from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
+from cgn_platform.store.layout import Store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SEED = int(os.environ.get("CGN_CHAOS_SEED") or secrets.randbelow(10**6))
-SECONDS = 90  # that a driver may take, on a busy machine
-KILLED: Counter[str] = Counter()  # at random moments, by what it was
+SECONDS = 90  # timeout for a driver, on a busy machine
+KILLED: Counter[str] = Counter()  # kills at random moments, by kind of process
 
 THIRD_PARTIES = (
     "ignore::DeprecationWarning:(ray|mlflow|google|pydantic|starlette|fastapi|alembic)",
@@ -64,13 +64,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    told = ", ".join(f"{count} x {what}" for what, count in KILLED.items()) or "nothing"
-    terminalreporter.write_line(f"chaos: CGN_CHAOS_SEED={SEED}, killed at random moments: {told}")
+    kills = ", ".join(f"{count} x {kind}" for kind, count in KILLED.items()) or "nothing"
+    terminalreporter.write_line(f"chaos: CGN_CHAOS_SEED={SEED}, killed at random moments: {kills}")
 
 
 @pytest.fixture
 def moments(request: pytest.FixtureRequest) -> random.Random:
-    """This test's own stream of random delays."""
+    """Random delays, a separate stream for each test."""
     return random.Random(f"{SEED}/{request.node.name}")
 
 
@@ -81,7 +81,7 @@ def killed() -> Counter[str]:
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables: making them takes seconds, once for all tests."""
+    """A database with MLflow's tables: creating them takes seconds, once for all tests."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -90,18 +90,17 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(tables: Path) -> Iterator[Path]:
+def store(tables: Path) -> Iterator[Store]:
     folder = Path(tempfile.mkdtemp(prefix="cgnc-"))
     shutil.copy(tables, folder)
-    yield folder
+    yield Store(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def slow(store: Path) -> Path:
-    """While this file is there, simulated sweeps are slow: they cannot end before they were hurt, however
-    fast the machine is."""
-    path = store / "slow"
+def slow(store: Store) -> Path:
+    """While this file exists, simulated sweeps are slow: they do not end before they are interrupted."""
+    path = store.root / "slow"
     path.touch()
     return path
 
@@ -120,28 +119,28 @@ WHOLE = runpy.run_path(str(HERE / "whole.py"))
 
 @pytest.fixture
 def assert_whole() -> Callable[..., Any]:
-    checked: Callable[..., Any] = WHOLE["assert_whole"]
-    return checked
+    check: Callable[..., Any] = WHOLE["assert_whole"]
+    return check
 
 
 @pytest.fixture
 def finished_files() -> Callable[[Path], dict[Path, bytes]]:
-    found: Callable[[Path], dict[Path, bytes]] = WHOLE["finished_files"]
-    return found
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Of a process of ours, whatever the shell has set. All share one token."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_", "PYTEST_"))}
-    path = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
-    return {**clean, "PYTHONPATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **more}
+    files: Callable[[Path], dict[Path, bytes]] = WHOLE["finished_files"]
+    return files
 
 
 TOKEN = secrets.token_hex(32)
 
 
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a test's process, without the shell's settings. All processes share one token."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_", "PYTEST_"))}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
+    return {**clean, "PYTHONPATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **more}
+
+
 class Process:
-    """A Python process whose lines are read as they come."""
+    """A Python process whose output is read line by line."""
 
     def __init__(self, script: Path, *arguments: str, **variables: str) -> None:
         self._process = subprocess.Popen(
@@ -154,48 +153,51 @@ class Process:
         )
         self.pid = self._process.pid
         self._lines: list[str] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     @property
-    def told(self) -> str:
+    def output(self) -> str:
         return "".join(self._lines)
 
     @property
-    def runs(self) -> bool:
+    def running(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, line: str) -> None:
+    def send(self, line: str) -> None:
+        """Write a line to its standard input."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
 
-    def hear(self, text: str, times: int = 1, seconds: float = SECONDS) -> str:
-        """Wait until a text was told so often; the last line with it."""
-        with self._news:
-            found = self._news.wait_for(
-                lambda: self._told(text, times) or not self._reader.is_alive(), timeout=seconds
+    def wait_for(self, text: str, times: int = 1, seconds: float = SECONDS) -> str:
+        """Wait until a text was printed this many times. Returns the last line with it."""
+        with self._changed:
+            in_time = self._changed.wait_for(
+                lambda: self._printed(text, times) or not self._reader.is_alive(), timeout=seconds
             )
-            there = self._told(text, times)
-        assert found, f"no {text!r} in {seconds} s: {self.told}"
-        assert there, f"no {text!r}: {self.told}"
-        return there[-1]
+            lines = self._printed(text, times)
+        assert in_time, f"no {text!r} in {seconds} s: {self.output}"
+        assert lines, f"no {text!r}: {self.output}"
+        return lines[-1]
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send it a signal."""
         self._process.send_signal(number)
 
     def wait(self, seconds: float = SECONDS) -> int:
-        """Its exit code."""
+        """Wait for its end. Returns its exit code."""
         try:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"it did not end in {seconds} s: {self.told}")
+            pytest.fail(f"it did not end in {seconds} s: {self.output}")
         self._reader.join(5)
         return code
 
     def end(self) -> None:
-        for process in [psutil.Process(self.pid), *children(self.pid)] if self.runs else []:
+        """Kill it and its children."""
+        for process in [psutil.Process(self.pid), *children(self.pid)] if self.running else []:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
@@ -204,18 +206,18 @@ class Process:
             with contextlib.suppress(OSError, AttributeError):
                 pipe.close()  # type: ignore[union-attr]
 
-    def _told(self, text: str, times: int) -> list[str]:
-        found = [line for line in self._lines if text in line]
-        return found if len(found) >= times else []
+    def _printed(self, text: str, times: int) -> list[str]:
+        lines = [line for line in self._lines if text in line]
+        return lines if len(lines) >= times else []
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in iter(self._process.stdout.readline, ""):
-            with self._news:
+            with self._changed:
                 self._lines.append(line)
-                self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
 
 def children(pid: int) -> list[psutil.Process]:
@@ -226,25 +228,25 @@ def children(pid: int) -> list[psutil.Process]:
 
 
 class Nodes(Process):
-    """A Ray of so many nodes with these CPUs."""
+    """A Ray cluster with a node for each of these numbers of CPUs."""
 
     def __init__(self, *cpus: int) -> None:
         self._folder = tempfile.mkdtemp(prefix="cgncn-")
         super().__init__(HERE / "nodes.py", self._folder, *map(str, cpus))
-        self.address = self.hear("address ").split()[-1]
+        self.address = self.wait_for("address ").split()[-1]
 
     def named(self, *names: str) -> list[psutil.Process]:
-        """Processes of this cluster by the begin of their title: raylet, gcs_server."""
-        found = []
+        """Processes of this cluster whose title starts with one of these names, the oldest first."""
+        matches = []
         for process in children(self.pid):
             with contextlib.suppress(psutil.Error, IndexError):
                 if Path(process.cmdline()[0]).name.startswith(names) and process.status() != "zombie":
-                    found.append(process)
-        return sorted(found, key=lambda process: (process.create_time(), process.pid))
+                    matches.append(process)
+        return sorted(matches, key=lambda process: (process.create_time(), process.pid))
 
     def workers(self) -> list[psutil.Process]:
-        """Those that train: `with_parameters` wraps the class, whose own name shows only between epochs."""
-        return self.named("ray::Trial", "ray::_Inner")
+        """Actors that train. Tune wraps the class; its own name is shown only between epochs."""
+        return self.named("ray::CrossValidation", "ray::_Inner")
 
     def end(self) -> None:
         super().end()
@@ -254,54 +256,43 @@ class Nodes(Process):
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """One node with two CPUs, for all tests of a module."""
-    made = Nodes(2)
-    yield made
-    made.end()
+    cluster = Nodes(2)
+    yield cluster
+    cluster.end()
 
 
 @pytest.fixture
 def new_nodes() -> Iterator[Callable[..., Nodes]]:
-    """Makes clusters that may be killed."""
-    made: list[Nodes] = []
+    """Starts clusters that may be killed."""
+    clusters: list[Nodes] = []
 
-    def make(*cpus: int) -> Nodes:
-        made.append(Nodes(*cpus))
-        return made[-1]
+    def start(*cpus: int) -> Nodes:
+        clusters.append(Nodes(*cpus))
+        return clusters[-1]
 
-    yield make
-    for each in made:
-        each.end()
+    yield start
+    for cluster in clusters:
+        cluster.end()
 
 
 @pytest.fixture
-def drive(store: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a driver of the study in the store, as `cgn sweep` would; see tests/platform/driver.py."""
-    begun: list[Process] = []
+def drive(store: Store) -> Iterator[Callable[..., Process]]:
+    """Starts a driver as `cgn sweep` does: for the study in the store, or in the store `at`.
 
-    def begin(address: str, variables: dict[str, str] | None = None, **told: Any) -> Process:
-        folder = store / "tmp"
+    Options are arguments of `main` in tests/platform/driver.py.
+    """
+    drivers: list[Process] = []
+
+    def start(
+        address: str, variables: dict[str, str] | None = None, at: Store = store, **options: Any
+    ) -> Process:
+        folder = store.root / "tmp"
         folder.mkdir(exist_ok=True)
-        place = told.pop("at", str(store))
-        asked = json.dumps({"address": address, **told})
-        driver = HERE.parent / "platform" / "driver.py"
-        begun.append(Process(driver, place, asked, TMPDIR=str(folder), **(variables or {})))
-        return begun[-1]
+        arguments = json.dumps({"address": address, **options})
+        script = HERE.parent / "platform" / "driver.py"
+        drivers.append(Process(script, str(at), arguments, TMPDIR=str(folder), **(variables or {})))
+        return drivers[-1]
 
-    yield begin
-    for each in begun:
-        each.end()
-
-
-def until(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Wait for something that is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"it did not happen in {seconds} s")
-
-
-@pytest.fixture
-def wait_until() -> Callable[..., Any]:
-    return until
+    yield start
+    for driver in drivers:
+        driver.end()

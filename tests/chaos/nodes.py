@@ -1,8 +1,8 @@
-"""A Ray of several nodes on this machine, in processes of its own, until its standard input is closed.
+"""A Ray cluster of several nodes on this machine, until its standard input is closed.
 
-    nodes.py FOLDER CPUS...        one node for each number of CPUs, the first one the head
+    nodes.py FOLDER CPUS...        a node for each number of CPUs; the first one is the head
 
-Prints the address, then a line for each node that it adds: one more CPU count on standard input adds one.
+Prints the address. A number of CPUs on standard input adds a node, which is confirmed by a line.
 """
 
 import os
@@ -13,7 +13,7 @@ from cgn_platform.cluster.connect import prepare_local
 
 
 def main(folder: str, *cpus: str) -> None:
-    os.environ["RAY_TMPDIR"] = folder  # where Ray notes the address, instead of /tmp/ray
+    os.environ["RAY_TMPDIR"] = folder  # where Ray writes the address, instead of /tmp/ray
     Path(folder, "ray").mkdir()
     prepare_local()
     from ray.cluster_utils import Cluster

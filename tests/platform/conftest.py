@@ -1,4 +1,4 @@
-"""A simulated trainer, a study in a folder, and a Ray of the tests' own."""
+"""A simulated trainer, a store in a folder, and one Ray for all tests of a process."""
 
 import contextlib
 import runpy
@@ -17,7 +17,7 @@ from cgn_platform.cluster.resources import Cluster
 from cgn_platform.space import Float, Prune, Space
 from cgn_platform.store.layout import Store
 
-# What third parties warn of while they are imported or end, and what we cannot mend.
+# Warnings of third parties, while they are imported or end, that the project cannot fix.
 THIRD_PARTIES = (
     "ignore::DeprecationWarning:(ray|mlflow|google|pydantic|starlette|fastapi|alembic)",
     "ignore::optuna.exceptions.ExperimentalWarning",  # TPE's group=True; the driver silences it too
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    """A short path: Ray's sockets lie below it."""
+    """A store with a short path: the paths of Ray's sockets, which lie below it, are limited."""
     folder = Path(tempfile.mkdtemp(prefix="cgnt-"))
     yield Store(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -44,9 +44,9 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The one Ray that this process joins: four CPUs, and four GPUs that are there by name only.
+    """The one Ray that this process joins: four CPUs, and four GPUs that exist by name only.
 
-    Its workers run in a folder of their own, which is not the tests', and its figures come every second.
+    Its workers have another working directory than the tests, and it exports metrics every second.
     """
     with contextlib.ExitStack() as ending:
         with pytest.MonkeyPatch.context() as patched:
@@ -68,9 +68,17 @@ def space() -> Space:
 
 @pytest.fixture(scope="session")
 def simulate() -> Callable[..., Any]:
-    """Stands in for `cgn.fit.cross_validate`; see `simulated.py`."""
-    made: Callable[..., Any] = runpy.run_path(str(Path(__file__).with_name("simulated.py")))["make"]()
-    return made
+    """A runner in place of `cgn.fit.fit`; see `simulated.py`."""
+    runner: Callable[..., Any] = runpy.run_path(str(Path(__file__).with_name("simulated.py")))["make"]()
+    return runner
+
+
+@pytest.fixture(scope="session")
+def listeners_of() -> Callable[..., list[Any]]:
+    """`listeners_of(site, console)`: the listeners of `cgn sweep`; see `driver.py`."""
+    driver = runpy.run_path(str(Path(__file__).with_name("driver.py")))
+    make: Callable[..., list[Any]] = driver["listeners_of"]
+    return make
 
 
 POSTGRES = runpy.run_path(str(Path(__file__).with_name("postgres.py")))
@@ -78,7 +86,7 @@ POSTGRES = runpy.run_path(str(Path(__file__).with_name("postgres.py")))
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A private Postgres: its address with `{}` for a database's name."""
+    """A private Postgres server: its address, with `{}` in place of the database's name."""
     if POSTGRES["programs"]() is None:
         pytest.skip("no Postgres is installed: apt-get install postgresql")
     with POSTGRES["server"]() as address:
@@ -94,6 +102,6 @@ def database(postgres: str) -> Iterator[str]:
 
 @pytest.fixture
 def tracking_database(postgres: str) -> Iterator[str]:
-    """The address of another one, for MLflow, which remembers by address where it has made its tables."""
+    """The address of another one, for MLflow, which remembers by address where it has created its tables."""
     with POSTGRES["database"](postgres, f"mlflow_{secrets.token_hex(4)}") as address:
         yield address

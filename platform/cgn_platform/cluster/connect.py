@@ -1,6 +1,6 @@
-"""Connect to a Ray cluster: one started for this process, or one at an address.
+"""Connect to a Ray cluster: a local one that is started for this process, or one at an address.
 
-A local Ray listens on the loopback address only and asks for a token.
+A local Ray listens on the loopback address only, and requires a token.
 """
 
 import contextlib
@@ -25,22 +25,20 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as at the prompt
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the memory: Tune need not write its own
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # trials are stored in the study: Tune need not store them
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",  # (sic) preflight says it at once
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",  # (sic) preflight reports it at once
 }
-
-
-# Ray replaces a loopback address by the machine's own, unless clusters are switched off: then all of its
-# services keep to 127.0.0.1. Other machines' nodes cannot join, which is the point.
+"""Environment variables of Ray and Tune, for every connection."""
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Without it, Ray replaces a loopback address by the machine's own. With it, all of Ray's services listen on
+127.0.0.1, and nodes of other machines cannot join."""
 
-
-_joined: list[str] = []  # the address of the Ray that this process has joined, be it left again or not
+_joined: list[str] = []  # the address of the Ray that this process has joined, even if it has left it
 
 
 def in_job() -> bool:
-    """Whether this process is the entry point of a submitted job: it runs in an uploaded copy."""
+    """Whether this process is the entry point of a submitted job, which runs in an uploaded copy."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
@@ -48,29 +46,36 @@ def in_job() -> bool:
 def connect(
     address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None
 ) -> Iterator[Cluster]:
-    """Ray at the address, or `RAY_ADDRESS`, or one of its own that ends with the block ("local").
+    """Connect to the Ray at an address, and leave it at the end of the block.
 
-    Once in a process. Ray (2.60) ends the thread that exports its figures for the first connection only; that
-    of a second one goes on while the process ends, and now and then reads what is gone: a segmentation fault.
+    Possible once per process. Ray (2.60) ends its exporting thread for the first connection only; that of a
+    second connection still runs while the process ends, and may cause a segmentation fault.
+
+    Args:
+        address: `host:port`, "auto", or "local" for a Ray that ends with the block; `RAY_ADDRESS`, or else
+            "local", where None.
+        num_cpus, num_gpus: of a local Ray; those of the machine where None.
 
     Raises:
-        ClusterError: nothing answers, or it refuses the token.
+        ClusterError: nothing answers, or Ray refuses the token.
         RuntimeError: this process has joined a Ray before.
     """
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     if where.startswith("http"):
         raise ClusterError(
-            f"{where} takes jobs, not drivers: use 'ray job submit --address {where} -- cgn sweep ...', "
-            "or --address local"
+            f"{where} accepts jobs, not drivers",
+            remedy=f"use 'ray job submit --address {where} -- cgn sweep ...', or --address local",
         )
     if own := where == "local":
         prepare_local()
         remove_leftovers()
     else:
         os.environ.update(QUIET)
-        knock(where)
+        check_address(where)
     if _joined:
-        raise RuntimeError(f"this process has joined the Ray at {_joined[0]}: join another in a new process")
+        raise RuntimeError(
+            f"this process has joined the Ray at {_joined[0]}: join another one in a new process"
+        )
     import ray
 
     with contextlib.ExitStack() as ending:
@@ -89,26 +94,30 @@ def connect(
                 if own
                 else "start one ('cgn up'), name its token's file in RAY_AUTH_TOKEN_PATH, or drop --address"
             )
-            raise ClusterError(f"no Ray can be used at {where}: {first_line(error)}: {remedy}") from error
+            raise ClusterError(
+                f"no Ray can be used at {where}: {first_line(error)}", remedy=remedy
+            ) from error
         _joined.append(where)
         yield Cluster(where, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def prepare_local() -> None:
-    """Environment of a Ray of one's own. Ray reads it when it is first imported, so this comes before.
+    """Set the environment of a local Ray. Must be called before Ray is first imported, when Ray reads it.
 
     Raises:
-        RuntimeError: it is too late; Ray would ask for a token and not show its own.
+        RuntimeError: Ray was imported with another environment; its token would be refused.
     """
-    decisive = {**LOOPBACK_ONLY, "RAY_AUTH_MODE": "token"}
-    if "ray" in sys.modules and any(os.environ.get(name) != value for name, value in decisive.items()):
-        raise RuntimeError("ray was imported before connect(): import cgn_platform.sweep within its block")
-    os.environ.update(QUIET | decisive)
+    required = {**LOOPBACK_ONLY, "RAY_AUTH_MODE": "token"}
+    if "ray" in sys.modules and any(os.environ.get(name) != value for name, value in required.items()):
+        raise RuntimeError(
+            "ray was imported before connect(): import cgn_platform.run.sweep within its block"
+        )
+    os.environ.update(QUIET | required)
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _shut_down() -> None:
-    """Leave Ray. It waits a second for each process that it started; a busy machine needs longer."""
+    """Leave Ray, and wait for its processes. Ray waits a second for each; a busy machine needs longer."""
     import ray
 
     started = process_tree(psutil.Process())[1:]
@@ -117,22 +126,22 @@ def _shut_down() -> None:
     psutil.wait_procs(servers, timeout=END_SECONDS)
 
 
-def knock(address: str) -> None:
-    """Ray itself would try for minutes where nothing answers.
+def check_address(address: str) -> None:
+    """Check that something listens at an address; Ray itself would try for minutes.
 
     Raises:
-        ClusterError: nothing does, or it is no address.
+        ClusterError: nothing answers, or this is not an address.
     """
     host, _, port = address.rpartition(":")
     if address != "auto" and not (host and port.isdigit()):
         raise ClusterError(f"--address must be host:port, like 127.0.0.1:6379, but got {address!r}")
     if host in (LOOPBACK, "localhost"):
-        os.environ.update(LOOPBACK_ONLY)  # or Ray looks for it at the machine's own address
+        os.environ.update(LOOPBACK_ONLY)  # else Ray connects to the machine's own address
     if address == "auto" or host.startswith("ray://"):
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ClusterError(
-            f"nothing answers at {address} ({error}): start a Ray ('cgn up') or drop --address"
+            f"nothing answers at {address} ({error})", remedy="start a Ray ('cgn up') or drop --address"
         ) from error

@@ -1,7 +1,7 @@
-"""What a sweep or table needs, looked at before it starts: one short task on each node that may run trials.
+"""Checks before a sweep or table: a short task on each node that may run trials.
 
-A GPU that is not there, a ledger that a node cannot write or that is another folder there, other
-package versions, too little disk: each would cost hours, or give figures that cannot be compared.
+A missing GPU, a ledger that a node cannot write or that is a different folder there, different versions of
+packages, a full disk: each would fail a run after hours, or give results that cannot be compared.
 """
 
 import contextlib
@@ -19,12 +19,10 @@ from cgn.provenance import code_fingerprint
 from cgn_platform.cluster.resources import Cluster, Resources, fits
 
 PACKAGES = ("cgn-platform", "ray", "torch", "numpy", "pyarrow", "pydicom")
+SECONDS = 60  # until every node must have answered; a busy one first starts a process for the task
 
-
-SECONDS = 60  # until every node must have answered; a busy one first starts a process for it
-
-
-Answer = Mapping[str, Any]  # of a node: versions, free bytes, and why it cannot write
+Answer = Mapping[str, Any]
+"""A node's answer: host, versions, free bytes, and why it cannot write the ledger."""
 
 
 def preflight(
@@ -36,26 +34,27 @@ def preflight(
     needs_bytes: int = 0,
     seconds: float = SECONDS,
 ) -> None:
-    """Refuse what would fail later. Leaves nothing behind, but for a few bytes in a folder of a refused
-    node that nobody else can reach.
+    """Refuse a run that would fail later.
+
+    Leaves nothing behind, except for a few bytes on a node whose ledger is a different folder.
 
     Args:
-        cluster: a connected one.
+        cluster: connected.
         resources: of one trial.
-        store: written by the driver.
-        ledger: folder or address (`s3://`) that workers write and the driver reads.
-        needs_bytes: what will be written to each of the two, as far as one can tell.
+        store: the driver writes to this folder.
+        ledger: workers write to this place, and the driver reads it.
+        needs_bytes: how much will be written to store and ledger, as far as it is known.
         seconds: until all nodes must have answered.
 
     Raises:
-        ResourcesError: no node has room for a trial, or a disk has none.
-        ClusterError: a node does not answer, has other packages, or does not share the ledger.
-        ConfigError: the ledger cannot be written by the driver itself.
+        ResourcesError: no node has room for a trial, or a disk has too little space.
+        ClusterError: a node does not answer, has other versions or code, or does not share the ledger.
+        ConfigError: the driver itself cannot write the ledger.
     """
     cluster.slots(resources)
-    _check_room({str(store): free_bytes(store)}, needs_bytes, "--store")
+    _check_space(str(store), free_bytes(store), needs_bytes, "--store")
     if ledger.folder is not None:
-        _check_room({ledger.shown: free_bytes(ledger.folder)}, needs_bytes, "--ledger")
+        _check_space(ledger.shown, free_bytes(ledger.folder), needs_bytes, "--ledger")
     probe = f".preflight-{secrets.token_hex(8)}"
     try:
         ledger.write(f"{probe}-driver", b"driver")
@@ -64,16 +63,16 @@ def preflight(
             f"the ledger {ledger.shown} cannot be written ({last_line(error)})",
             remedy="correct --ledger or CGN_LEDGER",
         ) from error
-    nodes = _nodes(resources)
+    nodes = nodes_for(resources)
     try:
-        answers = _ask_nodes(_question(ledger.address, f"{ledger.root}/{probe}"), nodes, seconds)
+        answers = _run_on(nodes, _make_task(ledger.address, f"{ledger.root}/{probe}"), seconds)
         _check_versions(answers)
         for node, answer in answers.items():
             content = None if answer["problem"] else ledger.read(f"{probe}-{node}")
             _check_shared(ledger, answer, same=content == node.encode())
             if answer["free"] is not None:
                 where = f"{ledger.shown} of node {answer['host']}"
-                _check_room({where: answer["free"]}, needs_bytes, "--ledger")
+                _check_space(where, answer["free"], needs_bytes, "--ledger")
     finally:
         for name in ("driver", *nodes):
             with contextlib.suppress(OSError):
@@ -81,29 +80,30 @@ def preflight(
 
 
 def versions() -> dict[str, str]:
-    """Of this process: the packages that decide about figures and about who understands whom.
+    """Versions and code of this process that must be the same on every node.
 
-    A build for other hardware (`2.14.1+cu126`) is the same version.
+    They decide the results, and whether processes can exchange objects. A build for other hardware
+    (`2.14.1+cu126`) is the same version.
     """
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name).partition("+")[0]
+            versions[name] = metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return {**found, "code of cgn": code_fingerprint(), "code of cgn_platform": platform_code()}
+            versions[name] = "missing"
+    return {**versions, "code of cgn": code_fingerprint(), "code of cgn_platform": platform_code()}
 
 
 def platform_code() -> str:
-    """Sixteen hexadecimal digits over every source file of this package, as installed here."""
+    """Fingerprint of every source file of this package, as installed here."""
     return code_fingerprint(Path(__file__).parents[1])
 
 
-def _question(ledger: str, probe: str) -> Callable[[str], Answer]:
-    """What a node is asked. Nested: it travels by value, to nodes that may not have this module."""
+def _make_task(ledger: str, probe: str) -> Callable[[str], Answer]:
+    """The task that a node runs. A nested function is pickled by value: nodes may lack this module."""
     packages = PACKAGES
 
-    def ask(node: str) -> Answer:
+    def check(node: str) -> Answer:
         import os
         import shutil
         import socket
@@ -123,7 +123,7 @@ def _question(ledger: str, probe: str) -> Callable[[str], Answer]:
 
             versions["code of cgn"] = code_fingerprint()
             versions["code of cgn_platform"] = code_fingerprint(Path(cgn_platform.__path__[0]))
-        except (ImportError, TypeError):  # not installed, or a version whose fingerprint takes no folder
+        except (ImportError, TypeError):  # not installed, or an older version
             versions |= {"code of cgn": "missing", "code of cgn_platform": "missing"}
         free = problem = None
         try:
@@ -138,10 +138,10 @@ def _question(ledger: str, probe: str) -> Callable[[str], Answer]:
             problem = " ".join(str(error).split())
         return {"host": socket.gethostname(), "versions": versions, "free": free, "problem": problem}
 
-    return ask
+    return check
 
 
-def _nodes(resources: Resources) -> dict[str, str]:
+def nodes_for(resources: Resources) -> dict[str, str]:
     """Host names of the nodes that may run trials, by node id."""
     import ray
 
@@ -152,28 +152,30 @@ def _nodes(resources: Resources) -> dict[str, str]:
     }
 
 
-def _ask_nodes(ask: Callable[[str], Answer], nodes: Mapping[str, str], seconds: float) -> dict[str, Answer]:
-    """All at once; answers by node id. A node that is lost meanwhile gets no trials and is left out."""
+def _run_on(nodes: Mapping[str, str], check: Callable[[str], Answer], seconds: float) -> dict[str, Answer]:
+    """Run a task on all nodes at once. Returns answers by node id, without nodes that were lost meanwhile."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=0)(ask)
-    here = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
-    asked = {node: task.options(scheduling_strategy=here[node]).remote(node) for node in nodes}
+    task = ray.remote(num_cpus=0, max_retries=0)(check)
+    pinned = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
+    calls = {node: task.options(scheduling_strategy=pinned[node]).remote(node) for node in nodes}
     answers, deadline = {}, time.monotonic() + seconds
-    for node, reference in asked.items():
+    for node, reference in calls.items():
         try:
             answers[node] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
         except (ray.exceptions.RayError, TimeoutError) as error:
-            if node not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+            if node not in {known["NodeID"] for known in ray.nodes() if known["Alive"]}:
                 continue
-            told = "no answer" if isinstance(error, TimeoutError) else last_line(error)
+            reason = "no answer" if isinstance(error, TimeoutError) else last_line(error)
             raise ClusterError(
-                f"node {nodes[node]} runs no task within {seconds:g} s ({told}): "
-                "mend it, or take it from the cluster"
+                f"node {nodes[node]} did not run a task within {seconds:g} s ({reason})",
+                remedy="repair it, or remove it from the cluster",
             ) from error
     if not answers:
-        raise ClusterError("every node with room for a trial was lost: run the same command when one is back")
+        raise ClusterError(
+            "every node with room for a trial was lost", remedy="run the same command when one is back"
+        )
     return answers
 
 
@@ -184,37 +186,36 @@ def _check_versions(answers: Mapping[str, Answer]) -> None:
         differ = [f"{name} {theirs[name]} (here {mine[name]})" for name in mine if theirs[name] != mine[name]]
         if differ:
             raise ClusterError(
-                f"node {answer['host']} has other packages than this driver: {', '.join(differ)}: "
-                "install the same versions there, or take it from the cluster"
+                f"node {answer['host']} has other packages than this driver: {', '.join(differ)}",
+                remedy="install the same versions there, or remove it from the cluster",
             )
 
 
 def _check_shared(ledger: Place, answer: Answer, *, same: bool) -> None:
     if same:
         return
-    why = answer["problem"] or "what it wrote there is not found here"
+    reason = answer["problem"] or "the driver cannot see a file that the node wrote there"
     raise ClusterError(
-        f"node {answer['host']} does not share the ledger {ledger.shown} ({why}): "
-        "give a folder that all nodes mount, or an s3:// address, by --ledger or CGN_LEDGER"
+        f"node {answer['host']} does not share the ledger {ledger.shown} ({reason})",
+        remedy="give a folder that all nodes mount, or an s3:// address, by --ledger or CGN_LEDGER",
     )
 
 
-def _check_room(free: Mapping[str, int], needs_bytes: int, option: str) -> None:
-    for where, there in free.items():
-        if there < needs_bytes:
-            raise ResourcesError(
-                f"about {_size(needs_bytes)} will be written but {where} has {_size(there)} free: "
-                f"make room, or give another {option}"
-            )
+def _check_space(where: str, free: int, needs_bytes: int, option: str) -> None:
+    if free < needs_bytes:
+        raise ResourcesError(
+            f"about {_size(needs_bytes)} will be written but {where} has {_size(free)} free",
+            remedy=f"free space, or give another {option}",
+        )
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes free where the folder is, or will be."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def _size(n: float) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

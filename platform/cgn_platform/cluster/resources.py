@@ -1,4 +1,4 @@
-"""What a trial needs of a node, and how many trials a cluster holds."""
+"""What a trial reserves on a node, and how many trials a cluster can run at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,11 @@ from cgn.errors import ConfigError, ResourcesError
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes of a node: CPUs, and GPUs or a fraction of one."""
+    """What one trial reserves on a node: CPUs, and GPUs or a fraction of one.
+
+    Raises:
+        ConfigError: a value is too small, or above 1 and not whole.
+    """
 
     cpus: float = 1
     gpus: float = 0
@@ -23,32 +27,39 @@ class Resources:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connected Ray."""
+    """A connected Ray cluster.
+
+    Attributes:
+        address: as it was given.
+        nodes: the resources of each node that is alive.
+    """
 
     address: str
-    nodes: Sequence[Mapping[str, float]]  # resources of each node that is alive
+    nodes: Sequence[Mapping[str, float]]
 
     def slots(self, resources: Resources) -> int:
-        """How many trials fit at once.
+        """How many trials the cluster can run at once.
 
         Raises:
-            ResourcesError: not one, on any node.
+            ResourcesError: no node has room for a trial.
         """
         slots = sum(fits(node, resources) for node in self.nodes)
         if slots == 0:
-            cpus, gpus = (max((n.get(kind, 0.0) for n in self.nodes), default=0) for kind in ("CPU", "GPU"))
+            cpus, gpus = (
+                max((node.get(kind, 0.0) for node in self.nodes), default=0) for kind in ("CPU", "GPU")
+            )
             raise ResourcesError(
-                f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs "
-                f"but no node has more than {cpus:g} CPUs and {gpus:g} GPUs: "
-                "lower --cpus or --gpus, or add such a node"
+                f"a trial needs {resources.cpus:g} CPUs and {resources.gpus:g} GPUs "
+                f"but no node has more than {cpus:g} CPUs and {gpus:g} GPUs",
+                remedy="lower --cpus or --gpus, or add such a node",
             )
         return slots
 
 
 def fits(node: Mapping[str, float], resources: Resources) -> int:
-    """How many trials a node with these resources holds at once."""
+    """How many trials a node with these resources can run at once."""
     by_cpu = node.get("CPU", 0) / resources.cpus
     by_gpu = node.get("GPU", 0) / resources.gpus if resources.gpus else by_cpu
-    if 0 < resources.gpus < 1:  # a fraction lies on one GPU
+    if 0 < resources.gpus < 1:  # a fraction cannot be split over two GPUs
         by_gpu = node.get("GPU", 0) * int(1 / resources.gpus + 1e-9)
     return int(min(by_cpu, by_gpu) + 1e-9)

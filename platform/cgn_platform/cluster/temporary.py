@@ -1,4 +1,4 @@
-"""Temporary folders of drivers and servers, removed by the next driver if their owner was killed."""
+"""Temporary folders of drivers and servers. The next driver removes those of drivers that were killed."""
 
 import contextlib
 import os
@@ -10,25 +10,21 @@ from pathlib import Path
 
 import psutil
 
-DRIVERS, SERVERS = "cgn-", "cgnup-"  # temporary folders of drivers and of `up`
+DRIVERS, SERVERS = "cgn-", "cgnup-"  # prefixes: temporary folders of drivers, and of `cgn up`
+LONGEST_BASE = 18  # characters; the path of a Unix socket of Ray may have 107
 
 
 def make_temporary(prefix: str) -> Path:
-    """A folder named after this process, for its owner only. Ray opens the one that it is given to
-    everyone, so it gets one within.
+    """Make a folder that is named after this process and accessible to its owner only.
+
+    Ray makes its own temporary folder accessible to everyone, so it gets one inside this folder.
     """
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=_short_folder()))
-
-
-def _short_folder() -> Path:
-    """For temporary files: a path of Ray's sockets may have 107 characters."""
-    usual = tempfile.gettempdir()
-    return Path(usual if len(usual) < 19 else "/tmp")  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=_base()))
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for what nobody reads again; the next driver removes it if this one is killed."""
+    """A folder for files that are not needed later; the next driver removes it if this one is killed."""
     folder = make_temporary(DRIVERS)
     try:
         yield folder
@@ -37,7 +33,8 @@ def scratch() -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    for _ in range(20):  # processes that are ending may still write
+    """Remove a folder, also while processes that are ending still write to it."""
+    for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
@@ -45,10 +42,16 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers() -> None:
-    """Folders of drivers that were killed: Ray's own processes ended with them."""
-    for folder in _short_folder().glob(f"{DRIVERS}[0-9]*-*"):
+    """Remove this user's folders of drivers that were killed; Ray's processes ended with their driver."""
+    for folder in _base().glob(f"{DRIVERS}[0-9]*-*"):
         owner = folder.name.removeprefix(DRIVERS).partition("-")[0]
         with contextlib.suppress(OSError):
             mine = folder.stat().st_uid == os.getuid()
             if mine and owner.isdigit() and not psutil.pid_exists(int(owner)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _base() -> Path:
+    """The system's folder for temporary files, or /tmp if its path is too long for Ray's sockets."""
+    usual = tempfile.gettempdir()
+    return Path(usual if len(usual) <= LONGEST_BASE else "/tmp")  # noqa: S108

@@ -10,20 +10,20 @@ from cgn_platform.store.ledger import Identity, Ledger
 def read_or_train(
     ledger: Ledger, identity: Identity, pairs: Pairs, train: Callable[[CheckpointStore], FoldRun]
 ) -> FoldRun:
-    """The epochs and the result of a fold.
+    """Yield the epochs of a fold, and return its result.
 
     Args:
-        ledger: searched first, written last.
-        identity: of the unit that the fold is.
-        pairs: names the test pairs of a new unit.
-        train: trains the fold with these checkpoints.
+        ledger: searched first; a new unit is written to it.
+        identity: names the fold's unit.
+        pairs: the data; a new unit holds the ids of its test pairs.
+        train: trains the fold, given the place of its checkpoints.
 
     Raises:
         LedgerError: the result cannot be written.
         Exception: whatever training raises.
     """
     if unit := ledger.find(identity.id):
-        ledger.delete_checkpoints(identity.id)  # whoever finished it may have been killed before it did
+        ledger.delete_checkpoints(identity.id)  # its writer may have been killed before it did so
         yield from unit.reports
         return unit.result
     run, reports = train(ledger.checkpoints(identity)), []

@@ -1,9 +1,9 @@
-"""A table whose rows were each tuned: the same small search for every row, then the rows as they won.
+"""A retuned table: the same small search for every row, then the table with each row's best settings.
 
-A frozen table gives all rows the settings that were chosen for one of them. Here each row gets a search of
-its own over `space.TUNED`, with the same number of trials and the same seed of the sampler, on validation
-scores; the test scores of the winners are what the table tells. Every search is a study, so that a table
-that was killed goes on where it was.
+In a frozen table, all rows share the settings that were chosen for one of them. In a retuned table, each row
+is searched separately over `space.TUNED`, with the same number of trials and the same sampler seed, by
+validation scores; the table reports the test scores of the winners. Every search is a study, so that a killed
+run is resumed by the same command.
 """
 
 import math
@@ -19,15 +19,15 @@ Sweep = Callable[[str, Space], Sequence[TrialRecord]]
 
 
 def searches(table: Table, name: str, trials: int, seed: int = 0) -> dict[str, tuple[str, Space]]:
-    """The study's name and space of each row, by the row's name. Rows that are equal share one.
+    """The search of each row: the study's name and space by the row's name. Equal rows share a search.
 
-    No trial is pruned: a budget in which some rows are cut shorter than others would not be the same one.
+    No trial is pruned: with pruning, the rows' budgets would differ.
 
     Raises:
         ConfigError: the table's base lies outside the ranges of `TUNED`.
     """
     known: dict[str, tuple[str, Space]] = {}
-    asked: dict[str, tuple[str, Space]] = {}
+    by_row: dict[str, tuple[str, Space]] = {}
     for number, row in enumerate(table.rows, 1):
         config = table.config(row)
         read = fields_read(config.method)
@@ -36,34 +36,34 @@ def searches(table: Table, name: str, trials: int, seed: int = 0) -> dict[str, t
         }
         study = f"{name}-row{number}-{_slug(row.name)}"
         space = Space(config, dimensions, trials, Prune("none"), seed=seed)
-        asked[row.name] = known.setdefault(config.fingerprint(), (study, space))
-    return asked
+        by_row[row.name] = known.setdefault(config.fingerprint(), (study, space))
+    return by_row
 
 
 def retune(table: Table, name: str, trials: int, sweep: Sweep) -> Table:
-    """The same table, each row with what its search chose.
+    """Search every row. Returns the table with each row's best settings.
 
-    A row of which no trial is complete keeps its own settings: it is then told as it ends, incomplete.
+    A row without a complete trial keeps its settings; its units may then fail in the table, too.
 
     Args:
         table: as declared.
-        name: of the table; the studies are named after it.
-        trials: of each row, the settings of the table's base included.
-        sweep: runs the search under this name to its end, or goes on with it.
+        name: the table's name; the studies are named after it.
+        trials: number of trials per row; the first one has the settings of the table's base.
+        sweep: runs the study of this name to its end, or resumes it.
     """
-    done: dict[str, Sequence[TrialRecord]] = {}
+    finished: dict[str, Sequence[TrialRecord]] = {}
     rows = []
     for row in table.rows:
         study, space = searches(table, name, trials)[row.name]
-        if study not in done:
-            done[study] = sweep(study, space)
-        rows.append(replace(row, tuned=_winner(study, done[study])))
+        if study not in finished:
+            finished[study] = sweep(study, space)
+        rows.append(replace(row, tuned=_winner(study, finished[study])))
     return replace(table, rows=tuple(rows))
 
 
 def _winner(study: str, records: Sequence[TrialRecord]) -> Tuned:
     best = best_of(records)
-    others = [record for record in records if record is not best]  # the winner's units are the row's own
+    others = [record for record in records if record is not best]  # the winner's units belong to the row
     seconds = math.fsum(float(record.facts.get("seconds", 0)) for record in others)
     return Tuned(study, len(records), seconds, dict(best.params) if best else {})
 

@@ -1,4 +1,4 @@
-"""Where a run happens, and what all its trials have in common."""
+"""Where a run happens (`Site`), and what its workers need (`TrainingSpec`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Identity, Ledger
 
 Runner = Callable[[Config, Pairs, Split, str, CheckpointStore], FoldRun]
-"""Trains a fold as `cgn.fit.fit` does, or simulates it."""
+"""Yields the epochs of a fold and returns its result, as `cgn.fit.fit` does. The string names the device."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a sweep or table runs.
+    """Where a sweep or table runs, and with which resources.
 
     Attributes:
-        store: written by the driver.
-        ledger: written by the workers, read by the driver.
-        cluster: a connected one.
-        resources: of a trial; of each fold, where folds have workers of their own.
-        concurrent: most trials or folds at once; all that fit if None.
+        store: the driver writes its studies, reports and outboxes here.
+        ledger: workers write finished folds to it, the driver reads them.
+        cluster: connected.
+        resources: of a trial; of each fold if folds have their own workers.
+        concurrent: maximum number of trials or folds at once; None for as many as fit.
         fold_workers: workers that share a trial's folds; 0 trains them in the trial's own process.
-        runner: trains a fold; None for `cgn.fit.fit`, with the pairs on the device once for all trials.
+        runner: trains a fold; None for `cgn.fit.fit`, which gets the pairs on the device once for all trials.
     """
 
     store: Store
@@ -43,24 +43,25 @@ class Site:
         """How many trials run at once.
 
         Raises:
-            ResourcesError: not a single one fits.
+            ResourcesError: the cluster has no room for one trial.
         """
-        places = self.cluster.slots(self.resources)
-        if places < self.fold_workers:
+        workers = self.cluster.slots(self.resources)
+        if workers < self.fold_workers:
             raise ResourcesError(
-                f"a trial needs {self.fold_workers} fold workers but the cluster has room for {places} "
-                f"of {self.resources.cpus:g} CPUs and {self.resources.gpus:g} GPUs: lower --fold-workers"
+                f"a trial needs {self.fold_workers} fold workers but the cluster has room for {workers} "
+                f"of {self.resources.cpus:g} CPUs and {self.resources.gpus:g} GPUs",
+                remedy="lower --fold-workers",
             )
-        slots = places // max(1, self.fold_workers)
+        slots = workers // max(1, self.fold_workers)
         return slots if self.concurrent is None else min(slots, self.concurrent)
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """What workers need to train: data, resources, ledger. It is sent to every node once.
+    """What workers need to train: data, ledger, resources. It is sent to every node once.
 
     Attributes:
-        code: fingerprint of the driver's `cgn`, which workers compare with theirs.
+        code: fingerprint of the driver's `cgn`; a worker with another one refuses to train.
     """
 
     pairs: Pairs
@@ -73,14 +74,14 @@ class TrainingSpec:
 
     @classmethod
     def of(cls, pairs: Pairs, splits: Sequence[Split], site: Site) -> "TrainingSpec":
-        """For a run at this site."""
+        """The specification for a run at this site."""
         return cls(pairs, tuple(splits), site.ledger, site.resources, site.fold_workers, site.runner)
 
     def fingerprints(self) -> dict[str, str]:
-        """Of the data: cache and splits."""
+        """Fingerprints of the data: the cache and the splits."""
         splits = splits_fingerprint(self.pairs.pair_id, self.splits)
         return {"cache": self.pairs.fingerprint, "splits": splits}
 
     def identity(self, config: Config, split: Split) -> Identity:
-        """Of the unit that this fold of a configuration is."""
+        """The identity of the unit of this fold of a configuration."""
         return Identity.of(config, split.fold, **self.fingerprints())

@@ -1,7 +1,7 @@
-"""Runs Tune in a thread, and ends the sweep if the cluster is lost, a signal arrives, or the study fails.
+"""Run Tune in a thread, and end the sweep if the cluster is lost, a signal arrives, or the study fails.
 
-Tune waits forever for a lost cluster, and takes an error of the study for an error of the trial; so it neither
-runs in the main thread nor handles such errors.
+Tune waits forever for a lost cluster, and treats an error of the study as an error of the trial. Therefore it
+does not run in the main thread, and does not see such errors.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from cgn_platform.search.controller import TrialController
 
 Answer = TypeVar("Answer")
 
-PULSE_SECONDS = 0.5  # between two looks at the cluster
-LOST_SECONDS = 10  # without an answer of the cluster's control service
+PROBE_SECONDS = 0.5  # between two checks of the cluster
+LOST_SECONDS = 10  # without an answer, after which the cluster counts as lost
 
 
 def cluster_probe() -> Callable[[], str | None]:
-    """A function that says why the connected Ray counts as lost; None while it answers.
+    """Return a function that checks the connected Ray: why it counts as lost, or None.
 
-    It asks the control service and this machine's own node. Ray itself waits up to a minute for them, then ends
-    the process without a message of ours.
+    The function connects to the control service and to this machine's own node. Ray itself waits up to a
+    minute for them, then ends the process without a message that names the cluster.
     """
     context = ray.get_runtime_context()
     node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
@@ -40,7 +40,7 @@ def cluster_probe() -> Callable[[], str | None]:
         nonlocal last_answer
         try:
             for address in addresses:
-                socket.create_connection(address, timeout=PULSE_SECONDS).close()
+                socket.create_connection(address, timeout=PROBE_SECONDS).close()
         except OSError as error:
             silent = time.monotonic() - last_answer
             return (
@@ -57,19 +57,19 @@ class SweepSupervisor:
 
     Attributes:
         controller: decides about the trials.
-        numbers: of the study's trials, by Tune's trial id.
-        failures: the last error of a trial, by Tune's trial id.
-        failure: why the sweep ends early; None while it does not.
+        numbers: the study's trial number by Tune's trial id.
+        errors: the error that ended a trial's last attempt, if its worker reported one, by Tune's trial id.
+        failure: why the sweep ends early; None as long as it does not.
     """
 
     def __init__(self, controller: TrialController) -> None:
         self.controller = controller
         self.numbers: dict[str, int] = {}
-        self.failures: dict[str, BaseException | None] = {}
+        self.errors: dict[str, BaseException] = {}
         self.failure: BaseException | None = None
 
     def guard(self, call: Callable[[], Answer], otherwise: Answer) -> Answer:
-        """Call the controller; an error ends the sweep, and `otherwise` is the answer from then on."""
+        """Call the controller. An error ends the sweep; `otherwise` is returned from then on."""
         if self.failure is None:
             try:
                 return call()
@@ -78,11 +78,11 @@ class SweepSupervisor:
         return otherwise
 
     def run(self, sweep: Callable[[], object], probe: Callable[[], str | None]) -> None:
-        """Run the sweep. Raises what ended it early.
+        """Run the sweep to its end. Raises what ended it early.
 
         Args:
-            sweep: ends soon after `failure` is set, unless the cluster is lost.
-            probe: why the cluster counts as lost, or None.
+            sweep: returns soon after `failure` is set, unless the cluster is lost.
+            probe: returns why the cluster counts as lost, or None.
         """
 
         def work() -> None:
@@ -95,12 +95,12 @@ class SweepSupervisor:
         with _signals(self._interrupt):
             thread.start()
             while thread.is_alive() and self.failure is None:
-                thread.join(PULSE_SECONDS)
+                thread.join(PROBE_SECONDS)
                 if reason := probe():
                     self.failure = ClusterError(
                         reason, remedy="run the same command again, finished folds are kept"
                     )
-                    raise self.failure  # without waiting for Tune, which would wait for the cluster
+                    raise self.failure  # not joined: Tune would wait for the cluster
             thread.join(END_SECONDS)
         if self.failure is not None:
             raise self.failure
@@ -111,7 +111,7 @@ class SweepSupervisor:
 
 @contextlib.contextmanager
 def _signals(on_signal: Callable[[int], None]) -> Iterator[None]:
-    """Handle Ctrl-C and SIGTERM (a spot machine's notice, `ray job stop`) once; a second one acts as before."""
+    """Handle the first Ctrl-C or SIGTERM (a spot machine's notice, `ray job stop`), and no later one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

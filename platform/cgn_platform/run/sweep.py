@@ -1,9 +1,10 @@
-"""A sweep: open the study, run its remaining trials, return all records."""
+"""A sweep: open the study, run its remaining trials, return the records of all trials."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
 from cgn.data.pairs import Pairs, Split
+from cgn.errors import StudyError
 from cgn.provenance import code_version
 from cgn_platform.cluster.preflight import preflight
 from cgn_platform.run.site import Site, TrainingSpec
@@ -25,14 +26,14 @@ def run_sweep(
     listeners: Sequence[Listener] = (),
     audit: float = 0.0,
 ) -> list[TrialRecord]:
-    """Run what the study of this name still lacks.
+    """Run the trials that the study of this name still lacks.
 
     Args:
         space: what is searched.
         pairs, splits: the data.
         name: of the study.
         site: where it runs.
-        listeners: follow the sweep.
+        listeners: are informed of what happens.
         audit: see `TrialController`.
 
     Returns:
@@ -42,7 +43,7 @@ def run_sweep(
         ResourcesError: no node has room for a trial; nothing was written then.
         StudyError: another driver holds the study, or the name belongs to another search.
         ClusterError: the cluster is lost, or runs other code.
-        LedgerError: its storage takes no more.
+        LedgerError: the ledger's storage is full or fails.
         SystemExit: after SIGTERM or Ctrl-C, once everything is stored.
     """
     spec = TrainingSpec.of(pairs, splits, site)
@@ -82,7 +83,11 @@ def _informed(listeners: Sequence[Listener], info: StudyInfo, study: Study) -> I
     outcome: Outcome = "KILLED"
 
     def end(listener: Listener) -> None:
-        listener.end(outcome, study.trials())
+        try:
+            records: Sequence[TrialRecord] = study.trials()
+        except StudyError:  # its database fails: listeners must end nevertheless
+            records = info.records
+        listener.end(outcome, records)
 
     with contextlib.ExitStack() as stack:
         for listener in listeners:

@@ -1,7 +1,7 @@
-"""A table: every row on the same folds and seeds, each fold a unit of its own.
+"""A table: all rows on the same folds and seeds; every fold is a unit.
 
-Units that the ledger has cost nothing; the others are trained by as many actors as fit. What the units say is
-`report.table_facts`.
+Units that are in the ledger are not trained again; the others are trained by as many actors as fit.
+`report.table_facts` computes the figures.
 """
 
 import time
@@ -26,12 +26,13 @@ RETRIES = 3  # of a unit whose worker was lost
 
 @dataclass(frozen=True)
 class Job:
-    """A unit to train: a fold of a configuration. Rows of equal configuration share it.
+    """A unit to train: a fold of a configuration. Rows with equal configurations share it.
 
     Attributes:
-        id: of the unit.
-        number: of the split.
-        attempt: how often it was retried.
+        id: the unit's id.
+        config: the configuration.
+        number: the number of the split.
+        attempt: how often the job was retried.
     """
 
     id: str
@@ -42,13 +43,13 @@ class Job:
 
 @dataclass(frozen=True)
 class TableRun:
-    """What a table consists of, and how training it went.
+    """The units of a table, and what happened when the missing ones were trained.
 
     Attributes:
-        units: ids by row, seed and fold.
-        missing: units that the ledger lacked.
-        failed: why a missing unit could not be trained, by its id.
-        wall_seconds: of the run.
+        units: unit ids by row, seed and fold.
+        missing: the units that were not in the ledger.
+        failed: why a unit could not be trained, by unit id.
+        wall_seconds: duration of the run.
     """
 
     units: tuple[tuple[tuple[str, ...], ...], ...]
@@ -63,16 +64,16 @@ class TableRun:
 
 
 class Screen(Protocol):
-    """Follows the training of a table."""
+    """Shows the progress of a table."""
 
     def begin(self, units: int, epochs: int) -> None:
-        """This many units and epochs are missing."""
+        """Training starts; this many units and epochs are missing."""
 
     def epoch(self) -> None:
         """An epoch of some unit is finished."""
 
     def ended(self, unit: str, failure: str) -> None:
-        """A unit is finished, or failed for this reason."""
+        """A unit is finished, or has failed for this reason."""
 
 
 def run_table(
@@ -84,11 +85,19 @@ def run_table(
     site: Site,
     screen: Screen,
 ) -> TableRun:
-    """Train the units that the ledger lacks.
+    """Train the units that are not in the ledger.
+
+    Args:
+        table: its rows.
+        pairs, splits: the data.
+        seeds: number of seeds; every row is trained with the seeds from 0 on.
+        site: where it runs.
+        screen: shows the progress.
 
     Raises:
-        ResourcesError, ClusterError: what would fail is refused before anything is trained.
-        ConfigError: no seeds.
+        ConfigError: fewer than one seed, or the ledger cannot be written.
+        ResourcesError: no node has room for a fold, or a disk is full.
+        ClusterError: a node does not answer, runs other code, or does not share the ledger.
     """
     if seeds < 1:
         raise ConfigError(f"--seeds must be at least 1 but got {seeds}")
@@ -104,7 +113,7 @@ def run_table(
 
 
 def make_plan(table: Table, spec: TrainingSpec, seeds: int) -> TableRun:
-    """Every unit of the table by its id; equal configurations share theirs."""
+    """The ids of all units of a table, and the jobs for those that are not in the ledger."""
     missing: dict[str, Job] = {}
     checked: set[str] = set()
 
@@ -126,16 +135,16 @@ def make_plan(table: Table, spec: TrainingSpec, seeds: int) -> TableRun:
 
 
 class _Training:
-    """Trains jobs on actors: each has one job at a time, and is asked for one epoch at a time."""
+    """Trains jobs on actors. An actor has one job at a time, and trains one epoch per call."""
 
     def __init__(self, spec: TrainingSpec, screen: Screen) -> None:
         self._resources, self._shared, self._screen = spec.resources, ray.put(spec), screen
         self._queue: deque[Job] = deque()
-        self._running: dict[Any, tuple[Any, Job]] = {}  # actor and job by the awaited answer
+        self._running: dict[Any, tuple[Any, Job]] = {}  # actor and job by pending call
         self._failed: dict[str, str] = {}
 
     def run(self, jobs: Sequence[Job], slots: int) -> dict[str, str]:
-        """Train the jobs on this many actors. Returns why jobs failed, by unit id."""
+        """Train the jobs on this many actors. Returns why units failed, by unit id."""
         self._queue = deque(jobs)
         self._screen.begin(len(jobs), sum(job.config.epochs for job in jobs))
         try:
@@ -156,18 +165,19 @@ class _Training:
         return ray.remote(FoldActor).options(**options).remote(self._shared)
 
     def _assign(self, actor: Any) -> None:
-        """Give an actor the next job, or end it if there is none."""
+        """Give an actor the next job, or end the actor if there is none."""
         if not self._queue:
             ray.kill(actor)
             return
         job = self._queue.popleft()
         actor.begin.remote(job.config, job.number)
-        self._await(actor, job)
+        self._advance(actor, job)
 
-    def _await(self, actor: Any, job: Job) -> None:
+    def _advance(self, actor: Any, job: Job) -> None:
         self._running[actor.advance.remote(job.number)] = (actor, job)
 
     def _answer(self, reference: Any) -> None:
+        """Handle a finished call: the next epoch, the next job, or an error."""
         actor, job = self._running.pop(reference)
         try:
             answer = ray.get(reference)
@@ -181,10 +191,10 @@ class _Training:
             self._assign(actor)
         else:
             self._screen.epoch()
-            self._await(actor, job)
+            self._advance(actor, job)
 
     def _error(self, job: Job, cause: BaseException) -> None:
-        """Retry a job if the infrastructure failed; else it has failed."""
+        """Queue the job again after an infrastructure error, at most `RETRIES` times; else it failed."""
         if isinstance(cause, INFRASTRUCTURE) and job.attempt < RETRIES:
             self._queue.append(replace(job, attempt=job.attempt + 1))
             return

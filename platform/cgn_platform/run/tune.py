@@ -1,13 +1,12 @@
-"""Ray Tune as the executor of a study: a searcher and a scheduler that obey the trial controller.
+"""Ray Tune as the executor of a study: a searcher and a scheduler that follow the trial controller.
 
-Ray's own Optuna searcher is not used: it fixes a pruner that never prunes, and stores pruned trials as complete.
+Ray's own Optuna searcher is not used: its pruner never prunes, and it stores pruned trials as complete.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -18,7 +17,7 @@ from cgn.errors import PlatformError, one_line
 from cgn_platform.cluster.temporary import scratch
 from cgn_platform.run.site import Site, TrainingSpec
 from cgn_platform.run.supervisor import SweepSupervisor, cluster_probe
-from cgn_platform.run.worker import UPDATE, CrossValidationTrainable
+from cgn_platform.run.worker import ERROR, UPDATE, CrossValidationTrainable
 from cgn_platform.search.controller import Listener, TrialController
 from cgn_platform.search.study import Study
 from cgn_platform.space import Space
@@ -38,13 +37,14 @@ def run_trials(
 
     Raises:
         ResourcesError: no node has room for one trial.
-        ClusterError: the cluster is lost.
+        ClusterError: the cluster is lost, or workers run other code.
+        LedgerError: workers cannot write the ledger.
         SystemExit: after SIGTERM or Ctrl-C, once everything is stored; 128 plus the signal's number.
     """
     slots = site.slots()
     if not (remaining := study.remaining()):
         return
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # listeners say it better
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # listeners report the errors
 
     def delete_checkpoints(config: Config) -> None:
         for split in spec.splits:
@@ -59,7 +59,7 @@ def run_trials(
             "callbacks": [RetryCallback(supervisor)],
             "stop": StopAll(supervisor),
             "num_samples": remaining,
-            # Without it, a searcher that is not Ray's own is asked for one trial at a time.
+            # Without it, Tune requests one trial at a time from a searcher that is not Ray's own.
             "max_concurrent_trials": slots,
             "resources_per_trial": _bundles(spec),
             "max_failures": RETRIES,
@@ -68,15 +68,15 @@ def run_trials(
             "raise_on_failed_trial": False,
             "verbose": 0,
         }
-        # Arrays go to the object store here, once, and are mapped by every actor of a node.
+        # The arrays go to the object store once; every actor of a node maps them.
         trainable = tune.with_parameters(CrossValidationTrainable, spec=spec)
         supervisor.run(lambda: tune.run(trainable, **options), cluster_probe())
 
 
 def required_bytes(space: Space, spec: TrainingSpec, slots: int) -> int:
-    """Bytes that a sweep will write: a model for each finished fold, and the checkpoints of running ones.
+    """Bytes that a sweep will write at most: models of finished folds, and checkpoints of running ones.
 
-    Unknown (0) for a simulated trainer.
+    0, which is unknown, for another runner than `cgn.fit.fit`: what it stores of a fold is its own affair.
     """
     if spec.runner is not None:
         return 0
@@ -84,14 +84,14 @@ def required_bytes(space: Space, spec: TrainingSpec, slots: int) -> int:
 
     from cgn import methods
 
-    with torch.device("meta"):  # counted without memory
+    with torch.device("meta"):  # shapes only, no memory
         network = methods.build(space.base.edit(backbone_weights="none"))
     model = sum(int(tensor.nbytes) for tensor in network.state_dict().values())
     return model * len(spec.splits) * (space.trials + 4 * slots)  # model, best model, two moments
 
 
 def _bundles(spec: TrainingSpec) -> tune.PlacementGroupFactory:
-    """What a trial reserves: one bundle, or one for each of its fold workers."""
+    """What a trial reserves: one bundle, or one per fold worker."""
     bundle = {"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}
     return tune.PlacementGroupFactory([{}, *[bundle] * spec.fold_workers] if spec.fold_workers else [bundle])
 
@@ -103,7 +103,7 @@ class StopAll(Stopper):
         self._supervisor = supervisor
 
     def __call__(self, *_: Any) -> bool:
-        """Never for one trial: the scheduler decides about these."""
+        """Never stop a single trial: the scheduler does that."""
         return False
 
     def stop_all(self) -> bool:
@@ -111,11 +111,11 @@ class StopAll(Stopper):
         return self._supervisor.failure is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune writes it to its scratch folder; nobody reads it
+        return {}  # Tune pickles it into its scratch folder, which is never read
 
 
 class StudySearcher(Searcher):
-    """Asks the controller for trials, and tells it how they end."""
+    """Gets trials from the controller, and reports how they end."""
 
     def __init__(self, supervisor: SweepSupervisor) -> None:
         super().__init__()
@@ -132,19 +132,18 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Pass on the last epoch, or the error after the last retry."""
+        """Report the last epoch, or the error of the last retry."""
         supervisor, number = self._supervisor, self._supervisor.numbers.pop(trial_id)
-        failure = supervisor.failures.pop(trial_id, None)
-        controller = supervisor.controller
+        last_error, controller = supervisor.errors.pop(trial_id, None), supervisor.controller
         if result is not None and UPDATE in result and not error:
             supervisor.guard(lambda: controller.report(number, result[UPDATE]), otherwise=True)
         elif error:
-            supervisor.guard(lambda: controller.crashed(number, describe(failure)), otherwise=None)
-            if isinstance(failure, PlatformError):  # a full ledger, other code: every trial will meet it
-                supervisor.failure = supervisor.failure or failure
+            supervisor.guard(lambda: controller.crashed(number, describe(last_error)), otherwise=None)
+            if isinstance(last_error, PlatformError):  # full storage, other code: every trial would fail
+                supervisor.failure = supervisor.failure or last_error
 
     def save_to_dir(self, *_: Any, **__: Any) -> None:
-        """Nothing: the study is the search's memory."""
+        """Do nothing: the search is stored in the study."""
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """Accept Tune's metric and mode, which are not used."""
@@ -152,7 +151,7 @@ class StudySearcher(Searcher):
 
 
 class StudyScheduler(FIFOScheduler):
-    """Reports epochs to the controller, and stops the trials that it stops."""
+    """Reports epochs to the controller, and stops trials when the controller says so."""
 
     def __init__(self, supervisor: SweepSupervisor) -> None:
         super().__init__()
@@ -161,36 +160,26 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, _controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Continue or stop after an epoch."""
         supervisor, number = self._supervisor, self._supervisor.numbers[trial.trial_id]
+        if ERROR in result:
+            supervisor.errors[trial.trial_id] = result[ERROR]
+            return str(self.CONTINUE)  # the next step raises it, so that Tune retries the trial
         stop = supervisor.guard(lambda: supervisor.controller.report(number, result[UPDATE]), otherwise=True)
         return str(self.STOP if stop else self.CONTINUE)
 
-    def on_trial_error(self, _controller: Any, trial: Any) -> None:
-        """Keep the error until the searcher hears that no retry is left."""
-        self._supervisor.failures[trial.trial_id] = error_of(trial)
-
 
 class RetryCallback(tune.Callback):
-    """Tells the controller that a trial's worker was lost and that Tune retries the trial."""
+    """Informs the controller that a trial's worker was lost and that Tune retries the trial."""
 
     def __init__(self, supervisor: SweepSupervisor) -> None:
         self._supervisor = supervisor
 
     def on_trial_recover(self, **info: Any) -> None:
-        """Before the retry."""
-        supervisor, trial = self._supervisor, info["trial"]
-        number, cause = supervisor.numbers[trial.trial_id], describe(error_of(trial))
+        """Called before the retry."""
+        supervisor, trial_id = self._supervisor, info["trial"].trial_id
+        number, cause = supervisor.numbers[trial_id], describe(supervisor.errors.pop(trial_id, None))
         supervisor.guard(lambda: supervisor.controller.lost(number, cause), otherwise=None)
 
 
-def error_of(trial: Any) -> BaseException | None:
-    """The exception that a worker raised, or that ended its process; None if Tune has none."""
-    error = trial.get_pickled_error()  # written by this process to its own scratch folder
-    cause: BaseException | None = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    return cause
-
-
 def describe(error: BaseException | None) -> str:
-    """An error in one line, for the study."""
-    if error is None or isinstance(error, ray.exceptions.RayActorError):
-        return "its process ended"
-    return f"{type(error).__name__}: {one_line(error)}"
+    """An error in one line, as the study stores it; None if the worker did not report one."""
+    return "its process ended" if error is None else f"{type(error).__name__}: {one_line(error)}"

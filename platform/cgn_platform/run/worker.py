@@ -1,7 +1,7 @@
-"""A worker's side of a run: an actor that trains one configuration after the other.
+"""The worker's side of a run: actors that train one configuration after another.
 
-It imports no Optuna and no MLflow. It receives configurations and reports epochs; finished folds it writes to
-the ledger, and what the ledger has it reads instead of training.
+A worker receives configurations and reports epochs. It writes finished folds to the ledger, and reads a fold
+that the ledger has instead of training it. It imports neither Optuna nor MLflow.
 """
 
 import time
@@ -38,58 +38,95 @@ from cgn_platform.search.records import EpochUpdate
 INFRASTRUCTURE = (PlatformError, OSError, ray.exceptions.RayError)
 """Errors that are not the configuration's fault: a retry, elsewhere or later, may succeed."""
 
-UPDATE = "update"  # the key of an EpochUpdate in Tune's result
+UPDATE, ERROR = "update", "error"
+"""Keys in Tune's result: an `EpochUpdate`, or the infrastructure error that the next step raises."""
+
+Train = Callable[[Config, Split, CheckpointStore], FoldRun]
+"""Trains a fold from these checkpoints, on data that are loaded already."""
+
+
+class WorkerError(ray.exceptions.RayError):
+    """A worker could not start: its GPU's memory is full, for example. Another worker may start."""
 
 
 class Trainer:
     """Trains folds on one device, through the ledger.
 
-    Raises:
-        ClusterError: this process has other code of `cgn` than the driver: its units would be misnamed.
+    `start` is not part of the constructor: an error of an actor's constructor reaches the caller as text, an
+    error of a method as an exception.
     """
 
     def __init__(self, spec: TrainingSpec) -> None:
+        self._spec = spec
+        self._train: Train | None = None
+
+    def fold(self, config: Config, split: Split) -> FoldRun:
+        """Yield the epochs of a fold, and return its result.
+
+        Raises:
+            LedgerError: the result cannot be written.
+            Exception: whatever `start` or training raises.
+        """
+        spec, train = self._spec, self.start()
+        identity = spec.identity(config, split)
+        return (
+            yield from read_or_train(
+                spec.ledger, identity, spec.pairs, lambda checkpoints: train(config, split, checkpoints)
+            )
+        )
+
+    def start(self) -> Train:
+        """Check this process's code and load the data onto the device, once. Returns what trains a fold.
+
+        Raises:
+            ClusterError: this process has other code of `cgn` than the driver; its units would be misnamed.
+            WorkerError: the data cannot be loaded onto the device.
+        """
+        if self._train is None:
+            self._check_code()
+            self._train = self._load()
+        return self._train
+
+    def _check_code(self) -> None:
+        spec = self._spec
         if (code := code_fingerprint()) != spec.code:
             raise ClusterError(
                 f"workers must run the driver's code of cgn ({spec.code}) but this one has {code}",
                 remedy="install the same version everywhere, and do not edit it while a sweep runs",
             )
-        self._spec = spec
-        self._train: Callable[[Config, Split, CheckpointStore], FoldRun]
-        if spec.runner is not None:
-            runner = spec.runner
-            self._train = lambda config, split, memory: runner(config, spec.pairs, split, "cpu", memory)
-            return
-        from cgn.fit import Images, fit
 
-        images = Images(spec.pairs, _device(spec.resources))
-        self._train = lambda config, split, memory: fit(config, images, split, checkpoints=memory)
+    def _load(self) -> Train:
+        spec, runner = self._spec, self._spec.runner
+        if runner is not None:
+            return lambda config, split, checkpoints: runner(config, spec.pairs, split, "cpu", checkpoints)
+        try:
+            from cgn.fit import Images, fit
 
-    def fold(self, config: Config, split: Split) -> FoldRun:
-        """One fold: its epochs, then its result."""
-        spec = self._spec
-        return read_or_train(
-            spec.ledger,
-            spec.identity(config, split),
-            spec.pairs,
-            lambda memory: self._train(config, split, memory),
-        )
+            images = Images(spec.pairs, _device(spec.resources))
+        except Exception as error:  # not an error of the configuration, which would end the trial
+            raise WorkerError(f"{type(error).__name__}: {one_line(error)}") from None
+        return lambda config, split, checkpoints: fit(config, images, split, checkpoints=checkpoints)
 
 
 class FoldActor:
-    """A `Trainer` in a process of its own, asked for one epoch of one of its folds at a time."""
+    """A `Trainer` in a process of its own, which trains one epoch of one of its folds per call."""
 
     def __init__(self, spec: TrainingSpec) -> None:
         self._spec, self._trainer = spec, Trainer(spec)
         self._runs: dict[int, FoldRun] = {}
 
     def begin(self, config: Config, number: int) -> None:
-        """Prepare to train this fold; an earlier run of it is dropped."""
+        """Prepare to train a fold. An earlier run of this fold is dropped."""
         self._runs.pop(number, None)
         self._runs[number] = self._trainer.fold(config, self._spec.splits[number])
+        self._trainer.start()  # an error is raised again by `advance`, for callers that do not wait for this
 
     def advance(self, number: int) -> EpochReport | FoldResult:
-        """The fold's next epoch or, after the last one, its result without the network, which the ledger has."""
+        """Train the next epoch of a fold.
+
+        Returns:
+            The epoch; after the last one the result, without the network, which is in the ledger.
+        """
         try:
             return next(self._runs[number])
         except StopIteration as end:
@@ -98,10 +135,10 @@ class FoldActor:
 
 
 class CrossValidationTrainable(tune.Trainable):
-    """Tune's trainable: all folds of a configuration, an epoch a step, over the same pairs."""
+    """Tune's trainable: all folds of a configuration; a step is one epoch of each."""
 
     def setup(self, config: dict[str, Any], *, spec: TrainingSpec) -> None:
-        """Called once for each actor."""
+        """Called once per actor."""
         self._spec = spec
         self._folds = ActorFolds(spec) if spec.fold_workers else InProcessFolds(spec)
         self.reset_config(config)
@@ -109,32 +146,37 @@ class CrossValidationTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called for every further trial of this actor."""
         self._run: CrossRun | None = None  # frees the networks of the trial before
+        self._error: BaseException | None = None
         self._trial_config = Config.of(new_config["config"])
         return True
 
     def step(self) -> dict[str, Any]:
-        """The next epoch of all folds.
+        """Train the next epoch of all folds.
 
-        Configuration and code errors are returned (`EpochUpdate.failure`) and end the trial; infrastructure
-        errors are raised, so that Tune retries the trial.
+        Configuration and code errors are returned (`EpochUpdate.failure`) and end the trial. Infrastructure
+        errors are returned as well, since Tune keeps only the text of what it catches; the next step raises
+        them, so that Tune retries the trial.
         """
+        if self._error is not None:
+            raise self._error
         try:
             update = self._advance()
-        except Exception as error:  # the boundary: the actor is sound and serves the next trial
+        except Exception as error:  # the actor itself is intact and can run the next trial
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
             if isinstance(cause, INFRASTRUCTURE):
-                raise cause from None
+                self._error = cause
+                return {ERROR: cause, "done": False}
             update = EpochUpdate(failure=f"{type(cause).__name__}: {one_line(cause)}")
         return {UPDATE: update, "done": update.result is not None or update.failure is not None}
 
     def cleanup(self) -> None:
-        """Called when the actor is no longer needed."""
+        """Called before the actor ends."""
         self._folds.close()
 
     def _advance(self) -> EpochUpdate:
-        begin = time.perf_counter()
         if self._run is None:
             self._run = self._folds.run(self._trial_config)
+        begin = time.perf_counter()
         report = next(self._run)
         result = None
         if report.epoch + 1 >= self._trial_config.epochs:
@@ -161,12 +203,13 @@ class InProcessFolds:
         self._spec, self._trainer = spec, Trainer(spec)
 
     def run(self, config: Config) -> CrossRun:
-        """All folds in lockstep."""
+        """Run all folds in lockstep."""
+        self._trainer.start()
         folds = [self._trainer.fold(config, split) for split in self._spec.splits]
         return lockstep(folds, config.epochs)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no actors."""
 
 
 class ActorFolds:
@@ -188,10 +231,10 @@ class ActorFolds:
         self._pool = ThreadPoolExecutor(spec.fold_workers)
 
     def run(self, config: Config) -> CrossRun:
-        """All folds in lockstep, each epoch at once."""
+        """Run all folds in lockstep; the actors train each epoch in parallel."""
         numbers = range(len(self._spec.splits))
         actors = [self._actors[number % len(self._actors)] for number in numbers]
-        ray.get([actor.begin.remote(config, n) for actor, n in zip(actors, numbers, strict=True)])
+        ray.get([a.begin.remote(config, number) for a, number in zip(actors, numbers, strict=True)])
         folds = [_remote_fold(actor, number) for actor, number in zip(actors, numbers, strict=True)]
         return lockstep(folds, config.epochs, self._together)
 
@@ -206,7 +249,7 @@ class ActorFolds:
 
 
 def _remote_fold(actor: Any, number: int) -> FoldRun:
-    """A fold that trains in an actor, as an iterator of epochs here."""
+    """The epochs and the result of a fold that an actor trains."""
     while True:
         answer = ray.get(actor.advance.remote(number))
         if isinstance(answer, FoldResult):
@@ -215,7 +258,7 @@ def _remote_fold(actor: Any, number: int) -> FoldRun:
 
 
 def _device(resources: Resources) -> str:
-    """Where this worker computes. To Ray a fraction of a GPU is bookkeeping; here it becomes a memory limit."""
+    """The device to train on. Ray only counts fractions of a GPU; here they become a limit of its memory."""
     import torch
 
     torch.set_num_threads(max(1, int(resources.cpus)))

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, LedgerError
 from cgn_platform.search.racing import Floats, budget, fold_aucs, is_behind
+from cgn_platform.search.records import ORPHAN
 from cgn_platform.space import Prune, PruneRule
 from cgn_platform.store.ledger import Ledger
 
@@ -94,10 +95,14 @@ class Scores:
 
 
 def facts_of(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial's user attributes, merged with the facts that were stored at its end."""
+    """A trial's user attributes, merged with the facts that were stored at its end.
+
+    The facts are stored before the state. They do not count if the driver ended in between.
+    """
     facts: dict[str, Any] = dict(trial.user_attrs)
-    facts |= facts.pop(FACTS, {})
-    return facts
+    final = facts.pop(FACTS, {})
+    ended = trial.state.is_finished() and facts.get("reason") != ORPHAN
+    return facts | final if ended else facts
 
 
 def read_scores(ledger: Ledger, units: UnitIds) -> Floats | None:

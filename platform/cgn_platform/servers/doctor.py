@@ -227,7 +227,7 @@ def _address(address: str | None) -> Iterator[Finding]:
             yield Finding("jobs", "warning", message, "use ssh -L, or a proxy with https")
         return
     try:
-        connect.knock(address)
+        connect.check_address(address)
     except PlatformError as error:
         yield Finding("address", "warning", error.message, error.remedy)
     else:

@@ -19,54 +19,54 @@ from rich.console import Console
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import ResourcesError
+from cgn.errors import ClusterError, LedgerError, ResourcesError, StudyError
 from cgn_platform.cluster import processes
 from cgn_platform.cluster.resources import Cluster, Resources
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.search.study import open_study
 from cgn_platform.space import Choice, Float, Prune, Space
+from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
+DRIVER = Path(__file__).parents[1] / "driver.py"
 
 
 @pytest.fixture
 def sweep(
     ray: Cluster,
-    store: Path,
+    store: Store,
     simulate: Any,
+    listeners_of: Callable[..., Any],
     pairs: Pairs,
     splits: Sequence[Split],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., tuple[list[TrialRecord], str]]:
-    """`run_sweep` with the simulated trainer; gives the records and what was printed."""
+    """`run_sweep` with the simulated trainer and the listeners of `cgn sweep`; returns records and output."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("CGN_STUDY_URL", raising=False)
 
-    def run(space: Space, **options: Any) -> tuple[list[TrialRecord], str]:
+    def run(
+        space: Space, name: str = "s", checkpoint_every: int = 5, **options: Any
+    ) -> tuple[list[TrialRecord], str]:
+        from cgn_platform.run.site import Site
         from cgn_platform.run.sweep import run_sweep
 
-        asked: dict[str, Any] = {
-            "name": "s",
-            "store": store,
-            "cluster": ray,
-            "resources": Resources(),
-            "runner": simulate,
-        }
-        told = StringIO()
-        records = run_sweep(
-            space, pairs, splits, console=Console(file=told, width=200), **{**asked, **options}
-        )
-        return records, told.getvalue()
+        ledger = options.pop("ledger", None) or Ledger(store.units, checkpoint_every)
+        site = Site(store, ledger, ray, **{"runner": simulate, **options})
+        output = StringIO()
+        listeners = listeners_of(site, Console(file=output, width=200))
+        records = run_sweep(space, pairs, splits, name=name, site=site, listeners=listeners)
+        return records, output.getvalue()
 
     return run
 
 
-def mlflow_runs(store: Path) -> dict[str, tuple[Any, list[tuple[int, float]]]]:
+def mlflow_runs(store: Store) -> dict[str, tuple[Any, list[tuple[int, float]]]]:
     """Runs by name with their curve."""
-    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{store.mlflow_database}")
     experiment = client.get_experiment_by_name("squares")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     assert len({run.info.run_name for run in runs}) == len(runs)
@@ -77,7 +77,7 @@ def mlflow_runs(store: Path) -> dict[str, tuple[Any, list[tuple[int, float]]]]:
     return {run.info.run_name: (run, curve(run)) for run in runs}
 
 
-def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Path) -> None:
+def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Store) -> None:
     first = [(0.9, 1e-3), (0.8, 1e-3), (0.95, 1e-3), (0.05, 1e-3), (0.6, 0.095), (0.04, 1e-3), (0.6, 0.085)]
     space = Space(
         Config(alpha=1.0, epochs=6, beta=10.0, learning_rate=1e-3),
@@ -86,7 +86,7 @@ def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Path) 
         first=[{"alpha": a, "learning_rate": r} for a, r in first],
         prune=Prune("median", startup_trials=3, warmup_epochs=2),
     )
-    records, told = sweep(space, concurrent=1)
+    records, output = sweep(space, concurrent=1)
     assert records[0].config == space.base
     states = {record.number: record.state for record in records}
     assert [states[n] for n in (0, 1, 2, 3, 5)] == ["complete"] * 4 + ["failed"]
@@ -114,22 +114,22 @@ def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Path) 
         assert run.info.status == status[record.state]
         assert curve == [(epoch, pytest.approx(value)) for epoch, value in record.curve.items()]
     assert runs["s"][0].data.metrics["trials_pruned"] == 2
-    assert "trial 4   pruned" in told
-    assert "trial 5   failed" in told
-    assert "started" in told
+    assert "trial 4   pruned" in output
+    assert "trial 5   failed" in output
+    assert "started" in output
 
 
-def test_a_score_that_is_no_number_fails_its_trial_only(sweep: Any) -> None:
+def test_a_score_that_is_not_a_number_fails_its_trial_only(sweep: Any) -> None:
     space = Space(
         Config(epochs=3), {"learning_rate": Choice((5e-5, 0.075))}, 2, first=[{"learning_rate": 0.075}]
     )
     records, _ = sweep(space)
     assert [record.state for record in records] == ["complete", "failed"]
-    assert records[1].facts["reason"] == "the score of epoch 1 is no number"
+    assert records[1].facts["reason"] == "the score of epoch 1 is not a number"
     assert list(records[1].curve) == [0]
 
 
-def test_the_real_training_is_what_cross_validate_says(
+def test_a_sweep_trains_what_cross_validate_trains(
     sweep: Any, tiny: Config, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
     import torch
@@ -145,40 +145,40 @@ def test_the_real_training_is_what_cross_validate_says(
 
 
 def test_fractions_of_gpus_fill_them(
-    ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]
+    ray: Cluster, store: Store, simulate: Any, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
-    """Half a GPU and half a CPU each: eight trials at once on four of each, or none would end."""
-    from cgn_platform.run.site import TrainingSpec
+    """Half a GPU and half a CPU each: eight trials run at once on four of each, or none would end."""
+    from cgn_platform.run.site import Site, TrainingSpec
     from cgn_platform.run.tune import run_trials
 
-    def meet(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def meet(config: Config, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import os
         import time
 
         (store.root / f"here-{os.getpid()}").touch()
         deadline = time.monotonic() + 120
-        while len(list(store.glob("here-*"))) < 8:
+        while len(list(store.root.glob("here-*"))) < 8:
             if time.monotonic() > deadline:
-                raise TimeoutError("the others did not come")
+                raise TimeoutError("not all eight trials run")
             time.sleep(0.05)
-        return (yield from simulate(config, pairs, split, device, memory))
+        return (yield from simulate(config, pairs, split, device, checkpoints))
 
     space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=8, prune=Prune("none"))
     with open_study("g", space, store=store, identity={}) as study:
-        work = TrainingSpec(pairs, tuple(splits), Resources(0.5, 0.5), str(store.root / "units"), runner=meet)
-        run_trials(study, work, cluster=ray)
+        site = Site(store, Ledger(store.units), ray, Resources(0.5, 0.5), runner=meet)
+        run_trials(study, TrainingSpec.of(pairs, splits, site), site=site)
         assert Counter(record.state for record in study.trials()) == {"complete": 8}
 
 
-def test_what_no_node_can_meet_is_refused_before_anything_is_written(sweep: Any, store: Path) -> None:
+def test_resources_that_no_node_has_are_refused_before_anything_is_written(sweep: Any, store: Store) -> None:
     with pytest.raises(ResourcesError, match="8 GPUs but no node has more than 4 CPUs and 4 GPUs"):
         sweep(Space(Config(), {"alpha": Float(0, 1)}, trials=1), resources=Resources(1, 8))
-    assert list(store.iterdir()) == []
+    assert list(store.root.iterdir()) == []
 
 
-def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: Path) -> None:
-    """And leaves no process, no lock and no folder behind."""
-    driver = [sys.executable, str(Path(__file__).with_name("driver.py")), str(store)]
+def test_a_killed_driver_is_resumed_by_the_same_command(store: Store) -> None:
+    """It leaves no process, no lock and no folder behind."""
+    driver = [sys.executable, str(DRIVER), str(store)]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("CGN_", "RAY_", "MLFLOW_"))}
     options: dict[str, Any] = {
         "env": {**clean, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}", "TMPDIR": str(store)},
@@ -189,15 +189,15 @@ def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: P
     with subprocess.Popen(driver, **options) as first:
         assert first.stdout is not None
         lines = iter(first.stdout.readline, "")
-        assert any("complete" in line for line in lines)  # one trial stands, others run
+        assert any("complete" in line for line in lines)  # one trial is complete, others run
         children = psutil.Process(first.pid).children(recursive=True)
         assert len(children) > 2
         first.send_signal(signal.SIGKILL)
-    _, left = psutil.wait_procs(children, timeout=10)
-    # Ray's two agents try for a minute to tell the dead head before they end: not waited for here.
-    names = [process.name() for process in left if process.is_running()]
+    _, alive = psutil.wait_procs(children, timeout=10)
+    # Ray's two agents try for a minute to reach the dead head before they end: not waited for here.
+    names = [process.name() for process in alive if process.is_running()]
     assert all("Agent" in name for name in names), names
-    processes.end_processes(left)
+    processes.end_processes(alive)
 
     second = subprocess.run(driver, **options, check=False, timeout=120)
     assert second.returncode == 0, second.stdout
@@ -208,7 +208,7 @@ def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: P
     assert {r["retry_of"] for r in records} - {None} == {
         r["number"] for r in records if r["state"] == "orphan"
     }
-    assert f"{states['orphan']} of a driver that ended are asked again" in second.stdout
+    assert f"{states['orphan']} of a driver that ended are queued again" in second.stdout
     runs = mlflow_runs(store)
     assert len(runs) == len(records) + 1
     status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
@@ -217,14 +217,14 @@ def test_a_driver_killed_at_any_moment_is_continued_by_the_same_command(store: P
         assert run.info.status == status[record["state"]]
         if record["state"] != "orphan":
             assert [step for step, _ in curve] == list(range(record["epochs"]))
-    assert not list(store.glob("cgn-*"))  # Ray's folder of the killed driver
+    assert not list(store.root.glob("cgn-*"))  # Ray's folder of the killed driver
 
 
 @pytest.mark.parametrize(
-    ("learning_rate", "cause"), [(0.065, "died unexpectedly"), (0.055, "Input/output error")]
+    ("learning_rate", "cause"), [(0.065, "its process ended"), (0.055, "Input/output error")]
 )
-def test_what_machines_fail_is_tried_again_and_asked_again_by_the_next_run(
-    learning_rate: float, cause: str, sweep: Any, store: Path
+def test_a_trial_that_machines_failed_is_retried_and_queued_again_by_the_next_run(
+    learning_rate: float, cause: str, sweep: Any, store: Store
 ) -> None:
     space = Space(Config(epochs=2), {"learning_rate": Choice((5e-5, learning_rate))}, trials=2)
     broken = replace(space, first=[{"learning_rate": learning_rate}])
@@ -232,13 +232,13 @@ def test_what_machines_fail_is_tried_again_and_asked_again_by_the_next_run(
     assert [record.state for record in records] == ["complete", "failed"]
     assert cause in records[1].facts["reason"]
     assert len(records[1].facts["lost_workers"]) == 3
-    records, told = sweep(broken)
-    assert "1 of 2 trials stand, 1 of a driver that ended" in told
+    records, output = sweep(broken)
+    assert "1 of 2 trials are finished, 1 of a driver that ended" in output
     assert [record.state for record in records] == ["complete", "orphan", "failed"]
     assert records[2].facts["retry_of"] == 1
 
 
-def test_an_error_of_the_configuration_is_not_tried_again(sweep: Any) -> None:
+def test_an_error_of_the_configuration_is_not_retried(sweep: Any) -> None:
     space = Space(
         Config(epochs=2), {"learning_rate": Choice((5e-5, 0.095))}, 2, first=[{"learning_rate": 0.095}]
     )
@@ -248,16 +248,16 @@ def test_an_error_of_the_configuration_is_not_tried_again(sweep: Any) -> None:
     assert [record.state for record in sweep(space)[0]] == ["complete", "failed"]
 
 
-def test_a_worker_that_is_killed_goes_on_from_its_checkpoints(sweep: Any, store: Path, simulate: Any) -> None:
-    """And the study holds each epoch once, though some were told twice."""
+def test_a_killed_worker_is_resumed_from_its_checkpoints(sweep: Any, store: Store, simulate: Any) -> None:
+    """The study holds each epoch once, though some were reported twice."""
 
-    def dies_once(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def dies_once(config: Config, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import os
         import signal
 
-        state = memory.load()
+        state = checkpoints.load()
         (store.root / f"fold-{split.fold}-from-{len(state.facts['reports']) if state else 0}").touch()
-        run = simulate(config, pairs, split, device, memory)
+        run = simulate(config, pairs, split, device, checkpoints)
         while True:
             try:
                 report = next(run)
@@ -273,13 +273,95 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoints(sweep: Any, store:
     assert records[0].state == "complete"
     assert len(records[0].facts["lost_workers"]) == 1
     assert list(records[0].curve) == list(range(6))
-    began = sorted(path.name for path in store.glob("fold-*"))
+    began = sorted(path.name for path in store.root.glob("fold-*"))
     assert began == sorted(f"fold-{fold}-from-{epochs}" for fold in range(3) for epochs in (0, 4))
     assert [step for step, _ in mlflow_runs(store)["trial 0"][1]] == list(range(6))
 
 
-def test_folds_in_actors_of_their_own_give_the_same_numbers(
-    sweep: Any, store: Path, tiny: Config, pairs: Pairs, splits: Sequence[Split]
+@pytest.mark.parametrize("fold_workers", [0, 2])
+def test_storage_that_fails_ends_the_sweep_with_the_error_of_the_worker(
+    sweep: Any, store: Store, simulate: Any, fold_workers: int
+) -> None:
+    """Every trial would fail; the next run of the command queues this one again."""
+
+    def breaks_the_ledger(
+        config: Config, pairs: Any, split: Any, device: str, checkpoints: Any
+    ) -> Iterator[Any]:
+        import shutil
+
+        if store.units.is_dir():
+            shutil.rmtree(store.units)
+            store.units.touch()
+        return (yield from simulate(config, pairs, split, device, checkpoints))
+
+    space = Space(Config(epochs=2), {"alpha": Float(0, 1)}, trials=3)
+    with pytest.raises(LedgerError, match=r"^unit [0-9a-f]{24} cannot be written to") as raised:
+        sweep(space, runner=breaks_the_ledger, fold_workers=fold_workers, concurrent=1)
+    assert type(raised.value) is LedgerError
+    store.units.unlink()
+    records, _ = sweep(space, concurrent=1)
+    assert [record.state for record in records].count("complete") == 3
+    assert records[0].state == "orphan"
+    assert records[0].facts["reason"].startswith("LedgerError: unit ")
+    assert len(records[0].facts["lost_workers"]) == 3
+
+
+def test_listeners_end_even_if_the_study_cannot_be_read(
+    ray: Cluster,
+    store: Store,
+    simulate: Any,
+    pairs: Pairs,
+    splits: Sequence[Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cgn_platform.run import sweep
+    from cgn_platform.run.site import Site
+    from cgn_platform.search.study import Study
+
+    def full(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(Study, "trials", full)
+        raise StudyError("the study's database is full")
+
+    class Follower:
+        def __init__(self) -> None:
+            self.events: list[Any] = []
+
+        def begin(self, info: Any) -> None:
+            self.events.append(("begin", len(info.records)))
+
+        def end(self, outcome: str, records: Sequence[TrialRecord]) -> None:
+            self.events.append((outcome, len(records)))
+
+    monkeypatch.setattr(sweep, "run_trials", full)
+    followers: list[Any] = [Follower(), Follower()]
+    site = Site(store, Ledger(store.units), ray, runner=simulate)
+    space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=2)
+    with pytest.raises(StudyError, match="is full"):
+        sweep.run_sweep(space, pairs, splits, name="f", site=site, listeners=followers)
+    assert [follower.events for follower in followers] == [[("begin", 1), ("KILLED", 1)]] * 2
+
+
+@pytest.mark.parametrize("fold_workers", [0, 2])
+def test_a_worker_with_other_code_ends_the_sweep(
+    ray: Cluster, store: Store, simulate: Any, pairs: Pairs, splits: Sequence[Split], fold_workers: int
+) -> None:
+    from cgn_platform.run.site import Site, TrainingSpec
+    from cgn_platform.run.tune import run_trials
+
+    space = Space(Config(epochs=1), {"alpha": Float(0, 1)}, trials=2)
+    site = Site(store, Ledger(store.units), ray, fold_workers=fold_workers, runner=simulate)
+    spec = replace(TrainingSpec.of(pairs, splits, site), code="another")
+    with (
+        open_study("c", space, store=store, identity={}) as study,
+        pytest.raises(ClusterError, match=r"workers must run the driver's code of cgn \(another\)") as raised,
+    ):
+        run_trials(study, spec, site=site)
+    assert raised.value.remedy.startswith("install the same version everywhere")
+    assert not store.units.exists()
+
+
+def test_folds_in_separate_actors_give_the_same_numbers(
+    sweep: Any, store: Store, tiny: Config, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
     """Two actors share three folds; each takes half a GPU."""
     import torch
@@ -296,32 +378,32 @@ def test_folds_in_actors_of_their_own_give_the_same_numbers(
     alone: Any = last(cross_validate(tiny, pairs, splits))
     assert records[0].value == alone.val_auc
     assert [fold["test_auc"] for fold in records[0].facts["folds"]] == [fold.test_auc for fold in alone.folds]
-    assert Ledger(store.root / "units").names() == sorted(records[0].facts["units"])
+    assert Ledger(store.units).names() == sorted(records[0].facts["units"])
 
 
 def test_more_fold_workers_than_the_cluster_has_room_for_are_refused(sweep: Any) -> None:
-    with pytest.raises(ResourcesError, match="asks for 9 fold workers but the cluster has room for 4"):
+    with pytest.raises(ResourcesError, match="needs 9 fold workers but the cluster has room for 4"):
         sweep(Space(Config(), {"alpha": Float(0, 1)}, trials=1), fold_workers=9)
 
 
-def test_equal_units_are_computed_once_across_sweeps(sweep: Any, store: Path, simulate: Any) -> None:
+def test_equal_units_are_computed_once_across_sweeps(sweep: Any, store: Store, simulate: Any) -> None:
     """The second study finds every epoch in the ledger."""
 
-    def counted(config: Config, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+    def counted(config: Config, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import uuid
 
         (store.root / f"trained-{uuid.uuid4()}").touch()
-        return (yield from simulate(config, pairs, split, device, memory))
+        return (yield from simulate(config, pairs, split, device, checkpoints))
 
     space = Space(Config(epochs=4), {"alpha": Choice((0.5, 0.7))}, trials=2, first=[{"alpha": 0.7}])
     first, _ = sweep(space, runner=counted)
     second, _ = sweep(space, runner=counted, name="t")
     assert [r.facts["units"] for r in first] == [r.facts["units"] for r in second]
     assert [dict(r.curve) for r in first] == [dict(r.curve) for r in second]
-    assert len(list(store.glob("trained-*"))) == 6
+    assert len(list(store.root.glob("trained-*"))) == 6
 
 
-def test_a_pruned_trial_leaves_no_checkpoint_and_its_epochs_in_the_study(sweep: Any, store: Path) -> None:
+def test_a_pruned_trial_leaves_no_checkpoint_and_its_epochs_in_the_study(sweep: Any, store: Store) -> None:
     space = Space(
         Config(alpha=1.0, epochs=6),
         {"alpha": Float(0, 1)},
@@ -333,6 +415,6 @@ def test_a_pruned_trial_leaves_no_checkpoint_and_its_epochs_in_the_study(sweep: 
     assert [record.state for record in records] == ["complete", "pruned"]
     assert [step["val_auc"] for step in records[1].facts["steps"]] == list(records[1].curve.values())
     assert set(records[1].facts["steps"][0]["folds"]) == {"0", "1", "2"}
-    ledger = Ledger(store.root / "units")
+    ledger = Ledger(store.units)
     assert ledger.names() == sorted(records[0].facts["units"])
     assert ledger.unfinished() == {}

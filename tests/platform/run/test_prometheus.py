@@ -1,7 +1,7 @@
-"""What a sweep tells Prometheus, with Ray's exporter replaced by a dictionary."""
+"""The metrics of a sweep, with Ray's exporter replaced by a dictionary."""
 
-import time
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from cgn.config import Config
 from cgn_platform.run import prometheus
 from cgn_platform.run.prometheus import SweepMetrics, kind_of
-from cgn_platform.search.records import EpochUpdate, State, TrialRecord, TrialSpec
+from cgn_platform.search.records import EpochUpdate, State, StudyInfo, TrialRecord, TrialSpec
 
 Figures = dict[tuple[str, ...], float]
 
@@ -44,16 +44,21 @@ def record(number: int, state: State, value: float | None = None) -> TrialRecord
     return TrialRecord(number, state, value, {}, {})
 
 
-def test_a_sweep_in_figures(exported: Figures) -> None:
-    stands = [record(0, "complete", 0.6), record(1, "orphan"), record(2, "pruned")]
-    with SweepMetrics("s", 6, stands, lambda: 7) as told:
-        until(lambda: ("cgn_outbox_events", "s") in exported)
-        assert exported[("cgn_best_val_auc", "s")] == 0.6
-        for number in (3, 4):
-            told.started(TrialSpec(number, Config(), {}))
-            told.epoch(number, EpochUpdate(0, 0.5))
-        told.lost(3, "ray.exceptions.OutOfMemoryError: task was killed")
-        told.ended(record(4, "complete", 0.9))
+def study(trials: int, records: Sequence[TrialRecord] = ()) -> StudyInfo:
+    return StudyInfo(name="s", id="1", trials=trials, records=records)
+
+
+def test_a_sweep_in_metrics(exported: Figures, until: Callable[..., Any]) -> None:
+    metrics = SweepMetrics(lambda: 7)
+    metrics.begin(study(6, [record(0, "complete", 0.6), record(1, "orphan"), record(2, "pruned")]))
+    until(lambda: ("cgn_outbox_events", "s") in exported)
+    assert exported[("cgn_best_val_auc", "s")] == 0.6
+    for number in (3, 4):
+        metrics.started(TrialSpec(number, Config(), {}))
+        metrics.epoch(number, EpochUpdate(0, 0.5))
+    metrics.lost(3, "ray.exceptions.OutOfMemoryError: task was killed")
+    metrics.ended(record(4, "complete", 0.9))
+    metrics.end("KILLED", [])
     assert exported == {
         ("cgn_trials", "s", "complete"): 2,
         ("cgn_trials", "s", "pruned"): 1,
@@ -67,27 +72,24 @@ def test_a_sweep_in_figures(exported: Figures) -> None:
     }
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_gauges_are_set_again_though_nothing_happens(
-    exported: Figures, monkeypatch: pytest.MonkeyPatch
+def test_gauges_are_set_repeatedly_though_nothing_happens(
+    exported: Figures, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
 ) -> None:
-    """Ray forgets those that are not."""
+    """Ray drops gauges that are not set."""
     monkeypatch.setattr(prometheus, "PULSE_SECONDS", 0.01)
-    with SweepMetrics("s", 2):
-        for _ in range(3):
-            until(lambda: ("cgn_trials_waiting", "s") in exported)
-            del exported[("cgn_trials_waiting", "s")]
+    metrics = SweepMetrics()
+    metrics.begin(study(2))
+    for _ in range(3):
+        until(lambda: ("cgn_trials_waiting", "s") in exported)
+        del exported[("cgn_trials_waiting", "s")]
+    metrics.end("KILLED", [])
 
 
-def test_no_best_before_there_is_one(exported: Figures) -> None:
-    with SweepMetrics("s", 2) as told:
-        told.ended(record(0, "failed"))
+def test_no_best_score_before_a_trial_is_complete(exported: Figures) -> None:
+    metrics = SweepMetrics()
+    metrics.begin(study(2))
+    metrics.ended(record(0, "failed"))
+    metrics.end("KILLED", [])
     assert exported[("cgn_trials", "s", "failed")] == 1
     assert ("cgn_best_val_auc", "s") not in exported
 
@@ -101,26 +103,25 @@ def test_no_best_before_there_is_one(exported: Figures) -> None:
         ("its process ended", "process ended"),
     ],
 )
-def test_a_cause_is_one_of_a_few(cause: str, kind: str) -> None:
+def test_causes_have_few_kinds(cause: str, kind: str) -> None:
     assert kind_of(cause) == kind
 
 
-def test_an_exporter_that_fails_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exporter_that_fails_does_not_end_a_sweep_and_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no exporter")
 
     monkeypatch.setattr(prometheus.metrics, "Gauge", broken)
-    with SweepMetrics("s", 2) as told:
-        told.started(TrialSpec(0, Config(), {}))
-        told.epoch(0, EpochUpdate(0, 0.5))
-        told.lost(0, "its process ended")
-        told.ended(record(0, "complete", 0.5))
-
-
-def test_an_epoch_costs_next_to_nothing() -> None:
-    """Ray's own counters, without a connected Ray: the sweep must not wait."""
-    told = SweepMetrics("s", 2)
-    begin = time.perf_counter()
-    for _ in range(1000):
-        told.epoch(0, EpochUpdate(0, 0.5))
-    assert (time.perf_counter() - begin) / 1000 < 1e-3
+    metrics = SweepMetrics()
+    with caplog.at_level(logging.WARNING):
+        metrics.begin(study(2))
+        metrics.started(TrialSpec(0, Config(), {}))
+        metrics.epoch(0, EpochUpdate(0, 0.5))
+        metrics.lost(0, "its process ended")
+        metrics.ended(record(0, "complete", 0.5))
+        metrics.end("FINISHED", [])
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "metrics of the sweep are not exported (RuntimeError: no exporter): the sweep continues without them"
+    ]

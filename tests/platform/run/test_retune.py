@@ -1,6 +1,7 @@
-"""Tables whose rows were tuned: equal budgets, equal rows share a search, winners are what the rows train."""
+"""Retuned tables: equal budgets, equal rows share a search, rows train the winners."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ ROWS = (
     Row(("proposed",), {}),
     Row(("proposed again",), {}),
 )
+TABLES = Path(__file__).parents[3] / "search_spaces"
 TABLE = Table("Mine", ("row",), ROWS, Config(epochs=2))
 
 
@@ -26,11 +28,11 @@ class Searches:
     """Every trial is complete; the second is the best of each search."""
 
     def __init__(self, states: Sequence[str] = ("complete", "complete", "complete")) -> None:
-        self.asked: list[tuple[str, Space]] = []
+        self.requests: list[tuple[str, Space]] = []
         self._states = states
 
     def __call__(self, study: str, space: Space) -> list[TrialRecord]:
-        self.asked.append((study, space))
+        self.requests.append((study, space))
         params = next(iter(space.queued()))
         return [
             TrialRecord(
@@ -45,21 +47,21 @@ class Searches:
         ]
 
 
-def test_every_row_has_the_same_budget_over_what_it_can_use() -> None:
-    asked = searches(TABLE, "t", 5)
-    assert {space.trials for _, space in asked.values()} == {5}
-    assert {space.seed for _, space in asked.values()} == {0}
-    assert {space.prune.rule for _, space in asked.values()} == {"none"}
-    dimensions = {name: set(next(space.queued())) for name, (_, space) in asked.items()}
+def test_every_row_has_the_same_budget_over_the_fields_that_it_uses() -> None:
+    by_row = searches(TABLE, "t", 5)
+    assert {space.trials for _, space in by_row.values()} == {5}
+    assert {space.seed for _, space in by_row.values()} == {0}
+    assert {space.prune.rule for _, space in by_row.values()} == {"none"}
+    dimensions = {name: set(next(space.queued())) for name, (_, space) in by_row.items()}
     assert dimensions["one view"] == {"learning_rate"}
     assert dimensions["no triplet"] == {"learning_rate", "alpha"}
     assert dimensions["proposed"] == {"learning_rate", "alpha", "beta"}
 
 
 def test_a_row_is_tuned_only_over_what_its_method_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """House A3: a method that ignores alpha and beta spent its trials on them."""
+    """Otherwise a method that ignores alpha and beta would spend its trials on them."""
     monkeypatch.setattr(
-        "cgn_platform.retune.fields_read", lambda _method: frozenset({"learning_rate", "beta"})
+        "cgn_platform.run.retune.fields_read", lambda _method: frozenset({"learning_rate", "beta"})
     )
     _, space = searches(TABLE, "t", 5)["proposed"]
     assert set(space.dimensions) == {"learning_rate", "beta"}
@@ -68,7 +70,7 @@ def test_a_row_is_tuned_only_over_what_its_method_reads(monkeypatch: pytest.Monk
 def test_rows_that_are_equal_share_a_search_and_train_its_winner() -> None:
     sweep = Searches()
     tuned = retune(TABLE, "t", 3, sweep)
-    assert [study for study, _ in sweep.asked] == [
+    assert [study for study, _ in sweep.requests] == [
         "t-row1-one-view",
         "t-row2-no-triplet",
         "t-row3-proposed",
@@ -80,7 +82,7 @@ def test_rows_that_are_equal_share_a_search_and_train_its_winner() -> None:
     assert (first.trials, first.seconds) == (3, 20.0)
     assert tuned.tuned
     assert not TABLE.tuned
-    assert tuned.declaration() != TABLE.declaration()  # so that neither goes on under the other's name
+    assert tuned.declaration() != TABLE.declaration()  # so that neither is resumed under the other's name
 
 
 def test_more_trials_leave_the_declaration_as_it_was() -> None:
@@ -99,11 +101,11 @@ def test_what_a_row_sets_itself_is_not_searched() -> None:
 
 
 def test_a_base_outside_the_ranges_is_refused() -> None:
-    with pytest.raises(ConfigError, match="learning_rate must lie in its range"):
+    with pytest.raises(ConfigError, match="learning_rate must be in its range"):
         searches(TABLE.edit(learning_rate=0.5), "t", 2)
 
 
 @pytest.mark.parametrize("number", [3, 4, 5])
 def test_the_papers_tables_can_be_retuned(number: int) -> None:
-    table: Any = load_table(f"search_spaces/table_{number}.py")
+    table: Any = load_table(TABLES / f"table_{number}.py")
     assert set(searches(table, "t", 2)) == {row.name for row in table.rows}

@@ -18,9 +18,11 @@ from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
-from cgn_platform.cluster.resources import Cluster, Resources
+from cgn_platform.cluster.resources import Cluster
 from cgn_platform.console.tables import table_of
-from cgn_platform.space import Row, Table
+from cgn_platform.report.facts import read_facts
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.space import Row, Space, Table
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
 
@@ -33,17 +35,43 @@ ROWS = (
 )
 
 
+class Screen:
+    """Records what it is shown."""
+
+    def __init__(self) -> None:
+        self.units, self.endings = 0, list[str]()
+
+    def begin(self, units: int, epochs: int) -> None:
+        self.units += units
+
+    def epoch(self) -> None:
+        pass
+
+    def ended(self, unit: str, failure: str) -> None:
+        self.endings.append(failure)
+
+
 Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def run(ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]) -> Run:
-    def table(declared: Table, **options: Any) -> dict[str, Any]:
+def run(ray: Cluster, store: Store, simulate: Any, pairs: Pairs, splits: Sequence[Split]) -> Run:
+    """Declares and runs a table as `cgn table` does; returns its facts."""
+
+    def table(
+        declared: Table, seeds: int = 1, screen: Screen | None = None, runner: Any = simulate
+    ) -> dict[str, Any]:
+        from cgn_platform.report.facts import declare, write_facts
+        from cgn_platform.report.table_facts import table_facts
+        from cgn_platform.run.site import Site
         from cgn_platform.run.table import run_table
 
-        asked = {"name": "t", "seeds": 1, "store": store, "resources": Resources(), "runner": simulate}
-        asked |= {"ledger": str(store.root / "units"), "cluster": ray, "screen": Ears()}
-        return run_table(declared, pairs, splits, **{**asked, **options})
+        site = Site(store, Ledger(store.units), ray, runner=runner)
+        declare(store, "t", declared, pairs, splits)
+        result = run_table(declared, pairs, splits, seeds=seeds, site=site, screen=screen or Screen())
+        facts = table_facts(declared, pairs, splits, name="t", run=result, site=site)
+        write_facts(store, facts)
+        return facts
 
     return table
 
@@ -52,54 +80,38 @@ def declared(**base: Any) -> Table:
     return Table("Mine", ("row",), ROWS, Config(epochs=2, beta=1.0).edit(**base))
 
 
-class Ears:
-    """A screen that remembers."""
-
-    def __init__(self) -> None:
-        self.units, self.told = 0, list[str]()
-
-    def begin(self, units: int, epochs: int) -> None:
-        self.units += units
-
-    def epoch(self) -> None:
-        pass
-
-    def ended(self, unit: str, told: str) -> None:
-        self.told.append(told)
-
-
-def test_equal_rows_share_units_and_what_stands_costs_nothing(run: Run, store: Path) -> None:
-    ears = Ears()
-    facts = run(declared(), seeds=2, screen=ears)
-    assert ears.units == 2 * 3 * 2  # two distinct rows, three folds, two seeds
+def test_equal_rows_share_units_and_finished_units_are_not_trained_again(run: Run, store: Store) -> None:
+    screen = Screen()
+    facts = run(declared(), seeds=2, screen=screen)
+    assert screen.units == 2 * 3 * 2  # two distinct rows, three folds, two seeds
     assert [row["complete"] for row in facts["rows"]] == [True] * 3
     assert facts["rows"][1]["units"] == facts["rows"][2]["units"]
-    assert len(Ledger(store.root / "units").names()) == 12
-    assert json.loads((store.root / "reports" / "t" / "facts.json").read_text()) == facts
-    again = Ears()
+    assert len(Ledger(store.units).names()) == 12
+    assert read_facts(store, "t") == json.loads(json.dumps(facts))
+    again = Screen()
     more = run(declared(), seeds=3, screen=again)
     assert again.units == 2 * 3
     assert more["rows"][0]["fold_auc"][:2] == facts["rows"][0]["fold_auc"]
 
 
-def test_the_figures_are_those_of_the_units_and_the_real_network(
-    run: Run, store: Path, tiny: Config, pairs: Pairs, splits: Sequence[Split]
+def test_the_figures_are_computed_from_the_units_of_the_real_network(
+    run: Run, store: Store, tiny: Config, splits: Sequence[Split]
 ) -> None:
     rows = (
         Row(("sbf",), {"bilateral": "sbf", "negative_embedding": False, "triplet": "none"}),
         Row(("cgn",), {}),
     )
     facts = run(Table("Mine", ("row",), rows, tiny), runner=None, seeds=2)
-    ledger = Ledger(store.root / "units")
+    ledger = Ledger(store.units)
     for row in facts["rows"]:
         means = []
         for seed, names in enumerate(row["units"]):
             for fold, name in enumerate(names):
                 unit = ledger.open(name)
                 assert unit.identity.config["seed"] == seed
-                told = unit.predictions
-                assert sorted(told["index"].to_pylist()) == sorted(splits[fold].test.tolist())
-                auc = metrics.auc(told["label"].to_pylist(), told["p_malignant"].to_pylist())
+                predictions = unit.predictions
+                assert sorted(predictions["index"].to_pylist()) == sorted(splits[fold].test.tolist())
+                auc = metrics.auc(predictions["label"].to_pylist(), predictions["p_malignant"].to_pylist())
                 assert row["fold_auc"][seed][fold] == pytest.approx(auc)
                 means.append(auc)
         assert row["auc"]["estimate"] == pytest.approx(np.mean(means))
@@ -110,8 +122,8 @@ def test_the_figures_are_those_of_the_units_and_the_real_network(
     assert facts["detectable"] >= 0
 
 
-def test_a_row_that_misses_a_unit_has_no_mean_and_says_why(run: Run, store: Path) -> None:
-    """Its other folds stand; what machines failed was tried again first."""
+def test_a_row_that_lacks_a_unit_has_no_mean_and_says_why(run: Run, store: Store) -> None:
+    """Its other folds are kept; infrastructure errors were retried first."""
     rows = (*ROWS, Row(("broken",), {"learning_rate": 0.095}), Row(("lost",), {"learning_rate": 0.055}))
     facts = run(Table("Mine", ("row",), rows, Config(epochs=2, beta=1.0), baseline="best"))
     by_name = {row["name"]: row for row in facts["rows"]}
@@ -132,8 +144,8 @@ def test_a_row_that_misses_a_unit_has_no_mean_and_says_why(run: Run, store: Path
     assert "as published, on other data" in out.getvalue()
 
 
-def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Path, simulate: Any) -> None:
-    def dies_once(config: Any, pairs: Any, split: Any, device: str, memory: Any) -> Iterator[Any]:
+def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Store, simulate: Any) -> None:
+    def dies_once(config: Any, pairs: Any, split: Any, device: str, checkpoints: Any) -> Iterator[Any]:
         import os
         import signal
 
@@ -141,52 +153,41 @@ def test_a_killed_worker_costs_no_finished_unit(run: Run, store: Path, simulate:
         if split.fold == 1 and config.alpha == 0.9 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return (yield from simulate(config, pairs, split, device, memory))
+        return (yield from simulate(config, pairs, split, device, checkpoints))
 
-    ears = Ears()
-    facts = run(declared(), runner=dies_once, screen=ears)
+    screen = Screen()
+    facts = run(declared(), runner=dies_once, screen=screen)
     assert (store.root / "died").exists()
     assert all(row["complete"] for row in facts["rows"])
-    assert ears.told == [""] * 6
+    assert screen.endings == [""] * 6
 
 
 def test_another_table_under_the_same_name_is_refused(run: Run) -> None:
     run(declared())
-    with pytest.raises(ConfigError, match="under the name 't' stands another table"):
+    with pytest.raises(ConfigError, match="the name 't' belongs to another table"):
         run(declared(epochs=3))
 
 
 def test_a_retuned_table_trains_what_its_searches_chose(
-    run: Run, ray: Cluster, store: Path, simulate: Any, pairs: Pairs, splits: Sequence[Split]
+    run: Run, ray: Cluster, store: Store, simulate: Any, pairs: Pairs, splits: Sequence[Split]
 ) -> None:
-    """The searches' units are the table's first seed; killed or not, the same call ends the same."""
-    from rich.console import Console
-
+    """The searches' units are the table's first seed. The same call gives the same table again."""
     from cgn_platform.run.retune import retune
+    from cgn_platform.run.site import Site
     from cgn_platform.run.sweep import run_sweep
 
     plain = Table("T", ("row",), (Row(("a",), {"beta": 2.0}), Row(("b",), {"beta": 3.0})), Config(epochs=2))
-    how: dict[str, Any] = {"store": store, "cluster": ray, "resources": Resources(), "runner": simulate}
+    site = Site(store, Ledger(store.units), ray, runner=simulate)
+
+    def search(name: str, space: Space) -> list[TrialRecord]:
+        return run_sweep(space, pairs, splits, name=name, site=site)
 
     def tuned() -> Table:
-        return retune(
-            plain,
-            "t",
-            3,
-            lambda name, space: run_sweep(
-                space,
-                pairs,
-                splits,
-                name=name,
-                console=Console(quiet=True),
-                ledger=str(store.root / "units"),
-                **how,
-            ),
-        )
+        return retune(plain, "t", 3, search)
 
-    ears = Ears()
-    facts = run(tuned(), screen=ears)
-    assert ears.units == 0
+    screen = Screen()
+    facts = run(tuned(), screen=screen)
+    assert screen.units == 0
     assert facts["run"]["mode"] == "retuned"
     for row in facts["rows"]:
         assert row["complete"]
@@ -201,15 +202,17 @@ def test_a_retuned_table_trains_what_its_searches_chose(
 
 TABLE_FILE = """
 from cgn.config import Config
-from cgn_platform.space import Row, Table
+from cgn_platform.report.facts import read_facts
+from cgn_platform.search.records import TrialRecord
+from cgn_platform.space import Row, Space, Table
 
 BASE = Config(backbone="tiny", generator_blocks=1, epochs=2, batch_size=4, learning_rate=1e-3)
 TABLE = Table("Mine", ("row",), tuple(Row((str(a),), {"alpha": a}) for a in (0.2, 0.5, 0.8)), BASE)
 """
 
 
-def test_a_killed_table_goes_on_by_the_same_command(tmp_path: Path) -> None:
-    """kill -9 of the driver once a unit stands: what stood is there as it was, the rest is trained."""
+def test_a_killed_table_is_resumed_by_the_same_command(tmp_path: Path) -> None:
+    """The driver is killed once a unit is finished: finished units are unchanged, the others are trained."""
     cache = write_cache(
         "phantom", phantom.Options(pairs=24), Preprocessing(32), SplitPlan(3), caches=Store(tmp_path).caches
     ).path
@@ -224,12 +227,12 @@ def test_a_killed_table_goes_on_by_the_same_command(tmp_path: Path) -> None:
         driver.kill()
         driver.communicate()
     ledger = Ledger(str(tmp_path / "units"))
-    stood = {name: (tmp_path / "units" / name / "unit.json").read_bytes() for name in ledger.names()}
-    assert 0 < len(stood) < 9
+    finished = {name: (tmp_path / "units" / name / "unit.json").read_bytes() for name in ledger.names()}
+    assert 0 < len(finished) < 9
     again = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert again.returncode == 0, again.stderr
-    assert f"{9 - len(stood)} units to train" in again.stdout
-    for name, content in stood.items():
+    assert f"{9 - len(finished)} units to train" in again.stdout
+    for name, content in finished.items():
         assert (tmp_path / "units" / name / "unit.json").read_bytes() == content
     facts = json.loads((tmp_path / "reports" / "mine-phantom" / "facts.json").read_text())
     assert [row["complete"] for row in facts["rows"]] == [True] * 3

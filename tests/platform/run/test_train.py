@@ -1,0 +1,37 @@
+"""`cgn train`: folds in lockstep in this process, through the ledger."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cgn.config import Config
+from cgn.data.pairs import Pairs, Split
+from cgn.fit import Images, cross_validate
+from cgn.results import last
+from cgn_platform.run.train import snapshots_of, train
+from cgn_platform.store.layout import Store
+from cgn_platform.store.ledger import Ledger
+
+
+def test_finished_folds_are_read_and_the_numbers_are_those_of_cross_validate(
+    store: Store, tiny: Config, pairs: Pairs, splits: Sequence[Split]
+) -> None:
+    ledger, images = Ledger(store.units), Images(pairs, "cpu")
+    expected: Any = last(cross_validate(tiny, pairs, splits))
+    last(train(tiny, images, splits, splits[1:2], ledger=ledger))
+    (unit,) = ledger.names()
+    written = (store.units / unit / "unit.json").stat().st_mtime_ns
+    result: Any = last(train(tiny, images, splits, splits, ledger=ledger))
+    assert [fold.test_auc for fold in result.folds] == [fold.test_auc for fold in expected.folds]
+    assert len(ledger.names()) == 3
+    assert (store.units / unit / "unit.json").stat().st_mtime_ns == written
+
+
+def test_a_pictured_fold_is_trained_even_if_it_is_in_the_ledger(
+    store: Store, tiny: Config, pairs: Pairs, splits: Sequence[Split]
+) -> None:
+    ledger, images = Ledger(store.units), Images(pairs, "cpu")
+    stored: Any = last(train(tiny, images, splits, splits[:1], ledger=ledger))
+    snapshots = snapshots_of(tiny, images, splits[0])
+    result: Any = last(train(tiny, images, splits, splits[:1], ledger=ledger, snapshots=snapshots))
+    assert result.folds[0].test_auc == stored.folds[0].test_auc
+    assert set(snapshots.figures(result.folds[0])) == {"fig4", "fig5", "fig6"}
