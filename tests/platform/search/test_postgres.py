@@ -17,14 +17,13 @@ import pytest
 from cgn.config import Config
 from cgn.errors import StudyError
 from cgn_platform.cluster.processes import free_ports
-from cgn_platform.search.records import TrialSpec
+from cgn_platform.search.records import StudyInfo, TrialSpec
 from cgn_platform.search.study import Study, open_study
 from cgn_platform.search.study_lock import StudyLock, check_database
 from cgn_platform.space import Space
 from cgn_platform.store.layout import Store
-from cgn_platform.tracking.events import RunInfo
+from cgn_platform.tracking.mlflow_client import connect
 from cgn_platform.tracking.tracker import Tracker
-from cgn_platform.tracking.writer import MLflowWriter
 
 pytestmark = pytest.mark.integration
 
@@ -160,13 +159,13 @@ def test_a_killed_driver_is_resumed_by_the_same_command(
     assert not list(store.root.glob("*.db"))
 
 
-def test_mlflow_writes_to_postgres(tracking_database: str, store: Path) -> None:
+def test_mlflow_writes_to_postgres(tracking_database: str, store: Store) -> None:
     problems: list[str] = []
-    parent = RunInfo("squares", "smoke", "1")
-    log = Tracker(store, tracking_database, parent, on_problem=problems.append)
-    log.started(TrialSpec(0, Config(), {}))
-    log.close("FINISHED", [])
+    tracker = Tracker(store, tracking_database, on_problem=problems.append)
+    tracker.begin(StudyInfo("smoke", "1", 1, dataset="squares"))
+    tracker.started(TrialSpec(0, Config(), {}))
+    tracker.end("FINISHED", [])
     assert problems == []
-    there = MLflowWriter(tracking_database, parent, artifacts=store, on_refusal=print)
-    runs = there._client.search_runs(["1"])
+    _, client = connect(tracking_database)
+    runs = client.search_runs(["1"])
     assert {run.info.run_name: run.info.status for run in runs} == {"smoke": "FINISHED", "trial 0": "KILLED"}
