@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from cgn.errors import RegistryError
+from cgn.lock import exclusive
 from cgn_platform.registry.registry import Version
 from cgn_platform.store.layout import Store
 
@@ -38,19 +37,12 @@ def one_decision_at_a_time(store: Store) -> Iterator[None]:
     Raises:
         RegistryError: another process held it for a minute.
     """
-    store.locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(store.locks / "promotions.lock")
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise RegistryError(
-            f"another promotion is running in {store}",
-            remedy="wait until it has ended and run the same command again",
-        ) from None
-    try:
+    busy = RegistryError(
+        f"another promotion is running in {store}",
+        remedy="wait until it has ended and run the same command again",
+    )
+    with exclusive(store.locks / "promotions.lock", busy, LOCK_SECONDS):
         yield
-    finally:
-        lock.release()
 
 
 def append_record(

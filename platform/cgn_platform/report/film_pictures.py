@@ -109,7 +109,7 @@ def _localisation_picture(
 
 
 def _places(evidence: Evidence, cases: _Cases, images: "Images") -> Any:
-    """Maps and boxes of each case by the network that was not trained on it, as `cgn.figures.Localisations`."""
+    """Maps and boxes of each case by the network that was not trained on it (`cgn.figures.Localisations`)."""
     from cgn import figures
 
     places = [

@@ -16,9 +16,9 @@ from pathlib import Path
 import psycopg
 
 from cgn.errors import StudyError, first_line
+from cgn.lock import exclusive
 from cgn_platform.store.databases import hidden, sqlite_path
 from cgn_platform.store.layout import Store
-from cgn_platform.store.lock import exclusive
 
 CONNECT_SECONDS = 10
 KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
 from cgn import files
 from cgn.errors import ClusterError
+from cgn.lock import exclusive
 from cgn_platform.cluster.processes import LOOPBACK, end_processes, identity_of, is_free
 from cgn_platform.cluster.temporary import SERVERS, make_temporary, remove_folder
 from cgn_platform.servers import ports
@@ -171,11 +171,9 @@ def _end(store: Store, state: ServerState) -> None:
 def _exclusive(store: Store) -> Iterator[None]:
     """One `cgn up` or `cgn down` at a time for a store, which is created for its owner only."""
     store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        with FileLock(store.servers_lock, timeout=0):
-            yield
-    except Timeout:
-        raise ClusterError(f"another 'cgn up' or 'cgn down' is working on {store}: wait for it") from None
+    busy = ClusterError(f"another 'cgn up' or 'cgn down' is working on {store}", remedy="wait for it")
+    with exclusive(store.servers_lock, busy):
+        yield
 
 
 def _token(store: Store) -> Path:

@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cgn import files
 from cgn.data.datasets import manifest
 from cgn.data.reading.films import Film, FilmPair
 from cgn.errors import ConfigError, one_line
+from cgn.lock import exclusive
 from cgn.predict import Ensemble, PairPrediction, read_facts
 
 BATCH = 32
@@ -109,24 +109,21 @@ def predict_table(
         for row, reference in references.items()
         if reference is None
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            _check_folder(out, table, model)
-            existing = _finished_rows(out, warn)
-            remaining = {
-                row: reference
-                for row, reference in references.items()
-                if reference is not None and row not in existing
-            }
-            failed = _predict_rows(remaining, films, out, slots, on_progress) if remaining else []
-            rejected += failed
-            quarantine = _write_quarantine(out, rejected)
-            return BatchResult(len(remaining) - len(failed), len(existing), len(rejected), quarantine)
-    except Timeout:
-        raise ConfigError(
-            f"another process is predicting into {out}", remedy="wait for it or choose another --out"
-        ) from None
+    busy = ConfigError(
+        f"another process is predicting into {out}", remedy="wait for it or choose another --out"
+    )
+    with exclusive(out / ".lock", busy):
+        _check_folder(out, table, model)
+        existing = _finished_rows(out, warn)
+        remaining = {
+            row: reference
+            for row, reference in references.items()
+            if reference is not None and row not in existing
+        }
+        failed = _predict_rows(remaining, films, out, slots, on_progress) if remaining else []
+        rejected += failed
+        quarantine = _write_quarantine(out, rejected)
+        return BatchResult(len(remaining) - len(failed), len(existing), len(rejected), quarantine)
 
 
 def _read_films(table: Path) -> tuple[dict[int, Film], dict[int, int | None]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cgn.errors import ClusterError, StudyError
-from cgn_platform.store.lock import exclusive
+from cgn.lock import exclusive
 
 HOLD = """
 import sys
