@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cgn_platform.servers import up
+from cgn_platform.servers import launch, ports
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -23,8 +23,7 @@ def compose() -> dict[str, Any]:
 
 def test_only_loopback_is_published_at_the_ports_of_cgn_up(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    ports = {"mlflow": up.MLFLOW_PORT, "ray": up.RAY_PORT}
-    assert sorted(published) == [f"127.0.0.1:{port}:{port}" for port in sorted(ports.values())]
+    assert sorted(published) == [f"127.0.0.1:{port}:{port}" for port in sorted((ports.MLFLOW, ports.RAY))]
 
 
 def test_no_secret_stands_in_a_file(compose: dict[str, Any]) -> None:
@@ -47,7 +46,7 @@ def test_servers_run_without_rights_and_behind_the_token(compose: dict[str, Any]
         assert compose["services"][name]["environment"]["RAY_AUTH_MODE"] == "token"
     assert "postgres_password" not in compose["services"]["ray-worker"]["secrets"]  # it holds no study
     environment = compose["services"]["mlflow"]["environment"]
-    assert up._mlflow_environment().items() <= environment.items()
+    assert launch.MLFLOW_ENVIRONMENT.items() <= environment.items()
     assert re.search(r"^USER (?!0|root)", (DOCKER / "Dockerfile").read_text(), re.M)
 
 

@@ -517,11 +517,6 @@ def test_a_stored_row_is_promoted_beside_the_stored_champion(writable: Path, exp
 
 # ---------------------------------------------------------------------------------- future formats
 
-# These files have no format number. Once they have one, `strict` makes these tests fail: remove the mark.
-unnumbered = pytest.mark.xfail(
-    raises=pytest.fail.Exception, strict=True, reason="the file has no format number, so none is checked"
-)
-
 
 def test_a_cache_of_an_unknown_format_is_refused(writable: Path, expected: Expected) -> None:
     manifest = cache_folder(writable, expected) / "manifest.json"
@@ -548,7 +543,6 @@ def test_a_model_of_an_unknown_format_is_refused(writable: Path) -> None:
         Ensemble.load(folder)
 
 
-@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="Optuna's RuntimeError is not translated")
 def test_a_studies_database_of_an_unknown_format_is_refused(writable: Path) -> None:
     store = store_in(writable)
     edit_database(store.studies, "UPDATE alembic_version SET version_num = 'v99.0.0.a'")
@@ -565,7 +559,6 @@ def test_an_mlflow_database_of_an_unknown_format_is_refused(writable: Path) -> N
         track(store, default_uri(store), name="old-away", ledger=ledger_of(writable))
 
 
-@unnumbered
 @pytest.mark.parametrize("name", ["old-sweep", "old-table"])
 def test_facts_of_an_unknown_format_are_refused(writable: Path, name: str) -> None:
     path = store_in(writable).report(name).facts
@@ -583,7 +576,6 @@ def test_an_outbox_of_an_unknown_format_is_refused(writable: Path, expected: Exp
         Outbox(folder)
 
 
-@unnumbered
 def test_decisions_of_an_unknown_format_are_refused(writable: Path) -> None:
     with store_in(writable).promotions.open("a") as file:
         file.write(json.dumps({"format": FUTURE}) + "\n")

@@ -12,11 +12,17 @@ from cgn_platform.registry.registry import Version
 from cgn_platform.store.layout import Store
 
 LOCK_SECONDS = 60
+FORMAT = 1
+"""Of a decision; lines without a number have this format."""
 PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
 
 
 def read_record(store: Store) -> list[dict[str, Any]]:
-    """All decisions, the oldest first. An incomplete line, left by a killed process, is skipped."""
+    """All decisions, the oldest first. An incomplete line, left by a killed process, is skipped.
+
+    Raises:
+        RegistryError: a decision of another format.
+    """
     try:
         content = store.promotions.read_text()
     except FileNotFoundError:
@@ -24,9 +30,16 @@ def read_record(store: Store) -> list[dict[str, Any]]:
     decisions = []
     for line in content.splitlines():
         try:
-            decisions.append(json.loads(line))
+            decision = json.loads(line)
         except ValueError:
             continue
+        if decision.get("format", FORMAT) != FORMAT:
+            raise RegistryError(
+                f"{store.promotions} has a decision of format {decision['format']} but this version reads "
+                f"format {FORMAT}",
+                remedy="use the version of cgn-platform that wrote it, or a later one",
+            )
+        decisions.append(decision)
     return decisions
 
 
@@ -65,6 +78,7 @@ def append_record(
     candidate = evidence.get("candidate", {})
     tags: Mapping[str, str] = version.tags if version else {}
     line = {
+        "format": FORMAT,
         "when": decision["when"],
         "action": action,
         "model": decision["model"],

@@ -24,6 +24,9 @@ from cgn_platform.store.layout import Store
 
 Facts = Mapping[str, Any]
 
+FORMAT = 1
+"""Of the facts file; files without a number have this format."""
+
 
 def read_facts(store: Store, name: str) -> dict[str, Any]:
     """The facts of a finished table or sweep.
@@ -38,6 +41,11 @@ def read_facts(store: Store, name: str) -> dict[str, Any]:
         raise ConfigError(
             f"no table or sweep {name!r} has finished in {store} (finished: {finished})"
         ) from None
+    if (form := facts.pop("format", FORMAT)) != FORMAT:
+        raise ConfigError(
+            f"the facts of {name!r} have format {form} but this version reads format {FORMAT}",
+            remedy="use the version of cgn-platform that wrote them, or run the same command again",
+        )
     if isinstance(facts.get("corrected"), float):  # without its interval
         raise ConfigError(
             f"the facts of {name!r} were written by an older version",
@@ -50,7 +58,7 @@ def write_facts(store: Store, facts: Facts) -> None:
     """Write the facts of a finished table or sweep, replacing earlier ones."""
     path = store.report(facts["name"]).facts
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, sealed.plain(facts))
+    files.write(path, sealed.plain({"format": FORMAT, **facts}))
 
 
 def declare(store: Store, name: str, table: Table, pairs: Pairs, splits: Sequence[Split]) -> None:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from cgn.config import Config
-from cgn.errors import ConfigError, StudyError, one_line
+from cgn.errors import ConfigError, StudyError, first_line, one_line
 from cgn_platform.search.pruning import FACTS, Scores, facts_of, make_pruner
 from cgn_platform.search.racing import Floats
 from cgn_platform.search.records import ORPHAN, State, TrialRecord, TrialSpec
@@ -56,6 +56,13 @@ def _database_errors() -> Iterator[None]:
         raise StudyError(
             f"the study's database cannot be used ({one_line(getattr(cause, 'orig', None) or cause)})",
             remedy="free its disk or its lock and run the same command again; finished trials are kept",
+        ) from error
+    except RuntimeError as error:
+        if "optuna" not in str(error):
+            raise
+        raise StudyError(  # Optuna's check of the schema
+            f"the study's database was written by another version of Optuna ({first_line(error)})",
+            remedy="use the version of cgn-platform that wrote it, or 'optuna storage upgrade'",
         ) from error
 
 
