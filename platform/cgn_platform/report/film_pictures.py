@@ -100,7 +100,7 @@ def _localisation_picture(
     if other is not None:
         places["other row"] = _places(evidence[other], cases, images)
     ious = ", ".join(f"{row['iou']:.2f}" for row in cases.rows)
-    names = f"baseline: {baseline}" + (f"; other row: {other}" if other else "")
+    names = f"Baseline: {baseline}" + (f"; other row: {other}" if other else "")
     label = (
         "Target, reference, annotated lesions, and activation maps with predicted boxes. "
         f"IoU of the baseline: {ious}. {names}."
@@ -143,7 +143,7 @@ def _features_picture(baseline: Evidence, cases: _Cases) -> Picture | None:
     label = (
         "Features of the baseline: target (H_T), reference (H_R), counterfactual (H_C)"
         + (", film without its lesion (true H_C)" if "true H_C" in maps else "")
-        + "; one colour scale for each row. If the counterfactual works, the lesion is dark in H_C."
+        + "; one colour scale for each row. If the counterfactual works, the lesion is blue in H_C."
     )
     return Picture(_png(figures.fig5(*cases.films, maps)), label)
 

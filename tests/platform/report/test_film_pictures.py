@@ -19,7 +19,7 @@ def test_best_median_and_worst_pair_of_the_baseline_are_shown(
     ranked = sorted(iou for iou in ious if iou is not None)
     chosen = [ranked[-1], ranked[len(ranked) // 2], ranked[0]]
     assert f"IoU of the baseline: {', '.join(f'{iou:.2f}' for iou in chosen)}." in page
-    assert "baseline: AdaIN-GAN / ✓; other row: SBF / ×." in page
+    assert "Baseline: AdaIN-GAN / ✓; other row: SBF / ×." in page
 
 
 def test_without_the_baseline_there_are_no_pictures(
