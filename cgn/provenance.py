@@ -57,6 +57,7 @@ def training_code(method: str, backbone: str, root: Path = ROOT) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def fields_read(method: str, root: Path = ROOT) -> frozenset[str]:
     """Fields of `Config` that can change the results of a method: `TRAINING_FIELDS` and its `READS`.
 
