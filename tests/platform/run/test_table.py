@@ -193,7 +193,7 @@ def test_a_retuned_table_trains_what_its_searches_chose(
         assert row["complete"]
         assert row["tuned"]["trials"] == 3
         assert row["config"]["alpha"] == row["tuned"]["params"]["alpha"]
-    assert "its own search of 3 trials" in str(table_of(facts).caption)
+    assert "each row was tuned by a search of 3 trials" in str(table_of(facts).caption)
     again = run(tuned())
     assert [row["units"] for row in again["rows"]] == [row["units"] for row in facts["rows"]]
     with pytest.raises(ConfigError, match="another table"):

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn_platform.cluster.resources import Cluster, Resources
+from cgn_platform.cluster.resources import Cluster
 from cgn_platform.space import Float, Prune, Space
+from cgn_platform.store.layout import Store
+from cgn_platform.store.ledger import Ledger
 
 ROOT = Path(__file__).parents[3]
 GRAFANA = ROOT / "dashboards" / "grafana"
@@ -113,7 +114,7 @@ def test_compose_mounts_what_is_there_and_publishes_on_loopback() -> None:
 @pytest.mark.timeout(400)
 def test_what_boards_ask_for_is_exported(
     ray: Cluster,
-    store: Path,
+    store: Store,
     simulate: Any,
     pairs: Pairs,
     splits: Sequence[Split],
@@ -121,6 +122,8 @@ def test_what_boards_ask_for_is_exported(
 ) -> None:
     from ray import nodes
 
+    from cgn_platform.run.prometheus import SweepMetrics
+    from cgn_platform.run.site import Site
     from cgn_platform.run.sweep import run_sweep
 
     monkeypatch.setattr("cgn_platform.run.prometheus.PULSE_SECONDS", 0.5)
@@ -153,9 +156,10 @@ def test_what_boards_ask_for_is_exported(
     reader = threading.Thread(target=scrape)
     reader.start()
     try:
-        options = {"store": store, "cluster": ray, "resources": Resources(), "runner": simulate}
-        console = Console(quiet=True)
-        records = run_sweep(space, pairs, splits, name="boards", console=console, **options)
+        site = Site(store, Ledger(store.units), ray, runner=simulate)
+        records = run_sweep(
+            space, pairs, splits, name="boards", site=site, listeners=[SweepMetrics(lambda: 0)]
+        )
         assert [record.state for record in records] == ["complete", "failed"]
         deadline = time.monotonic() + SECONDS
         while missing() and time.monotonic() < deadline:
