@@ -7,19 +7,20 @@ import sys
 
 import typer
 
-from cgn.errors import CGNError, one_line
 from cgn_platform.cli import data, models, results, run, servers, train
 from cgn_platform.cli.app import app, debugging
+from cgn_platform.cli.boundary import line_of, printable
 
 __all__ = ["app", "data", "main", "models", "results", "run", "servers", "train"]
 
 
 def main() -> None:
-    """The console script: a CGNError is one line on standard error and exit code 2."""
+    """The console script: every error is one line on standard error and exit code 2."""
+    printable(sys.stdout, sys.stderr)
     try:
         app()
-    except CGNError as error:
+    except Exception as error:
         if debugging():
             raise
-        typer.echo(f"error: {one_line(error)}", err=True)
+        typer.echo(f"error: {line_of(error)}", err=True)
         sys.exit(2)

@@ -51,11 +51,12 @@ def _database_errors() -> Iterator[None]:
     """Raise StudyError, in one line, in place of the database's own errors."""
     try:
         yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
         cause = error.__cause__ or error
         raise StudyError(
             f"the study's database cannot be used ({one_line(getattr(cause, 'orig', None) or cause)})",
-            remedy="free its disk or its lock and run the same command again; finished trials are kept",
+            remedy="free its disk or its lock, or restore it if it is damaged; then run the same "
+            "command again: finished trials and folds are kept",
         ) from error
     except RuntimeError as error:
         if "optuna" not in str(error):

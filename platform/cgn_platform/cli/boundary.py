@@ -1,0 +1,113 @@
+"""The boundary of the command line: what escapes a command becomes one line with a remedy.
+
+The traceback of an unexpected error goes to a file that the line names.
+"""
+
+import codecs
+import errno
+import os
+import shlex
+import sqlite3
+import sys
+import tempfile
+import traceback
+from typing import TextIO
+
+from cgn.errors import CGNError, one_line
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PLAIN = {"×": "x", "✓": "v", "–": "-", "—": "-", "−": "-", "→": ">", "…": ".", "±": "~", "•": "*"}
+"""Characters of our output, and what an ASCII terminal shows for each: columns stay aligned."""
+INTERRUPTED = {
+    "sweep": "finished trials and folds are kept, and the same command resumes",
+    "table": "finished folds are kept, and the same command resumes",
+    "train": "finished folds and checkpoints are kept, and the same command resumes",
+    "predict": "finished parts of a table are kept, and the same command resumes",
+    "promote": "no version exists twice, and the same command finishes",
+    "track": "nothing is sent twice, and the same command continues",
+    "up": "'cgn down' ends what was started, and the same command starts it again",
+    "down": "the same command ends the rest",
+}
+"""What an interrupted command leaves. All others write their result whole or not at all."""
+
+
+def printable(*streams: TextIO) -> None:
+    """Replace characters that a stream cannot encode, so that printing cannot fail."""
+    codecs.register_error("cgn.plain", _plain)
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="cgn.plain")
+
+
+def line_of(error: Exception) -> str:
+    """The line that is printed: for an unexpected error with a remedy and the file of its traceback."""
+    if isinstance(error, CGNError):
+        return one_line(error)
+    from cgn_platform.store.databases import hidden
+
+    path = _write_traceback(error)
+    where = f"traceback in {path}" if path else "--debug shows the traceback"
+    return f"{hidden(_message(error))}: {_remedy(error)} ({where})"
+
+
+def interruption(arguments: list[str]) -> str:
+    """The line after Ctrl-C: what is kept, and how to go on."""
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    state = INTERRUPTED.get(verb, "nothing is half-written, and the same command starts again")
+    return f"interrupted: {state}: {shlex.join(['cgn', *arguments])}"
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(PLAIN.get(character, "?") for character in text), error.end
+
+
+def _message(error: Exception) -> str:
+    text = one_line(error)[:500]
+    if _is_database(error):
+        return f"a database cannot be used ({text})"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
+    return text if text == type(error).__name__ else f"{type(error).__name__}: {text}"
+
+
+def _remedy(error: Exception) -> str:
+    text = str(error)
+    if _is_database(error):
+        if "locked" in text:
+            return "end the process that holds it, or wait, and run the same command again"
+        return "restore it or move it away, and run the same command again; finished folds are kept"
+    if isinstance(error, UnicodeEncodeError):
+        return "set PYTHONIOENCODING=utf-8, and use names that your terminal and file system can represent"
+    if "home directory" in text or "getpwuid" in text:
+        return "this account has no home folder or no entry in /etc/passwd: set HOME and USER"
+    if isinstance(error, OSError):
+        if error.errno in READ_ONLY:
+            return "give a folder that you may write to (--store, --out), or correct its rights"
+        if error.errno in FULL:
+            return "free some space and run the same command again"
+        return "correct the path, the disk or the connection, and run the same command again"
+    if isinstance(error, MemoryError):
+        return "free some memory, or give the command less to do at once"
+    return "this is an error of cgn: report it with the traceback"
+
+
+def _is_database(error: Exception) -> bool:
+    sqlalchemy = sys.modules.get("sqlalchemy.exc")  # not imported: an error of it shows that it is loaded
+    return isinstance(error, sqlite3.Error) or (
+        sqlalchemy is not None and isinstance(error, sqlalchemy.SQLAlchemyError)
+    )
+
+
+def _write_traceback(error: Exception) -> str | None:
+    """A file that only its owner can read; None if it cannot be written."""
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="cgn-error-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return None
+    return path
