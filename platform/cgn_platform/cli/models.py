@@ -152,7 +152,9 @@ def models(
     from cgn_platform.console.live import make_console
     from cgn_platform.console.tables import models_table
 
-    make_console().print(models_table(_registry(url, model_name, open_store(store_path)).versions()))
+    console = make_console()
+    versions = _registry(url, model_name, open_store(store_path)).versions()
+    console.print(models_table(versions, console.width))
 
 
 def _registry(url: str | None, model_name: str, store: Store) -> "Registry":

@@ -139,7 +139,8 @@ def units(
         for unit in chosen:
             console.print_json(data=unit_facts(source.open(unit)))
     else:
-        console.print(units_table(list(_readable(source, chosen, console)), source.unfinished()))
+        readable = list(_readable(source, chosen, console))
+        console.print(units_table(readable, source.unfinished(), console.width))
 
 
 def _readable(ledger: "Ledger", ids: list[str], console: "Console") -> "Iterator[Unit]":

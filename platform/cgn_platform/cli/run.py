@@ -248,7 +248,6 @@ def table(
     from cgn_platform.cluster.connect import connect
     from cgn_platform.cluster.resources import Resources
     from cgn_platform.console.live import make_console
-    from cgn_platform.console.tables import table_of
     from cgn_platform.search.load import check_names, load_table
     from cgn_platform.tracking.links import page_of
     from cgn_platform.tracking.mlflow_client import default_uri
@@ -275,7 +274,7 @@ def table(
                 lambda study, space: _sweep(space, pairs, splits, study, site, console),
             )
         facts = _table(declared, pairs, splits, name, seeds, site, console)
-    console.print(table_of(facts))
+    _print_table(facts, console)
     track_table(facts, store=store, uri=default_uri(store), warn=partial(console.print, style="yellow"))
     print_address(console, "to compare in MLflow", default_uri(store), page_of(store, name))
 
@@ -301,3 +300,13 @@ def _table(
     facts = table_facts(table, pairs, splits, name=name, run=run, site=site)
     write_facts(site.store, facts)
     return facts
+
+
+def _print_table(facts: "Facts", console: "Console") -> None:
+    """The rows and their verdicts: as wide as the terminal, or plain in a pipe."""
+    from cgn_platform.console.tables import table_of, table_text
+
+    if console.is_terminal:
+        console.print(table_of(facts, console.width))
+    else:
+        typer.echo(table_text(facts))

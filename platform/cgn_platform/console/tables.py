@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from cgn_platform import text
+from cgn_platform.console.fitting import Column, fitting, plain
 from cgn_platform.search.records import ENDED
 from cgn_platform.search.summary import ranking_value
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from cgn_platform.store.ledger import Unit
 
 
+UNIT_FIGURES = ("val AUC", "test AUC", "seconds")
+UNIT_COLUMNS = {
+    **{"unit": 0, "method": 2, "backbone": 1, "bilateral": 3, "fold": 0, "seed": 0, "epochs": 0},
+    **{"val AUC": 0, "test AUC": 0, "seconds": 4, "reused": 0},
+}
+"""Columns of `cgn units`; the largest number is left out first where there is no room, 0 never."""
 UNRANKED = {"pruned": 1, "failed": 2, "orphan": 3}  # below the complete trials
 
 
@@ -103,34 +109,58 @@ def fold_table(folds: "Sequence[FoldResult]") -> Table:
     return table
 
 
-def table_of(facts: Mapping[str, Any]) -> Table:
-    """`cgn table`: the rows of the printed table, published figures, and measured ones beside them."""
+def table_of(facts: Mapping[str, Any], width: int = 140) -> Table:
+    """`cgn table`: the rows of the printed table, published figures, and measured ones beside them.
+
+    Row names and verdicts are never cut. Where there is no room, published columns are left out first.
+    """
     data = facts["data"]
     title = f"{facts['title']} on {data['name']}: {data['pairs']} pairs, {data['folds']} folds"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name in facts["header"]:
-        table.add_column(name)
-    settings = sorted({setting for row in facts["rows"] for setting in row["published"]})
-    for setting in settings:
-        table.add_column(f"({setting})", justify="right", style="dim")
-    for name in ("AUC here", "difference"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}")
+    table = fitting(_table_columns(facts), width, title)
+    table.caption = "; ".join([*([str(table.caption)] if table.caption else []), *_table_notes(facts)])
+    return table
+
+
+def table_text(facts: Mapping[str, Any]) -> str:
+    """`cgn table` in a pipe: a line for each row, cells separated by tabs."""
+    return plain([column for column in _table_columns(facts) if not column.name.startswith("(")])
+
+
+def _table_columns(facts: Mapping[str, Any]) -> list[Column]:
+    rows = facts["rows"]
+    columns = [
+        Column(name, [row["cells"][number] for row in rows]) for number, name in enumerate(facts["header"])
+    ]
+    for setting in _settings(facts):
+        cells = [text.number(row["published"].get(setting)) for row in rows]
+        columns.append(Column(f"({setting})", cells, "right", dropped=3, style="dim"))
+    aucs, differences, verdicts = zip(*map(_measured, rows), strict=True)
+    against = "against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}"
     resources = facts["run"]["resources"]
     unit, share = ("GPU-s", resources["gpus"]) if resources["gpus"] else ("CPU-s", resources["cpus"])
-    table.add_column(unit, justify="right")
-    for row in facts["rows"]:
-        published = [text.number(row["published"].get(setting)) for setting in settings]
-        seconds = row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0)
-        table.add_row(*row["cells"], *published, *_measured(row), f"{seconds * share:.0f}")
+    costs = [row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0) for row in rows]
+    return [
+        *columns,
+        Column("AUC here", aucs, "right"),
+        Column("difference", differences, "right", dropped=1),
+        Column(against, verdicts, folded=True),
+        Column(unit, [f"{seconds * share:.0f}" for seconds in costs], "right", dropped=2),
+    ]
+
+
+def _table_notes(facts: Mapping[str, Any]) -> list[str]:
+    settings = _settings(facts)
     notes = [f"({', '.join(settings)}): as published, on other data"] if settings else []
     notes.append("AUC: mean over folds and seeds, 95 % interval over patients")
     if facts["run"]["mode"] == "retuned":
         notes.append(f"each row was tuned by a search of {facts['rows'][0]['tuned']['trials']} trials")
     if facts["detectable"] is not None:
         notes.append(f"minimum detectable difference under retraining: {facts['detectable']:.3f}")
-    table.caption, table.caption_justify = "; ".join(notes), "left"
-    return table
+    return notes
+
+
+def _settings(facts: Mapping[str, Any]) -> list[str]:
+    return sorted({setting for row in facts["rows"] for setting in row["published"]})
 
 
 def _last_is_baseline(facts: Mapping[str, Any]) -> bool:
@@ -149,43 +179,51 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return (text.interval(row["auc"]), shown, row["words"] or "")
 
 
-def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int]) -> Table:
+def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int], width: int = 140) -> Table:
     """`cgn units`: finished folds, then interrupted ones with a checkpoint."""
-    table = Table("unit", "method", "backbone", "bilateral", "fold", "seed", "epochs", box=SIMPLE_HEAD)
-    for name in ("val AUC", "test AUC", "seconds"):
-        table.add_column(name, justify="right")
-    table.add_column("reused")
-    for unit in units:
-        identity, figures = unit.identity, unit.facts["result"]
-        shown = [str(identity.config.get(name, "-")) for name in ("method", "backbone", "bilateral")]
-        numbers = [
-            text.number(figures["val_auc"]),
-            text.number(figures["test_auc"]),
-            f"{figures['seconds']:.1f}",
-        ]
-        counts = [str(identity.fold), str(identity.config["seed"]), str(identity.config["epochs"])]
-        table.add_row(unit.id, *shown, *counts, *numbers, "no" if unit.outdated else "yes")
-    for name, epochs in unfinished.items():
-        table.add_row(name, "", "", "", "", "", f"{epochs} so far", style="dim")
+    rows = [_unit_cells(unit) for unit in units]
+    rows += [(name, *[""] * 5, f"{epochs} so far", *[""] * 4) for name, epochs in unfinished.items()]
+    cells = [[row[number] for row in rows] for number in range(len(UNIT_COLUMNS))]
+    columns = [
+        Column(name, values, "right" if name in UNIT_FIGURES else "left", dropped)
+        for (name, dropped), values in zip(UNIT_COLUMNS.items(), cells, strict=True)
+    ]
+    table = fitting(columns, width)
     reasons = Counter(reason for unit in units if (reason := unit.outdated))
-    table.caption = f"{len(units)} finished, {len(unfinished)} interrupted" + "".join(
+    omitted = f"{table.caption}\n" if table.caption else ""
+    table.caption = f"{omitted}{len(units)} finished, {len(unfinished)} interrupted" + "".join(
         f"\n{count} can be read but are not reused ({reason})" for reason, count in reasons.most_common()
     )
-    table.caption_justify = "left"
     return table
 
 
-def models_table(versions: "Sequence[Version]") -> Table:
+def _unit_cells(unit: "Unit") -> tuple[str, ...]:
+    identity, figures = unit.identity, unit.facts["result"]
+    shown = [str(identity.config.get(name, "-")) for name in ("method", "backbone", "bilateral")]
+    counts = [str(identity.fold), str(identity.config["seed"]), str(identity.config["epochs"])]
+    aucs = (text.number(figures[name]) for name in ("val_auc", "test_auc"))
+    return (unit.id, *shown, *counts, *aucs, f"{figures['seconds']:.1f}", "no" if unit.outdated else "yes")
+
+
+def models_table(versions: "Sequence[Version]", width: int = 140) -> Table:
     """`cgn models`: registered versions, newest first."""
-    table = Table("version", "aliases", "of", "row", "AUC", "when", "by", box=SIMPLE_HEAD)
-    for version in versions:
-        shown = (version.tags.get(f"cgn.{name}", "-") for name in ("name", "row", "auc", "when", "by"))
-        cells = (Text(cell) for cell in (version.number, ", ".join(sorted(version.aliases)), *shown))
-        table.add_row(
-            *cells, style="dim" if "cgn.withdrawn" in version.tags and not version.aliases else None
-        )
-    table.caption = f"{len(versions)} versions"
-    table.caption_justify = "left"
+    tags = {
+        name: [version.tags.get(f"cgn.{name}", "-") for version in versions]
+        for name in ("name", "row", "auc", "when", "by")
+    }
+    columns = [
+        Column("version", [str(version.number) for version in versions]),
+        Column("aliases", [", ".join(sorted(version.aliases)) for version in versions], folded=True),
+        Column("of", tags["name"], folded=True),
+        Column("row", tags["row"], folded=True),
+        Column("AUC", tags["auc"]),
+        Column("when", tags["when"], dropped=1),
+        Column("by", tags["by"], dropped=2),
+    ]
+    table = fitting(columns, width)
+    for version, row in zip(versions, table.rows, strict=True):
+        row.style = "dim" if "cgn.withdrawn" in version.tags and not version.aliases else None
+    table.caption = "; ".join(filter(None, [f"{len(versions)} versions", str(table.caption or "")]))
     return table
 
 
