@@ -3,6 +3,7 @@
 Public: `app`, and `main` as the console script.
 """
 
+import os
 import sys
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from cgn_platform.cli import data, models, results, run, servers, train
 from cgn_platform.cli.app import app, debugging
 from cgn_platform.cli.boundary import line_of, printable
+from cgn_platform.cluster.proxies import exempt_loopback
 
 __all__ = ["app", "data", "main", "models", "results", "run", "servers", "train"]
 
@@ -17,6 +19,7 @@ __all__ = ["app", "data", "main", "models", "results", "run", "servers", "train"
 def main() -> None:
     """The console script: every error is one line on standard error and exit code 2."""
     printable(sys.stdout, sys.stderr)
+    exempt_loopback(os.environ)  # before Ray or MLflow is imported
     try:
         app()
     except Exception as error:

@@ -25,6 +25,7 @@ from cgn.errors import CGNError, PlatformError, one_line
 from cgn.places import Place
 from cgn.provenance import code_fingerprint
 from cgn_platform.cluster import connect, preflight
+from cgn_platform.cluster.proxies import exemption, proxies_of
 from cgn_platform.search import study_lock
 from cgn_platform.servers.http import is_loopback, status
 from cgn_platform.servers.state import read_state
@@ -82,6 +83,7 @@ def examine(store: Store, address: str | None = None) -> list[Finding]:
         _disk(store),
         _modes(store),
         _key(),
+        _proxies(),
         _servers(store),
         _address(address),
         _listeners(store),
@@ -173,6 +175,17 @@ def _key() -> Iterator[Finding]:
         yield Finding(
             "pseudonym key", "ok", f"none at {path} yet: the first data set that needs one creates it"
         )
+
+
+def _proxies() -> Iterator[Finding]:
+    proxies = proxies_of(os.environ)
+    if not proxies:
+        yield Finding("proxies", "ok", "none are set")
+        return
+    listed = ", ".join(f"{name}={databases.hidden(value)}" for name, value in proxies.items())
+    bypass = exemption(os.environ)["no_proxy"]
+    message = f"{listed}; cgn reaches this machine without them, other programs need no_proxy={bypass}"
+    yield Finding("proxies", "ok", message)
 
 
 def _private(topic: str, path: Path) -> Finding:

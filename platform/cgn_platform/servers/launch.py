@@ -14,6 +14,7 @@ from cgn import files
 from cgn.errors import ClusterError
 from cgn_platform.cluster.connect import LOOPBACK_ONLY, QUIET
 from cgn_platform.cluster.processes import LOOPBACK, free_ports
+from cgn_platform.cluster.proxies import exemption
 from cgn_platform.servers.http import get
 from cgn_platform.servers.state import STUDIES
 from cgn_platform.store.layout import Store
@@ -149,6 +150,7 @@ def environment(store: Store, mlflow: str, token: Path) -> dict[str, str]:
         **QUIET,
         **LOOPBACK_ONLY,
         **MLFLOW_ENVIRONMENT,
+        **exemption(os.environ),
         # A job's entry point is `cgn ...`: the folder that holds it comes first.
         "PATH": f"{bin_folder}{os.pathsep}{os.environ.get('PATH', '')}",
         "CGN_STORE": str(store),

@@ -18,6 +18,7 @@ from cgn import files
 from cgn.errors import ClusterError
 from cgn.lock import exclusive
 from cgn_platform.cluster.processes import LOOPBACK, end_processes, identity_of, is_free
+from cgn_platform.cluster.proxies import exemption
 from cgn_platform.cluster.temporary import SERVERS, make_temporary, remove_folder
 from cgn_platform.servers import ports
 from cgn_platform.servers.launch import (
@@ -92,6 +93,8 @@ def down(store: Store) -> bool:
 def submit_lines(state: ServerState, data: str = "CACHE") -> tuple[str, str]:
     """What to type in a shell: the export that grants access, and a job."""
     export = f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={shlex.quote(state.token)}"
+    if bypass := exemption(os.environ).get("no_proxy"):
+        export += f" no_proxy={shlex.quote(bypass)} NO_PROXY={shlex.quote(bypass)}"
     job = (
         f"ray job submit --address {state.jobs} --working-dir . -- "
         f"cgn sweep search_spaces/smoke.py --data {data}"
@@ -143,7 +146,7 @@ def _with_dashboard(store: Store, state: ServerState, port: int | None) -> Serve
     url = databases.study_url(store)
     create_tables(url)
     server = optuna_dashboard(databases.read_only(url), Path(state.temporary) / "ui.toml", port)
-    process = server.start(store.logs, os.environ)
+    process = server.start(store.logs, {**os.environ, **exemption(os.environ)})
     leader = psutil.Process(process.pid)
     try:
         server.wait(process, store.logs)
