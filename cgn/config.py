@@ -4,6 +4,7 @@
 0.3
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -76,7 +77,11 @@ class Config(BaseModel):
     def _only_fields(cls, values: Any) -> Any:
         unknown = sorted(set(values) - set(cls.model_fields)) if isinstance(values, Mapping) else []
         if unknown:
-            raise ValueError(f"no field {unknown[0]!r}; the fields are {', '.join(sorted(cls.model_fields))}")
+            near = difflib.get_close_matches(unknown[0], cls.model_fields, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"no field {unknown[0]!r}; {hint}the fields are {', '.join(sorted(cls.model_fields))}"
+            )
         return values
 
     @model_validator(mode="after")

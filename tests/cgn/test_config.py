@@ -20,7 +20,7 @@ def test_defaults_are_the_papers_printed_values():
     [
         ({"alpha": 1.3}, r"alpha: .*less than or equal to 1 but got 1.3"),
         ({"beta": -1}, r"beta: .*but got -1"),
-        ({"alhpa": 0.1}, r"no field 'alhpa'; the fields are .*alpha"),
+        ({"alhpa": 0.1}, r"no field 'alhpa'; did you mean 'alpha'. the fields are .*alpha"),
         ({"bilateral": "cyclegan"}, r"bilateral: .*adain_gan.* but got 'cyclegan'"),
         ({"learning_rate": "fast"}, r"learning_rate: .* but got 'fast'"),
     ],

@@ -1,6 +1,7 @@
 """The `cgn` application; the modules of this package register its commands."""
 
 import sys
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +35,7 @@ class _Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    suggest_commands=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""The bilateral counterfactual generating network: prepare films, train, search, report, promote.
@@ -53,9 +54,22 @@ app = typer.Typer(
 _debug = False
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cgn {metadata.version('cgn-platform')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+]
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Version = False,
 ) -> None:
     global _debug
     _debug = debug

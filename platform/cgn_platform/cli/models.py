@@ -1,12 +1,13 @@
 """Commands about models: promote, rollback, models, predict."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cgn.errors import ConfigError, DataError
+from cgn.errors import ConfigError, DataError, RegistryError
 from cgn_platform.cli.app import app
 from cgn_platform.cli.options import (
     DEFAULT_STORE,
@@ -105,11 +106,13 @@ def promote(
     """
     from cgn_platform.registry import promotion
     from cgn_platform.registry.gate import Requirements
-    from cgn_platform.registry.selection import PromotionRequest, cache_of
+    from cgn_platform.registry.selection import PromotionRequest, cache_of, find_row
     from cgn_platform.report.facts import read_facts
 
     requirements, store = Requirements(min_auc, margin, accept_unpaired), open_store(store_path)
     facts = read_facts(store, name)
+    if facts["kind"] == "table" or row is not None:
+        find_row(facts, row)  # before the cache and MLflow are opened
     pairs, _ = open_data(data or cache_of(store, facts))
     decision = promotion.promote(
         facts,
@@ -152,8 +155,10 @@ def models(
     from cgn_platform.console.live import make_console
     from cgn_platform.console.tables import models_table
 
-    console = make_console()
-    versions = _registry(url, model_name, open_store(store_path)).versions()
+    console, store = make_console(), open_store(store_path)
+    if not url and not os.environ.get("MLFLOW_TRACKING_URI") and not store.mlflow_database.exists():
+        raise RegistryError(f"no models in the store {store}", remedy="give another --store, or --url")
+    versions = _registry(url, model_name, store).versions()
     console.print(models_table(versions, console.width))
 
 
@@ -201,16 +206,17 @@ def predict(
 
       cgn predict --manifest films.csv --out predictions
     """
-    from cgn_platform.serving import package
-
     store = open_store(store_path)
     if manifest and out and not target:
         _predict_table(manifest, out, model, store, address)
         return
     if manifest or out or not target or not reference:
         raise ConfigError("give TARGET and REFERENCE, or --manifest FILE and --out DIR")
+    if missing := [str(film) for film in (target, reference) if not film.is_file()]:
+        raise ConfigError(f"no film at {' or '.join(missing)}", remedy="correct the path")
     from cgn.data.reading.films import FilmPair
     from cgn.errors import Reason, UnreadableImageError
+    from cgn_platform.serving import package
 
     with package.load(model, store=store, processes=1) as ensemble:
         (prediction,) = ensemble.predict([FilmPair.of(target, reference, side)])

@@ -73,11 +73,11 @@ def edits_of(edits: list[str] | None) -> dict[str, Any]:
     return changes
 
 
-def open_data(data: str) -> "tuple[Pairs, tuple[Split, ...]]":
+def open_data(data: str, fold: int | None = None) -> "tuple[Pairs, tuple[Split, ...]]":
     """The pairs and folds of a cache.
 
     Raises:
-        ConfigError: a relative path in a submitted job.
+        ConfigError: a relative path in a submitted job, or no such fold (checked before pairs are read).
         CacheError: no cache there, or a damaged one.
     """
     from cgn.data.cache import open_cache, open_splits
@@ -90,7 +90,10 @@ def open_data(data: str) -> "tuple[Pairs, tuple[Split, ...]]":
                 "a job runs in an uploaded copy of the folder, which contains no cache"
             )
         data = os.path.abspath(data)  # noqa: PTH100 - keeps symbolic links as the user knows them
-    return open_cache(data), open_splits(data)
+    splits = open_splits(data)
+    if fold is not None and not 0 <= fold < len(splits):
+        raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
+    return open_cache(data), splits
 
 
 def open_store(path: Path) -> Store:

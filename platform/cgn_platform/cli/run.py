@@ -101,8 +101,8 @@ def sweep(
     resources = Resources(cpus, gpus)
     space = load_space(file).edit(trials, **edits_of(edits))
     store = open_store(store_path)
-    pairs, splits = open_data(data)
     check_names(space.base, space.dimensions)
+    pairs, splits = open_data(data)
     console = make_console()
     name = name or f"{file.stem}-{pairs.name}"
     units = open_ledger(ledger, store, checkpoint_every)
@@ -255,9 +255,9 @@ def table(
 
     resources, store = Resources(cpus, gpus), open_store(store_path)
     declared = load_table(file).edit(**edits_of(edits))
-    pairs, splits = open_data(data)
     for row in declared.rows:
         check_names(declared.config(row))
+    pairs, splits = open_data(data)
     console = make_console()
     name = name or f"{file.stem}-{pairs.name}{'-retuned' if retune else ''}"
     units = open_ledger(ledger, store, checkpoint_every)

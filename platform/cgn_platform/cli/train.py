@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgn.errors import ConfigError
 from cgn_platform.cli.app import app
 from cgn_platform.cli.options import (
     DEFAULT_STORE,
@@ -71,10 +70,8 @@ def train(
     from cgn_platform.search.load import check_names
 
     config = Config().edit(**edits_of(edits))
-    pairs, splits = open_data(data)
     check_names(config)
-    if fold is not None and not 0 <= fold < len(splits):
-        raise ConfigError(f"--fold must lie in [0, {len(splits) - 1}] but got {fold}")
+    pairs, splits = open_data(data, fold)
     if measure:
         from cgn.measure import check
 

@@ -96,7 +96,7 @@ def select_row(facts: Facts, pairs: Pairs, request: PromotionRequest) -> Selecte
             f"--data must be the cache {facts['data']['cache']}, which {facts['name']} ran on, "
             f"but is {pairs.fingerprint}"
         )
-    row = _find_row(facts, request.row)
+    row = find_row(facts, request.row)
     seeds: Sequence[int] = facts["run"]["seeds"]
     if request.seed not in seeds:
         raise ConfigError(f"--seed must be one of {', '.join(map(str, seeds))} but got {request.seed}")
@@ -113,7 +113,8 @@ def cache_of(store: Store, facts: Facts) -> str:
     )
 
 
-def _find_row(facts: Facts, name: str | None) -> Facts:
+def find_row(facts: Facts, name: str | None) -> Facts:
+    """The row of this name or number. Raises ConfigError if there is none."""
     rows: Sequence[Facts] = facts["rows"]
     if not rows:
         raise ConfigError(f"{facts['name']} has no complete trial", remedy="run its command again")

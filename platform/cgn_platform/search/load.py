@@ -1,6 +1,7 @@
 """Load a search space or a table from a Python file, and check the names in it."""
 
 import runpy
+import shlex
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,6 +44,12 @@ def _load(path: Path, name: str, kind: type[Declared]) -> Declared:
         raise ConfigError(f"{path}, line {_line(error, path)}: {message}") from error
     value = variables.get(name)
     if not isinstance(value, kind):
+        other, verb = {"SPACE": ("TABLE", "table"), "TABLE": ("SPACE", "sweep")}[name]
+        if value is None and isinstance(variables.get(other), Space | Table):
+            raise ConfigError(
+                f"{path} must define {name} = {kind.__name__}(...) but defines {other}",
+                remedy=f"run 'cgn {verb} {shlex.quote(str(path))} ...'",
+            )
         actual = "has none" if value is None else f"has {value!r}"
         raise ConfigError(f"{path} must define {name} = {kind.__name__}(...) but {actual}")
     return replace(value, description=(variables.get("__doc__") or "").strip())

@@ -363,9 +363,8 @@ def _disconnect(storage: optuna.storages.RDBStorage) -> None:
 def _check_declaration(name: str, stored: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
     """Raise StudyError if the stored study is another search than the declared one."""
     if differences := difference(stored, declared):
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise StudyError(
-            f"study {name!r} is another search: {differences[0]}{more}",
+            f"study {name!r} is another search: {'; '.join(differences)}",
             remedy="change it back or choose another --name",
         )
 

@@ -20,6 +20,7 @@ from cgn_platform import cli
 from cgn_platform.tracking.mlflow_client import connect
 
 ROOT = Path(__file__).parents[3]
+TABLE = str(ROOT / "search_spaces" / "table_3.py")
 SMOKE = str(ROOT / "search_spaces" / "smoke.py")
 
 
@@ -144,6 +145,13 @@ def test_the_prior_is_tested_where_healthy_pairs_are_known(cgn: Cgn) -> None:
         (["sweep", SMOKE, "--data", "{cache}", "--store", "{store}", "--set", "backbone=vgg"], "take one of"),
         (["sweep", SMOKE, "--data", "{cache}", "--store", "{store}", "--gpus", "1.5"], "--gpus above 1"),
         (["train", "--data", "{empty}"], "no cache at"),
+        (["train", "--data", "nowhere", "--set", "backbone=vgg"], "take one of"),
+        (["train", "--data", "{cache}", "--fold", "9"], "--fold must lie in [0, 2]"),
+        (["train", "--data", "{cache}", "--set", "epoch=3"], "did you mean 'epochs'?"),
+        (["predict", "{cache}/a.png", "{cache}/b.png"], "no film at"),
+        (["models", "--store", "{store}"], "no models in the store"),
+        (["table", SMOKE, "--data", "{cache}", "--store", "{store}"], "run 'cgn sweep"),
+        (["sweep", TABLE, "--data", "{cache}", "--store", "{store}"], "run 'cgn table"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -281,3 +289,9 @@ def test_a_run_with_its_pictures_stands_in_mlflow_once(cgn: Cgn, cache: Path, tm
     assert [point.step for point in there.get_metric_history(trial.info.run_id, "fold_1/val_auc")] == [0, 1]
     kept = {item.path for item in there.list_artifacts(trial.info.run_id)}
     assert kept == {path.name for path in (tmp_path / "f").iterdir()} | {"m.json"}
+
+
+def test_the_version_and_a_near_verb(cgn: Cgn) -> None:
+    answer = cgn("--version")
+    assert (answer.code, answer.out.split()[0]) == (0, "cgn")
+    assert "Did you mean 'sweep'" in cgn("sweeep").err

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -166,6 +167,15 @@ def test_other_data_under_the_same_name_is_refused(space: Space, store: Store) -
     opened(space, store).close()
     with pytest.raises(StudyError, match="cache was 'c0ffee' and is 'decaf'"):
         opened(space, store, cache="decaf")
+
+
+def test_another_search_is_refused_with_every_difference(space: Space, store: Store) -> None:
+    opened(space, store).close()
+    base = space.base.edit(batch_size=space.base.batch_size + 1, beta=0.5)
+    with pytest.raises(StudyError) as error:
+        opened(replace(space, base=base), store)
+    for name in ("base.batch_size was", "base.beta was"):
+        assert name in str(error.value)
 
 
 def test_a_study_declared_by_older_code_is_refused_and_the_new_field_is_named(
