@@ -1,6 +1,7 @@
 """Films in files: from a path to stored pixels, one typed error for all that can be wrong with a file.
 
     dicom     `read`, `read_header`: single-frame DICOM mammograms
+    grey      `as_pixels`: what the stored values of a DICOM file mean
     raster    `read`: PNG, PGM and TIFF
     films     `read_image` for a film of a data set, `open_pair` for a pair to predict
     workers   `Pool`: processes with limits on memory and time, for files that are not trusted

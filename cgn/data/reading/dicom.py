@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pydicom import Dataset, dcmread, uid
@@ -22,9 +21,9 @@ from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import get_decoder
-from pydicom.pixels.processing import apply_modality_lut
 
 from cgn.data.breast import Laterality, StoredPixels, Wall
+from cgn.data.reading import grey
 from cgn.errors import Reason, UnreadableImageError
 
 logging.getLogger("pydicom").propagate = False  # its messages repeat values of tags
@@ -78,6 +77,7 @@ TAGS = {
         "ModalityLUTSequence",
         "VOILUTSequence",
         "VOILUTFunction",
+        "PresentationLUTShape",
         "WindowCenter",
         "WindowWidth",
     ),
@@ -134,6 +134,7 @@ class Header(NamedTuple):
         rows, columns: of the image.
         bits: of a stored value.
         photometric: MONOCHROME1 or MONOCHROME2.
+        negative: the lowest value is white, by MONOCHROME1 or PresentationLUTShape.
     """
 
     laterality: Laterality | None
@@ -145,6 +146,7 @@ class Header(NamedTuple):
     columns: int
     bits: int
     photometric: str
+    negative: bool
 
 
 def read_header(path: Path) -> Header:
@@ -181,9 +183,9 @@ def read(
                 Reason.WRONG_SIDE,
             )
         stored = _decode(dataset, header)
-        lowest = -(2 ** (header.bits - 1)) if dataset.PixelRepresentation else 0
-        table = _voi_table(dataset, header.bits, lowest) if options.range == "voi" else None
-        return _as_pixels(dataset, header, stored, lowest, table)
+        return grey.as_pixels(
+            stored, dataset, header.bits, voi=options.range == "voi", negative=header.negative
+        )
 
 
 # ------------------------------------------------------------------------------------------ the boundary
@@ -276,6 +278,7 @@ def _header(dataset: Dataset) -> Header:
         columns=columns,
         bits=bits,
         photometric=photometric,
+        negative=photometric == "MONOCHROME1" or _text(dataset, "PresentationLUTShape") == "INVERSE",
     )
 
 
@@ -358,63 +361,3 @@ def _coded_size(stream: bytes) -> tuple[int, int] | None:
             return cast(tuple[int, int], struct.unpack_from(">HH", stream, position + 5))
         position += 2 + length
     return None
-
-
-def _as_pixels(
-    dataset: Dataset, header: Header, stored: NDArray[Any], lowest: int, table: NDArray[np.uint16] | None
-) -> tuple[StoredPixels, int]:
-    padding = _padding(dataset, stored)
-    pixels = stored if lowest == 0 else (stored.astype(np.int32) - lowest).astype(np.uint16)
-    bits = header.bits
-    if table is not None:
-        pixels, bits = table[pixels], 16
-    if header.photometric == "MONOCHROME1":
-        pixels = np.subtract(2**bits - 1, pixels, dtype=pixels.dtype)
-    if padding is not None:
-        pixels[padding] = 0
-    return cast(StoredPixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
-
-
-def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """PS3.3 C.7.5.1.1.2. Pixels without measured tissue, by stored value; None if no padding is declared."""
-    value = _number(dataset, "PixelPaddingValue")
-    if value is None:
-        return None
-    low, high = sorted((value, cast(int, _number(dataset, "PixelPaddingRangeLimit", value))))
-    return np.asarray((stored >= low) & (stored <= high))
-
-
-def _voi_table(dataset: Dataset, bits: int, lowest: int) -> NDArray[np.uint16] | None:
-    """PS3.3 C.11.1 and C.11.2. 16-bit brightness of every stored value; None without a VOI LUT or window."""
-    values = apply_modality_lut(np.arange(lowest, lowest + 2**bits), dataset).astype(np.float64)
-    if luts := dataset.get("VOILUTSequence"):
-        entries, first, depth = (int(v) for v in luts[0].LUTDescriptor)
-        data = luts[0].LUTData
-        if isinstance(data, bytes):
-            data = np.frombuffer(data, np.uint8 if len(data) == (entries or 2**16) else "<u2")
-        lut = np.asarray(data, np.float64)
-        bright = lut[np.clip(values - first, 0, len(lut) - 1).astype(np.int64)] / (2**depth - 1)
-    elif (centre := _first(dataset, "WindowCenter")) is not None:
-        width = cast(float, _first(dataset, "WindowWidth"))
-        bright = _window(values, centre, width, _text(dataset, "VOILUTFunction") or "LINEAR")
-    else:
-        return None
-    return np.asarray(np.round(np.clip(bright, 0, 1) * 65535), np.uint16)
-
-
-def _window(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
-    """PS3.3 C.11.2.1.2 and C.11.2.1.3. Brightness; below 0 and above 1 outside of the window."""
-    if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
-    if function == "LINEAR_EXACT":
-        return (values - centre) / width + 0.5
-    if width == 1:
-        return np.where(values <= centre - 0.5, 0.0, 1.0)
-    return (values - (centre - 0.5)) / (width - 1) + 0.5
-
-
-def _first(dataset: Dataset, tag: str) -> float | None:
-    value = dataset.get(tag)
-    if value is None or value == "":
-        return None
-    return float(value if isinstance(value, int | float | str) else value[0])

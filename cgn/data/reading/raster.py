@@ -13,6 +13,9 @@ from cgn.errors import Reason, UnreadableImageError
 SUFFIXES = (".png", ".pgm", ".tif", ".tiff")
 
 PNG, TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
+PHOTOMETRIC = 262
+"""The tag of a TIFF file that says whether 0 is white (0) or black (1)."""
+
 PGM = re.compile(rb"P5\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 
 
@@ -42,7 +45,21 @@ def read(path: Path) -> tuple[StoredPixels, int]:
         pixels = None
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise UnreadableImageError("the file holds no grey image of 8 or 16 bits", Reason.NOT_AN_IMAGE)
+    if content.startswith(TIFF) and pixels.dtype == np.uint16 and _white_is_zero(content):
+        pixels = 65535 - pixels  # OpenCV inverts 8 bits only
     return pixels, 8 * pixels.dtype.itemsize
+
+
+def _white_is_zero(content: bytes) -> bool:
+    """Whether the first directory of a TIFF file says that the lowest value is white."""
+    order = "<" if content.startswith(b"II") else ">"
+    (directory,) = struct.unpack_from(order + "I", content, 4)
+    (count,) = struct.unpack_from(order + "H", content, directory)
+    for number in range(min(count, (len(content) - directory - 2) // 12)):
+        tag, _, _, value = struct.unpack_from(order + "HHIH", content, directory + 2 + 12 * number)
+        if tag == PHOTOMETRIC:
+            return int(value) == 0
+    return False
 
 
 def _is_complete(content: bytes) -> bool:

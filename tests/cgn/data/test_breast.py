@@ -197,3 +197,19 @@ def test_without_a_stated_chest_wall_the_shape_decides(wall):
 def test_impossible_preprocessing_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         Preprocessing(**values)
+
+
+@pytest.mark.parametrize("wall", ["left", "right"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_negative_is_refused(wall, bits):
+    film = drawn(wall, dtype=np.uint8 if bits == 8 else np.uint16) * np.uint8(1)
+    negative = (2**bits - 1 - film.astype(np.int64) * 2 ** (bits - 8)).astype(film.dtype)
+    with pytest.raises(UnreadableImageError, match="is a negative") as caught:
+        prepare(negative, bits, wall, 64)
+    assert caught.value.reason is Reason.NEGATIVE
+
+
+def test_a_breast_that_fills_its_film_is_no_negative():
+    film = np.full((300, 240), 150, np.uint8)
+    film[:, 225:] = 5
+    assert find_breast(film, 8).crop[2] > 200

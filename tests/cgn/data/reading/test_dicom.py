@@ -57,6 +57,55 @@ def test_monochrome1_is_inverted(tmp_path):
     np.testing.assert_array_equal(pixels, 4095 - stored)
 
 
+FALLING = {"RescaleSlope": -1, "RescaleIntercept": 4095}
+INVERSE = {"PresentationLUTShape": "INVERSE"}
+
+
+@pytest.mark.parametrize("range_", ["stored", "voi"])
+@pytest.mark.parametrize(
+    ("tags", "inverted"),
+    [
+        (FALLING, True),
+        (INVERSE, True),
+        (FALLING | INVERSE, False),
+        (FALLING | {"PhotometricInterpretation": "MONOCHROME1"}, False),
+        (INVERSE | {"PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"PresentationLUTShape": "IDENTITY", "RescaleSlope": 2, "RescaleIntercept": -9}, False),
+    ],
+)
+def test_every_tag_that_turns_the_greys_counts(tmp_path, tags, inverted, range_):
+    stored = dicoms.breast(bits=12)
+    path = dicoms.write(tmp_path / "film.dcm", stored, bits=12, **tags)
+    pixels, bits = read(path, options=DicomOptions(range=range_))
+    assert bits == 12
+    np.testing.assert_array_equal(pixels, 4095 - stored if inverted else stored)
+
+
+def test_a_falling_slope_under_a_window_turns_the_greys_once(tmp_path):
+    path = dicoms.write(
+        tmp_path / "film.dcm", dicoms.breast(bits=12), bits=12, WindowCenter=2048, WindowWidth=4096, **FALLING
+    )
+    falling, _ = read(path, options=DicomOptions(range="voi"))
+    assert falling[60, 0] < falling[60, -1]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": 1, "WindowWidth": 0},
+        {"WindowCenter": 1, "WindowWidth": 0.5},
+        {"WindowCenter": 2000, "WindowWidth": -100},
+        {"WindowCenter": 2000},
+        {"WindowCenter": 2000, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": 2000, "WindowWidth": -1, "VOILUTFunction": "LINEAR_EXACT"},
+        {"RescaleSlope": 0, "RescaleIntercept": 0},
+    ],
+)
+def test_a_window_or_slope_without_a_meaning_is_refused(tmp_path, tags):
+    path = dicoms.write(tmp_path / "film.dcm", dicoms.breast(bits=12), bits=12, **tags)
+    assert refused(path, options=DicomOptions(range="voi")) is Reason.WINDOW
+
+
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_is_background_whatever_its_value(tmp_path, photometric):
     stored = dicoms.breast(bits=12)

@@ -1,3 +1,5 @@
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -50,3 +52,35 @@ def test_floats_are_no_grey_values(tmp_path):
 def test_the_message_for_a_missing_file_names_no_path(tmp_path):
     with pytest.raises(UnreadableImageError, match=r"^cannot read the file: No such file or directory$"):
         raster.read(tmp_path / "anna.png")
+
+
+def tiff(image, photometric, order):
+    """An uncompressed TIFF file; cv2 writes no photometric interpretation but 1."""
+    rows, columns = image.shape
+    data = image.astype(image.dtype.newbyteorder(order)).tobytes()
+    tags = {
+        256: columns,
+        257: rows,
+        258: 8 * image.itemsize,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: rows,
+    }
+    entries = [(tag, 3, struct.pack(order + "HH", value, 0)) for tag, value in tags.items()]
+    entries.append((279, 4, struct.pack(order + "I", len(data))))
+    directory = b"".join(struct.pack(order + "HHI", tag, kind, 1) + value for tag, kind, value in entries)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    start = magic + struct.pack(order + "I", 8 + len(data))
+    return start + data + struct.pack(order + "H", len(entries)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_whose_zero_is_white_is_inverted(tmp_path, kind, order):
+    image, path = IMAGE.astype(kind), tmp_path / "film.tif"
+    path.write_bytes(tiff(image, 1, order))
+    assert (raster.read(path)[0] == image).all()
+    path.write_bytes(tiff(image, 0, order))
+    assert (raster.read(path)[0] == np.iinfo(kind).max - image).all()

@@ -1,0 +1,114 @@
+"""What stored values mean: polarity, padding, and the brightness of windows and look-up tables (DICOM)."""
+
+import math
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels.processing import apply_modality_lut
+
+from cgn.data.breast import StoredPixels
+from cgn.errors import Reason, UnreadableImageError
+
+
+def as_pixels(
+    stored: NDArray[Any], dataset: Dataset, bits: int, *, voi: bool, negative: bool
+) -> tuple[StoredPixels, int]:
+    """Values from 0, bright is dense, padding is 0; and their bits, 16 after a VOI LUT or window.
+
+    Args:
+        stored: values as decoded.
+        dataset: their tags.
+        bits: of a stored value.
+        voi: apply the first VOI LUT or window; without one, the stored range is used.
+        negative: the lowest brightness is shown white.
+
+    Raises:
+        UnreadableImageError: the slope, window or table says no brightness.
+    """
+    padding = _padding(dataset, stored)
+    lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
+    values = _modality(dataset, np.arange(lowest, lowest + 2**bits))
+    table = _voi_table(dataset, values) if voi else None
+    pixels = stored if lowest == 0 else (stored.astype(np.int32) - lowest).astype(np.uint16)
+    if table is not None:
+        pixels, bits = table[pixels], 16
+    elif values[-1] < values[0]:
+        negative = not negative  # the window does this by itself
+    if negative:
+        pixels = np.subtract(2**bits - 1, pixels, dtype=pixels.dtype)
+    if padding is not None:
+        pixels[padding] = 0
+    return cast(StoredPixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
+
+
+def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """PS3.3 C.7.5.1.1.2. Pixels without measured tissue, by stored value; None if no padding is declared."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None or value == "":
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None or limit == "" else limit)))
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _modality(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.float64]:
+    """PS3.3 C.11.1. Stored values by the modality LUT, or by slope and intercept."""
+    if not dataset.get("ModalityLUTSequence"):
+        slope = _first(dataset, "RescaleSlope")
+        if slope is not None and (slope == 0 or not math.isfinite(slope)):
+            raise UnreadableImageError(f"the rescale slope must not be 0 but is {slope:g}", Reason.WINDOW)
+    return np.asarray(apply_modality_lut(stored, dataset), np.float64)
+
+
+def _voi_table(dataset: Dataset, values: NDArray[np.float64]) -> NDArray[np.uint16] | None:
+    """PS3.3 C.11.2. 16-bit brightness of every stored value; None without a VOI LUT or window."""
+    if luts := dataset.get("VOILUTSequence"):
+        entries, first, depth = (int(v) for v in luts[0].LUTDescriptor)
+        data = luts[0].LUTData
+        if isinstance(data, bytes):
+            data = np.frombuffer(data, np.uint8 if len(data) == (entries or 2**16) else "<u2")
+        lut = np.asarray(data, np.float64)
+        bright = lut[np.clip(values - first, 0, len(lut) - 1).astype(np.int64)] / (2**depth - 1)
+    elif (centre := _first(dataset, "WindowCenter")) is not None:
+        function = _text(dataset, "VOILUTFunction") or "LINEAR"
+        width = _first(dataset, "WindowWidth")
+        if width is None or not _is_window(centre, width, function):
+            raise UnreadableImageError(
+                "a window must have a finite centre and a width of 1 or more (above 0 if it is not LINEAR) "
+                f"but the width is {'missing' if width is None else f'{width:g}'}",
+                Reason.WINDOW,
+            )
+        bright = _window(values, centre, width, function)
+    else:
+        return None
+    return np.asarray(np.round(np.clip(bright, 0, 1) * 65535), np.uint16)
+
+
+def _is_window(centre: float, width: float, function: str) -> bool:
+    finite = math.isfinite(centre) and math.isfinite(width)
+    return finite and (width > 0 if function in ("SIGMOID", "LINEAR_EXACT") else width >= 1)
+
+
+def _window(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3. Brightness; below 0 and above 1 outside of the window."""
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
+    if function == "LINEAR_EXACT":
+        return (values - centre) / width + 0.5
+    if width == 1:
+        return np.where(values <= centre - 0.5, 0.0, 1.0)
+    return (values - (centre - 0.5)) / (width - 1) + 0.5
+
+
+def _first(dataset: Dataset, tag: str) -> float | None:
+    value = dataset.get(tag)
+    if value is None or value == "":
+        return None
+    return float(value if isinstance(value, int | float | str) else value[0])
+
+
+def _text(dataset: Dataset, tag: str) -> str | None:
+    value = dataset.get(tag)
+    return (str(value).strip() or None) if value is not None else None
