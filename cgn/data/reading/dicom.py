@@ -345,8 +345,10 @@ def _decode(dataset: Dataset, header: Header) -> NDArray[Any]:
                 f"{' x '.join(map(str, coded or ('no size',)))}",
                 Reason.WRONG_SIZE,
             )
-    array, _ = get_decoder(syntax).as_array(dataset, index=0, raw=True, decoding_plugin=SYNTAXES[syntax])
-    return cast(NDArray[Any], array)
+    array, _ = get_decoder(syntax).as_array(
+        dataset, index=0, raw=True, decoding_plugin=SYNTAXES[syntax], correct_unused_bits=False
+    )
+    return grey.in_range(cast(NDArray[Any], array), header.bits)
 
 
 def _coded_size(stream: bytes) -> tuple[int, int] | None:

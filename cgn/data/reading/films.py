@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 from cgn.data import breast
 from cgn.data.boxes import Box
 from cgn.data.breast import Laterality, PreparedImage, Preprocessing, Wall
-from cgn.data.reading import dicom, raster
+from cgn.data.reading import dicom, grey, raster
 from cgn.data.records import RawImage, Rejection, attributed_to, rejected
 from cgn.errors import Reason, UnreadableImageError
 
@@ -52,7 +52,7 @@ def read_image(film: Film, options: dicom.DicomOptions = dicom.AS_STORED) -> Raw
         pixels, bits = dicom.read(path, laterality=film.side, options=options)
         return RawImage(pixels, bits, film.chest_wall)
     pixels, depth = raster.read(path)
-    bits = film.bits or depth
+    bits = film.bits or grey.used_bits(int(pixels.max(initial=0)), depth)
     if bits > depth:
         raise UnreadableImageError(f"the film must have {bits} bits as stated but has {depth}", Reason.DEPTH)
     return RawImage(pixels, bits, film.chest_wall)

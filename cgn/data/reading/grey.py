@@ -6,10 +6,41 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.pixels.processing import apply_modality_lut
 
 from cgn.data.breast import StoredPixels
 from cgn.errors import Reason, UnreadableImageError
+
+DEPTHS = 8, 10, 12, 14
+"""Bits to which values are taken to belong if they leave unused at least `UNUSED` bits of those stated."""
+
+UNUSED = 4
+
+
+def in_range(stored: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Decoded values, of which signed ones are extended from `bits`; bits beyond are not cut off.
+
+    Raises:
+        UnreadableImageError: a value needs more than `bits`.
+    """
+    signed, allocated = stored.dtype.kind == "i", 8 * stored.dtype.itemsize
+    whole = stored.astype(np.int32) & (2**allocated - 1)
+    fits = whole < 2**bits
+    if signed:
+        fits |= (stored >= -(2 ** (bits - 1))) & (stored < 2 ** (bits - 1))
+    if not fits.all():
+        raise UnreadableImageError(
+            f"stored values must fit into the {bits} bits that the header states but exceed them",
+            Reason.DEPTH,
+        )
+    if not signed:
+        return stored
+    shift = allocated - bits
+    return np.left_shift(stored, shift) >> shift
+
+
+def used_bits(highest: int, bits: int) -> int:
+    """The bits that values up to `highest` use: fewer than stated for 12-bit values in a 16-bit file."""
+    return next((depth for depth in DEPTHS if highest < 2**depth and depth <= bits - UNUSED), bits)
 
 
 def as_pixels(
@@ -31,7 +62,13 @@ def as_pixels(
     lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
     values = _modality(dataset, np.arange(lowest, lowest + 2**bits))
     table = _voi_table(dataset, values) if voi else None
+    stated = bits
+    if lowest and table is None and bits > 8 and stored.min() >= 0:
+        lowest, bits, stored = 0, bits - 1, stored.astype(np.uint16)  # no value has the sign
     pixels = stored if lowest == 0 else (stored.astype(np.int32) - lowest).astype(np.uint16)
+    if table is None:
+        measured = pixels if padding is None else pixels[~padding]
+        bits = min(bits, used_bits(int(measured.max(initial=0)), stated))
     if table is not None:
         pixels, bits = table[pixels], 16
     elif values[-1] < values[0]:
@@ -55,22 +92,25 @@ def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None
 
 def _modality(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.float64]:
     """PS3.3 C.11.1. Stored values by the modality LUT, or by slope and intercept."""
-    if not dataset.get("ModalityLUTSequence"):
-        slope = _first(dataset, "RescaleSlope")
-        if slope is not None and (slope == 0 or not math.isfinite(slope)):
-            raise UnreadableImageError(f"the rescale slope must not be 0 but is {slope:g}", Reason.WINDOW)
-    return np.asarray(apply_modality_lut(stored, dataset), np.float64)
+    if luts := dataset.get("ModalityLUTSequence"):
+        return _looked_up(stored.astype(np.float64), luts[0])[0]
+    slope, intercept = _first(dataset, "RescaleSlope"), _first(dataset, "RescaleIntercept")
+    if slope is None or intercept is None:
+        return stored.astype(np.float64)
+    if slope == 0 or not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise UnreadableImageError(
+            f"a rescale slope must be finite and not 0, its intercept finite, but they are {slope:g} and "
+            f"{intercept:g}",
+            Reason.WINDOW,
+        )
+    return stored * slope + intercept
 
 
 def _voi_table(dataset: Dataset, values: NDArray[np.float64]) -> NDArray[np.uint16] | None:
     """PS3.3 C.11.2. 16-bit brightness of every stored value; None without a VOI LUT or window."""
     if luts := dataset.get("VOILUTSequence"):
-        entries, first, depth = (int(v) for v in luts[0].LUTDescriptor)
-        data = luts[0].LUTData
-        if isinstance(data, bytes):
-            data = np.frombuffer(data, np.uint8 if len(data) == (entries or 2**16) else "<u2")
-        lut = np.asarray(data, np.float64)
-        bright = lut[np.clip(values - first, 0, len(lut) - 1).astype(np.int64)] / (2**depth - 1)
+        outputs, top = _looked_up(values, luts[0])
+        bright = outputs / top
     elif (centre := _first(dataset, "WindowCenter")) is not None:
         function = _text(dataset, "VOILUTFunction") or "LINEAR"
         width = _first(dataset, "WindowWidth")
@@ -84,6 +124,22 @@ def _voi_table(dataset: Dataset, values: NDArray[np.float64]) -> NDArray[np.uint
     else:
         return None
     return np.asarray(np.round(np.clip(bright, 0, 1) * 65535), np.uint16)
+
+
+def _looked_up(values: NDArray[np.float64], item: Dataset) -> tuple[NDArray[np.float64], int]:
+    """PS3.3 C.11.1.1 and C.11.2.1.1. Values by a look-up table, and the highest output of its bits."""
+    entries, first, depth = (int(v) for v in item.LUTDescriptor)
+    data = item.LUTData
+    if isinstance(data, bytes):
+        data = np.frombuffer(data, np.uint8 if len(data) == (entries or 2**16) else "<u2")
+    lut = np.asarray(data, np.float64)
+    if not 8 <= depth <= 16 or not lut.size or lut.max() >= 2**depth:
+        raise UnreadableImageError(
+            f"a look-up table must have entries of the 8 to 16 bits that it states but states {depth}",
+            Reason.WINDOW,
+        )
+    outputs = lut[np.clip(values - first, 0, len(lut) - 1).astype(np.int64)]
+    return outputs, 2 ** used_bits(int(lut.max()), depth) - 1
 
 
 def _is_window(centre: float, width: float, function: str) -> bool:

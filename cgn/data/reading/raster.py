@@ -13,10 +13,14 @@ from cgn.errors import Reason, UnreadableImageError
 SUFFIXES = (".png", ".pgm", ".tif", ".tiff")
 
 PNG, TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
+MAX_PIXELS = 2**26
+"""Of an image; the largest mammograms have 2^25."""
+
 PHOTOMETRIC = 262
 """The tag of a TIFF file that says whether 0 is white (0) or black (1)."""
 
-PGM = re.compile(rb"P5\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s")
+GAP = rb"\s+(?:#[^\n]*\n\s*)*"
+PGM = re.compile(rb"P5" + GAP + rb"(\d{1,9})" + GAP + rb"(\d{1,9})" + GAP + rb"(\d{1,5})\s")
 
 
 def has_signature(content: bytes) -> bool:
@@ -25,7 +29,7 @@ def has_signature(content: bytes) -> bool:
 
 
 def read(path: Path) -> tuple[StoredPixels, int]:
-    """Grey values `(rows, columns)`, and the bits in which the file stores them, 8 or 16.
+    """Grey values `(rows, columns)`, and the bits in which the file stores them, 8 to 16.
 
     Raises:
         UnreadableImageError: no file, a truncated file, or no such image.
@@ -38,6 +42,8 @@ def read(path: Path) -> tuple[StoredPixels, int]:
         raise UnreadableImageError(
             f"the file is truncated or no PNG, PGM or TIFF image: {len(content)} bytes", Reason.TRUNCATED
         )
+    if header := PGM.match(content):
+        return _pgm(content, *map(int, header.groups()))
     try:
         flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
@@ -48,6 +54,23 @@ def read(path: Path) -> tuple[StoredPixels, int]:
     if content.startswith(TIFF) and pixels.dtype == np.uint16 and _white_is_zero(content):
         pixels = 65535 - pixels  # OpenCV inverts 8 bits only
     return pixels, 8 * pixels.dtype.itemsize
+
+
+def _pgm(content: bytes, columns: int, rows: int, highest: int) -> tuple[StoredPixels, int]:
+    """The values of a PGM file, of which `highest` is white: in as many bits as it needs, 8 or more."""
+    header = PGM.match(content)
+    if header is None or not (0 < rows * columns <= MAX_PIXELS and 0 < highest < 2**16):
+        raise UnreadableImageError("the file holds no grey image of 8 or 16 bits", Reason.NOT_AN_IMAGE)
+    kind = np.dtype(np.uint8 if highest < 256 else ">u2")
+    pixels = np.frombuffer(content, kind, rows * columns, header.end()).reshape(rows, columns)
+    if pixels.max() > highest:
+        raise UnreadableImageError(
+            f"values must not exceed the {highest} of the header but reach {pixels.max()}", Reason.DEPTH
+        )
+    bits = max(8, highest.bit_length())
+    if highest != 2**bits - 1:
+        pixels = np.round(pixels * ((2**bits - 1) / highest))
+    return pixels.astype(np.uint8 if bits == 8 else np.uint16), bits
 
 
 def _white_is_zero(content: bytes) -> bool:

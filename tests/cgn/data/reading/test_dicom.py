@@ -57,6 +57,49 @@ def test_monochrome1_is_inverted(tmp_path):
     np.testing.assert_array_equal(pixels, 4095 - stored)
 
 
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big endian", "rle"])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_values_beyond_the_stated_bits_are_refused(tmp_path, syntax, kind):
+    stored = (dicoms.breast(bits=12) * 4).astype(kind)
+    path = dicoms.write(tmp_path / "film.dcm", stored, syntax, 16)
+    dataset = dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.save_as(path)
+    assert refused(path) is Reason.DEPTH
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_twelve_bits_under_a_header_of_sixteen_keep_their_contrast(tmp_path, kind, photometric):
+    stored = dicoms.breast(bits=12).astype(kind)
+    path = dicoms.write(tmp_path / "film.dcm", stored, bits=16, PhotometricInterpretation=photometric)
+    pixels, bits = read(path)
+    assert bits == 12
+    np.testing.assert_array_equal(pixels, stored if photometric == "MONOCHROME2" else 4095 - stored)
+
+
+@pytest.mark.parametrize(("highest", "first"), [(4095, 65535), (65535, 65535)])
+def test_a_table_is_as_bright_as_its_entries(tmp_path, highest, first):
+    item = Dataset()
+    item.add_new(0x00283002, "US", [4096, 0, 16])
+    item.add_new(0x00283006, "US", np.linspace(0, highest, 4096).astype(int).tolist())
+    stored = np.full((20, 30), 4095, np.uint16)
+    path = dicoms.write(tmp_path / "film.dcm", stored, bits=12, VOILUTSequence=Sequence([item]))
+    assert read(path, options=DicomOptions(range="voi"))[0].max() == first
+
+
+@pytest.mark.parametrize("range_", ["stored", "voi"])
+@pytest.mark.parametrize("falling", [False, True])
+def test_a_modality_table_of_twelve_bits_is_read_and_may_fall(tmp_path, range_, falling):
+    item = Dataset()
+    item.add_new(0x00283002, "US", [4096, 0, 12])
+    item.add_new(0x00283006, "US", list(range(4096))[:: -1 if falling else 1])
+    stored = dicoms.breast(bits=12)
+    path = dicoms.write(tmp_path / "film.dcm", stored, bits=12, ModalityLUTSequence=Sequence([item]))
+    pixels, _ = read(path, options=DicomOptions(range=range_))
+    np.testing.assert_array_equal(pixels, 4095 - stored if falling else stored)
+
+
 FALLING = {"RescaleSlope": -1, "RescaleIntercept": 4095}
 INVERSE = {"PresentationLUTShape": "INVERSE"}
 

@@ -31,6 +31,10 @@ def test_grey_values_are_returned_as_stored(tmp_path, suffix, kind, bits):
         (b"DICM", Reason.TRUNCATED),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 20 + b"IEND\xaeB`\x82", Reason.NOT_AN_IMAGE),
         (b"P5\n0 0\n255\n", Reason.NOT_AN_IMAGE),
+        (b"P5\n2 2\n4095\n\x0f\xff\x10\x00\0\0\0\0", Reason.DEPTH),
+        (b"P5\n" + b"9" * 5000 + b" 2\n255\n1234", Reason.TRUNCATED),
+        (b"P5\n2 2\n" + b"9" * 5000 + b"\n1234", Reason.TRUNCATED),
+        (b"P5\n2 2\n0\n1234", Reason.NOT_AN_IMAGE),
     ],
 )
 def test_files_that_are_no_image_have_a_reason(tmp_path, content, reason):
@@ -84,3 +88,20 @@ def test_a_tiff_whose_zero_is_white_is_inverted(tmp_path, kind, order):
     assert (raster.read(path)[0] == image).all()
     path.write_bytes(tiff(image, 0, order))
     assert (raster.read(path)[0] == np.iinfo(kind).max - image).all()
+
+
+@pytest.mark.parametrize(("highest", "bits"), [(255, 8), (1023, 10), (4095, 12), (65535, 16)])
+def test_the_highest_value_of_a_pgm_decides_its_bits(tmp_path, highest, bits):
+    path, image = tmp_path / "film.pgm", (IMAGE * (highest // 47)).astype(np.uint16)
+    data = image.astype(np.uint8 if bits == 8 else ">u2").tobytes()
+    path.write_bytes(b"P5\n# a comment\n8 6\n%d\n" % highest + data)
+    pixels, depth = raster.read(path)
+    assert depth == bits
+    assert (pixels == image).all()
+
+
+def test_a_pgm_whose_white_is_no_power_of_two_is_scaled(tmp_path):
+    path = tmp_path / "film.pgm"
+    path.write_bytes(b"P5\n2 1\n1000\n" + np.array([1000, 700], ">u2").tobytes())
+    pixels, bits = raster.read(path)
+    assert (bits, pixels.tolist()) == (10, [[1023, 716]])
