@@ -94,12 +94,24 @@ def rejected(pair: NamedPair, reason: Reason, message: str, role: str = "") -> R
 
 @contextmanager
 def attributed_to(role: Role) -> Iterator[None]:
-    """Attribute an UnreadableImageError raised in the block to this film of the pair."""
+    """Attribute what is raised in the block to this film of the pair, as an UnreadableImageError.
+
+    A reader may raise anything on arbitrary input; one film must cost one pair.
+    """
     try:
         yield
     except UnreadableImageError as error:
         error.role = role
         raise
+    except Exception as error:
+        reason = Reason.TOO_LARGE if isinstance(error, MemoryError) else Reason.UNDECODABLE
+        message = {
+            Reason.TOO_LARGE: "the film needs more memory than is available",
+            Reason.UNDECODABLE: "the film cannot be read: its file is damaged or of an unknown form",
+        }[reason]
+        unreadable = UnreadableImageError(message, reason)
+        unreadable.role = role
+        raise unreadable from error
 
 
 def load_pair(target: Callable[[], RawImage], reference: Callable[[], RawImage]) -> RawPair:
