@@ -35,7 +35,7 @@ def in_range(stored: NDArray[Any], bits: int) -> NDArray[Any]:
     if not signed:
         return stored
     shift = allocated - bits
-    return np.left_shift(stored, shift) >> shift
+    return np.asarray(np.left_shift(stored, shift) >> shift)
 
 
 def used_bits(highest: int, bits: int) -> int:
@@ -103,7 +103,7 @@ def _modality(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.float64
             f"{intercept:g}",
             Reason.WINDOW,
         )
-    return stored * slope + intercept
+    return stored.astype(np.float64) * slope + intercept
 
 
 def _voi_table(dataset: Dataset, values: NDArray[np.float64]) -> NDArray[np.uint16] | None:

@@ -70,7 +70,7 @@ def _pgm(content: bytes, columns: int, rows: int, highest: int) -> tuple[StoredP
     bits = max(8, highest.bit_length())
     if highest != 2**bits - 1:
         pixels = np.round(pixels * ((2**bits - 1) / highest))
-    return pixels.astype(np.uint8 if bits == 8 else np.uint16), bits
+    return (pixels.astype(np.uint8) if bits == 8 else pixels.astype(np.uint16)), bits
 
 
 def _white_is_zero(content: bytes) -> bool:
