@@ -7,12 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cgn.data.pairs import Pairs
-from cgn.statistics import Interval
+from cgn_platform import text
 from cgn_platform.registry.gate import Verdict
 from cgn_platform.registry.registry import Registry, Version
 from cgn_platform.registry.selection import PromotionRequest, SelectedRow
 from cgn_platform.report.facts import Facts, provenance_facts
-from cgn_platform.report.format import interval_text
 from cgn_platform.report.templates import environment
 from cgn_platform.store.ledger import Unit
 from cgn_platform.store.out_of_fold import OutOfFold
@@ -93,7 +92,7 @@ def version_tags(key: str, evidence: Facts) -> dict[str, str]:
         "gate": json.dumps(evidence["gate"]["checks"]),
     }
     if "auc" in figures:
-        tags["auc"] = interval_text(Interval(**figures["auc"]))
+        tags["auc"] = text.interval(figures["auc"])
     return {f"cgn.{name}": str(value) for name, value in tags.items()}
 
 

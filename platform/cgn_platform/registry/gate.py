@@ -16,7 +16,8 @@ import numpy as np
 from cgn import statistics
 from cgn.errors import ConfigError
 from cgn.statistics import Interval
-from cgn_platform.report.format import CHANCE, interval_text
+from cgn_platform import text
+from cgn_platform.report.facts import CHANCE
 from cgn_platform.store.out_of_fold import OutOfFold
 
 NOT_MEASURED = "not measured because units are missing or damaged"
@@ -171,13 +172,13 @@ def _check_auc(candidate: Candidate, requirements: Requirements) -> Check:
         return Check("auc", interval.estimate > minimum, words, interval.estimate, minimum)
     if winner.raw is None or winner.corrected is None:
         words = (
-            f"AUC: test folds {interval_text(interval)}; the validation AUC cannot be corrected for the "
+            f"AUC: test folds {text.interval(interval)}; the validation AUC cannot be corrected for the "
             f"selection because a unit of a trial is missing: run the sweep's command again; {must}"
         )
         return Check("auc", False, words, None, minimum)
     words = (
         f"AUC: {winner.raw:.3f} on the validation folds that selected it, corrected "
-        f"{interval_text(winner.corrected)}, test folds {_test_auc(interval)}; "
+        f"{text.interval(winner.corrected)}, test folds {_test_auc(interval)}; "
         f"the lower one of the last two {must}"
     )
     lower = min(winner.corrected.estimate, interval.estimate)
@@ -186,7 +187,7 @@ def _check_auc(candidate: Candidate, requirements: Requirements) -> Check:
 
 def _test_auc(interval: Interval) -> str:
     by_chance = interval.low <= CHANCE <= interval.high
-    return f"{interval_text(interval)}{', not distinguishable from chance' if by_chance else ''}"
+    return f"{text.interval(interval)}{', not distinguishable from chance' if by_chance else ''}"
 
 
 def _check_against_champion(
@@ -206,7 +207,7 @@ def _check_against_champion(
     auc = Check(
         "difference",
         difference.low > -margin,
-        f"{name}: difference of AUC {interval_text(difference, '+.3f')}, "
+        f"{name}: difference of AUC {text.difference(difference)}, "
         f"the lower bound must be above {-margin:+.3f}",
         difference.low,
         -margin,
@@ -221,7 +222,7 @@ def _check_localisation(name: str, ours: OutOfFold, theirs: OutOfFold, margin: f
     return Check(
         "localisation",
         difference.high < margin,
-        f"{name}: difference of localisation error {interval_text(difference, '+.3f')}, "
+        f"{name}: difference of localisation error {text.difference(difference)}, "
         f"the upper bound must be below {margin:+.3f}",
         difference.high,
         margin,

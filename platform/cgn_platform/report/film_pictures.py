@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # loaded late: torch and matplotlib take seconds
     from matplotlib.figure import Figure
     from torch import nn
 
+    from cgn.figures import Localisations
     from cgn.fit import Images
 
 DPI = 90  # one or two pixels of a picture for each pixel of a film
@@ -96,28 +97,28 @@ def _localisation_picture(
     from cgn.fit import Images
 
     images = Images(cases.pairs)
-    places = {"baseline": _places(evidence[baseline], cases, images)}
+    localisations = {"baseline": _localise(evidence[baseline], cases, images)}
     if other is not None:
-        places["other row"] = _places(evidence[other], cases, images)
+        localisations["other row"] = _localise(evidence[other], cases, images)
     ious = ", ".join(f"{row['iou']:.2f}" for row in cases.rows)
     names = f"Baseline: {baseline}" + (f"; other row: {other}" if other else "")
     label = (
         "Target, reference, annotated lesions, and activation maps with predicted boxes. "
         f"IoU of the baseline: {ious}. {names}."
     )
-    return Picture(_png(figures.fig4(*cases.films, places)), label)
+    return Picture(_png(figures.fig4(*cases.films, localisations)), label)
 
 
-def _places(evidence: Evidence, cases: _Cases, images: "Images") -> Any:
-    """Maps and boxes of each case by the network that was not trained on it (`cgn.figures.Localisations`)."""
+def _localise(evidence: Evidence, cases: _Cases, images: "Images") -> "Localisations":
+    """Map and box of each case by the network that was not trained on it."""
     from cgn import figures
 
-    places = [
+    single = [
         figures.localisations_of(network, images, np.array([index], np.int64))
         for network, index in zip(_networks(evidence, cases), cases.index, strict=True)
     ]
     return figures.Localisations(
-        np.concatenate([place.cams for place in places]), [p.boxes[0] for p in places]
+        np.concatenate([case.cams for case in single]), [case.boxes[0] for case in single]
     )
 
 

@@ -1,41 +1,18 @@
-"""Numbers as text: those of a page, each with its path in the facts, and intervals."""
+"""Numbers of a page, as HTML that names the path of each in the facts."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from cgn_platform.report.facts import Facts
 
-CHANCE = 0.5  # AUC of a random score
 MISSING = "–"
-
-
-class WithBounds(Protocol):
-    """An estimate with its interval: `cgn.statistics.Interval` or `Difference`."""
-
-    @property
-    def estimate(self) -> float: ...  # noqa: D102
-    @property
-    def low(self) -> float: ...  # noqa: D102
-    @property
-    def high(self) -> float: ...  # noqa: D102
-
-
-def interval_text(interval: WithBounds, form: str = ".3f") -> str:
-    """An estimate with its interval in plain text: `0.812 [0.701, 0.893]`."""
-    low, high = format(interval.low, form), format(interval.high, form)
-    return f"{format(interval.estimate, form)} [{low}, {high}]"
 
 
 def typographic(value: float, form: str) -> str:
     """A number as it is shown on the page: with a true minus sign."""
     return format(value, form).replace("-", "−")
-
-
-def short(value: Any) -> str:
-    """A value of a configuration, with three significant digits."""
-    return format(value, ".3g") if isinstance(value, float) else str(value)
 
 
 def number(facts: Facts, path: str, form: str = ".3f") -> Markup:

@@ -23,9 +23,9 @@ from cgn.data.pairs import Pairs
 from cgn.errors import ConfigError
 from cgn_platform.report.content import PageContent, find_evidence
 from cgn_platform.report.curve_charts import add_curve_charts
-from cgn_platform.report.facts import Facts, read_facts
+from cgn_platform.report.facts import CHANCE, Facts, read_facts
 from cgn_platform.report.film_pictures import draw_pictures
-from cgn_platform.report.format import CHANCE, number, setting, value_at
+from cgn_platform.report.format import number, setting, value_at
 from cgn_platform.report.row_charts import add_row_charts
 from cgn_platform.report.templates import dashboards, environment
 from cgn_platform.report.trial_charts import add_trial_charts

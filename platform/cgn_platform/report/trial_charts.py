@@ -14,9 +14,9 @@ import plotly.graph_objects as go
 
 from cgn_platform.report.content import Chart, PageContent
 from cgn_platform.report.facts import Facts
-from cgn_platform.report.format import short
 from cgn_platform.report.plot_style import BLUE, GREEN, GREY, ORANGE, add_chance_line, add_legend, new_figure
 from cgn_platform.report.row_charts import bars
+from cgn_platform.text import params, short
 
 VALUE = "validation AUC"
 
@@ -208,7 +208,7 @@ def parallel(
 
 
 def _add_trial(figure: go.Figure, axes: Sequence[_Axis], trial: Facts, *, chosen: bool, good: bool) -> None:
-    params = {**trial["params"], VALUE: trial["value"]}
+    values = {**trial["params"], VALUE: trial["value"]}
     colour, width, opacity = GREY, 1.6, 0.4
     if chosen:
         colour, width, opacity = ORANGE, 3.5, 1.0
@@ -216,13 +216,13 @@ def _add_trial(figure: go.Figure, axes: Sequence[_Axis], trial: Facts, *, chosen
         colour, width, opacity = BLUE, 1.6, 0.75
     figure.add_scatter(
         x=list(range(len(axes))),
-        y=[axis.place(params.get(axis.name)) for axis in axes],
+        y=[axis.place(values.get(axis.name)) for axis in axes],
         mode="lines+markers",
         connectgaps=True,
         line=dict(color=colour, width=width),
         opacity=opacity,
         marker_size=4,
-        text=", ".join(f"{name} {short(value)}" for name, value in params.items()),
+        text=params(values),
         hovertemplate=f"trial {trial['number']}: %{{text}}<extra></extra>",
     )
 

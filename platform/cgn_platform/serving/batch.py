@@ -32,6 +32,7 @@ from cgn.data.reading.films import Film, FilmPair
 from cgn.errors import ConfigError, one_line
 from cgn.lock import exclusive
 from cgn.predict import Ensemble, PairPrediction, read_facts
+from cgn_platform.store.lock import exclusive
 
 BATCH = 32
 """Pairs in a part: so many are lost with a killed worker."""
@@ -128,10 +129,7 @@ def predict_table(
 
 def _read_films(table: Path) -> tuple[dict[int, Film], dict[int, int | None]]:
     """The films of a table by row, and the row of each film's reference (Sec. IV-B), if it has one."""
-    listed = [
-        manifest.ListedFilm(row, number, (table.parent / row.image).absolute())
-        for number, row in manifest.read_rows(table)
-    ]
+    listed = manifest.list_films(table.absolute())  # workers run in other folders
     films = {film.number: film.film() for film in listed}
     references = {
         match.target.number: match.reference.number if match.reference else None

@@ -2,8 +2,7 @@
 
 import pytest
 
-from cgn.statistics import Interval
-from cgn_platform.report.format import interval_text, number, setting, short, value_at
+from cgn_platform.report.format import number, setting, value_at
 
 FACTS = {
     "rows": [{"auc": {"low": -0.25}, "config": {"alpha": 0.123456, "epochs": 3, "name": "<x>", "on": True}}]
@@ -28,9 +27,3 @@ def test_a_setting_is_a_number_or_an_escaped_word() -> None:
     assert setting(FACTS, "rows.0.config.name") == "&lt;x&gt;"
     assert setting(FACTS, "rows.0.config.on") == "True"
     assert setting(FACTS, "rows.0.config.none") == "–"
-
-
-def test_text_without_a_page() -> None:
-    assert interval_text(Interval(0.8, 0.7, 0.9)) == "0.800 [0.700, 0.900]"
-    assert interval_text(Interval(0.8, -0.7, 0.9), "+.1f") == "+0.8 [-0.7, +0.9]"
-    assert (short(0.000123456), short(5), short("a"), short(None)) == ("0.000123", "5", "a", "None")
