@@ -10,7 +10,6 @@ from cgn.errors import RegistryError
 from cgn.lock import exclusive
 from cgn_platform.registry.registry import Version
 from cgn_platform.store.layout import Store
-from cgn_platform.store.lock import exclusive
 
 LOCK_SECONDS = 60
 FORMAT = 1

@@ -32,7 +32,6 @@ from cgn.data.reading.films import Film, FilmPair
 from cgn.errors import ConfigError, one_line
 from cgn.lock import exclusive
 from cgn.predict import Ensemble, PairPrediction, read_facts
-from cgn_platform.store.lock import exclusive
 
 BATCH = 32
 """Pairs in a part: so many are lost with a killed worker."""

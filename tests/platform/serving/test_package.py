@@ -83,6 +83,11 @@ def test_what_the_command_cannot_predict_is_one_line(trained: Any, tmp_path: Pat
     assert isinstance(predict("--model", trained.model, target).exception, ConfigError)
     both = predict("--model", trained.model, target, reference, "--out", "x")
     assert isinstance(both.exception, ConfigError)
-    refused = predict("--model", trained.model, target, tmp_path / "nothing.png").exception
+    missing = predict("--model", trained.model, target, tmp_path / "nothing.png").exception
+    assert isinstance(missing, ConfigError)
+    assert "no film at" in str(missing)
+    text = tmp_path / "text.png"
+    text.write_text("no film")
+    refused = predict("--model", trained.model, target, text).exception
     assert isinstance(refused, UnreadableImageError)
-    assert str(refused).startswith("unreadable: the reference")
+    assert str(refused).startswith("truncated: the reference")
