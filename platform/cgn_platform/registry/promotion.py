@@ -55,7 +55,7 @@ class Decision:
 
     Attributes:
         action: PROMOTED, REFUSED or ROLLED_BACK; empty if the alias already pointed to the version.
-        alias: that was asked for.
+        alias: that was requested.
         checks: of the gate.
         version: that was promoted; None for a refused candidate that has no version.
         replaced: number of the version that was champion before.

@@ -38,7 +38,7 @@ def add_curve_charts(
     """
     if not evidence:
         return
-    curves = {name: _roc_of(found) for name, found in evidence.items()}
+    curves = {name: _roc_of(row) for name, row in evidence.items()}
     baseline = curves.get(facts["baseline"])
     limits = _learning_limits(evidence)
     page.charts["roc"], page.charts["learning"] = [], []

@@ -27,8 +27,10 @@ REQUEST = PromotionRequest("good", by="ada", because="a test")
 def evidence(facts: dict[str, Any], pairs: Pairs, units: Path, registry: Registry) -> dict[str, Any]:
     selected = select_row(facts, pairs, REQUEST)
     opened, _ = verify_units(Ledger(units), selected.row["units"], facts["data"])
-    found = candidate_evidence(selected, pairs, opened, out_of_fold.join(opened))
-    return add_decision(found, REQUEST, registry, None, Verdict((Check("auc", True, "AUC: fine", 0.8, 0.5),)))
+    undecided = candidate_evidence(selected, pairs, opened, out_of_fold.join(opened))
+    return add_decision(
+        undecided, REQUEST, registry, None, Verdict((Check("auc", True, "AUC: fine", 0.8, 0.5),))
+    )
 
 
 def test_the_card_shows_figures_data_limits_and_commands(evidence: dict[str, Any]) -> None:

@@ -66,12 +66,14 @@ def test_a_table_is_predicted_resumed_and_its_unusable_rows_listed(
 
     times = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     lost, damaged, *_ = sorted(times)
-    left = set(rows) - {row["row"] for path in (lost, damaged) for row in pq.read_table(path).to_pylist()}
+    remaining = set(rows) - {
+        row["row"] for path in (lost, damaged) for row in pq.read_table(path).to_pylist()
+    }
     lost.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-100])
     warnings: list[str] = []
     result = batch.predict_table(table, out, model, slots=1, warn=warnings.append)
-    assert (result.predicted + result.existing, result.existing) == (PREDICTED, len(left))
+    assert (result.predicted + result.existing, result.existing) == (PREDICTED, len(remaining))
     (warning,) = warnings
     assert damaged.name in warning
     assert rows_of(out) == rows
