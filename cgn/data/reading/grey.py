@@ -61,23 +61,28 @@ def as_pixels(
     padding = _padding(dataset, stored)
     lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
     values = _modality(dataset, np.arange(lowest, lowest + 2**bits))
-    table = _voi_table(dataset, values) if voi else None
-    stated = bits
-    if lowest and table is None and bits > 8 and stored.min() >= 0:
-        lowest, bits, stored = 0, bits - 1, stored.astype(np.uint16)  # no value has the sign
-    pixels = stored if lowest == 0 else (stored.astype(np.int32) - lowest).astype(np.uint16)
-    if table is None:
-        measured = pixels if padding is None else pixels[~padding]
-        bits = min(bits, used_bits(int(measured.max(initial=0)), stated))
-    if table is not None:
-        pixels, bits = table[pixels], 16
-    elif values[-1] < values[0]:
-        negative = not negative  # the window does this by itself
+    if voi and (table := _voi_table(dataset, values)) is not None:  # it applies the slope by itself
+        pixels, bits = table[stored.astype(np.int32) - lowest], 16
+    else:
+        pixels, bits = _stored_range(stored, lowest, bits, padding)
+        negative ^= bool(values[-1] < values[0])
     if negative:
         pixels = np.subtract(2**bits - 1, pixels, dtype=pixels.dtype)
     if padding is not None:
         pixels[padding] = 0
     return cast(StoredPixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
+
+
+def _stored_range(
+    stored: NDArray[Any], lowest: int, bits: int, padding: NDArray[np.bool_] | None
+) -> tuple[NDArray[Any], int]:
+    """Values from 0, and the bits that the measured ones use."""
+    used = bits
+    if lowest and bits > 8 and stored.min() >= 0:
+        lowest, used = 0, bits - 1  # no value has the sign
+    pixels = (stored if lowest == 0 else stored.astype(np.int32) - lowest).astype(np.uint16)
+    measured = pixels if padding is None else pixels[~padding]
+    return pixels, min(used, used_bits(int(measured.max(initial=0)), bits))
 
 
 def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:

@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[StoredPixels, int]:
             f"the file is truncated or no PNG, PGM or TIFF image: {len(content)} bytes", Reason.TRUNCATED
         )
     if header := PGM.match(content):
-        return _pgm(content, *map(int, header.groups()))
+        return _pgm(content, header)
     try:
         flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
@@ -56,10 +56,10 @@ def read(path: Path) -> tuple[StoredPixels, int]:
     return pixels, 8 * pixels.dtype.itemsize
 
 
-def _pgm(content: bytes, columns: int, rows: int, highest: int) -> tuple[StoredPixels, int]:
-    """The values of a PGM file, of which `highest` is white: in as many bits as it needs, 8 or more."""
-    header = PGM.match(content)
-    if header is None or not (0 < rows * columns <= MAX_PIXELS and 0 < highest < 2**16):
+def _pgm(content: bytes, header: re.Match[bytes]) -> tuple[StoredPixels, int]:
+    """The values of a PGM file, in the bits that its highest value, which is white, needs: 8 or more."""
+    columns, rows, highest = map(int, header.groups())
+    if not (0 < rows * columns <= MAX_PIXELS and 0 < highest < 2**16):
         raise UnreadableImageError("the file holds no grey image of 8 or 16 bits", Reason.NOT_AN_IMAGE)
     kind = np.dtype(np.uint8 if highest < 256 else ">u2")
     pixels = np.frombuffer(content, kind, rows * columns, header.end()).reshape(rows, columns)

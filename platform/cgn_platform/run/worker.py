@@ -27,6 +27,7 @@ from cgn.results import (
     FoldResult,
     FoldRun,
     facts_of,
+    last,
     lockstep,
     mean_losses,
 )
@@ -180,11 +181,8 @@ class CrossValidationTrainable(tune.Trainable):
         report = next(self._run)
         result = None
         if report.epoch + 1 >= self._trial_config.epochs:
-            try:
-                next(self._run)
-            except StopIteration as end:
-                units = [self._spec.identity(self._trial_config, split).id for split in self._spec.splits]
-                result = facts_of(end.value) | {"units": units}
+            units = [self._spec.identity(self._trial_config, split).id for split in self._spec.splits]
+            result = facts_of(last(self._run)) | {"units": units}
         return EpochUpdate(
             epoch=report.epoch,
             val_auc=report.val_auc,
