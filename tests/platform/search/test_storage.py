@@ -120,7 +120,7 @@ def test_a_decision_reads_nothing_from_the_database(
 
 
 def test_threads_may_write_at_once(study: optuna.Study) -> None:
-    """House A7: Optuna asks every storage to be thread-safe."""
+    """Optuna asks every storage to be thread-safe."""
     trials = [study.ask() for _ in range(4)]
     failures: list[Exception] = []
 

@@ -1,4 +1,4 @@
-"""Policies of the house that no linter knows."""
+"""Rules of the code that no linter checks."""
 
 import ast
 import os
@@ -52,7 +52,7 @@ def test_nothing_names_this_machine():
 
 @pytest.mark.parametrize("package", ["ray", "optuna", "mlflow", "psycopg"])
 def test_a_module_that_is_added_is_guarded(tmp_path, package):
-    """House A5: doors were guarded by lists that new modules were not on."""
+    """A contract that lists modules would not hold for a module that is added later."""
     for name in ("cgn", "platform/cgn_platform"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
