@@ -43,6 +43,16 @@ def store() -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Creating MLflow's tables takes seconds: once for all tests."""
+    from cgn_platform.tracking.mlflow_client import connect
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The one Ray that this process joins: four CPUs, and four GPUs that exist by name only.
 

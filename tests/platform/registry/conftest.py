@@ -67,14 +67,6 @@ def train_facts() -> Callable[..., dict[str, Any]]:
     return facts_of
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Making MLflow's tables takes seconds: once for all tests."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow_client.connect(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def store(empty_database: Path, tmp_path: Path) -> Store:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
