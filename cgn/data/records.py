@@ -104,11 +104,11 @@ def attributed_to(role: Role) -> Iterator[None]:
         error.role = role
         raise
     except Exception as error:
-        reason = Reason.TOO_LARGE if isinstance(error, MemoryError) else Reason.UNDECODABLE
-        message = {
-            Reason.TOO_LARGE: "the film needs more memory than is available",
-            Reason.UNDECODABLE: "the film cannot be read: its file is damaged or of an unknown form",
-        }[reason]
+        if isinstance(error, MemoryError):
+            reason, message = Reason.TOO_LARGE, "the film needs more memory than is available"
+        else:
+            reason = Reason.UNDECODABLE
+            message = "the film cannot be read: its file is damaged or of an unknown form"
         unreadable = UnreadableImageError(message, reason)
         unreadable.role = role
         raise unreadable from error
