@@ -100,7 +100,7 @@ def write_cache(
         raise ConfigError(f"a cache must be written to a local folder but got {out}: write it, then copy it")
     scan = _scan(dataset, options, preprocessing.size)
     recipe = _recipe(dataset, options, preprocessing, scan)
-    fingerprint = sealed.digest(recipe)[:16]
+    fingerprint = cache_files.fingerprint_of(recipe)
     name = f"{scan.name}-{preprocessing.size}-{fingerprint[:12]}"
     folder = (caches / name if out is None else out).absolute()
 

@@ -9,7 +9,7 @@ name. Raw films are identified by their sha256; no path of the machine is stored
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,11 +133,19 @@ def read_manifest(place: Place) -> dict[str, Any]:
     if content is None:
         raise CacheError(f"no cache at {place.shown}", f"run 'cgn cache DATASET --out {place.shown}'")
     try:
-        return sealed.unseal(content, (FORMAT,), "recipe.format")
+        manifest = sealed.unseal(content, (FORMAT,), "recipe.format")
     except sealed.FormatError as error:
         raise CacheError(f"the cache at {place.shown} {error}") from None
     except sealed.DamagedError as error:
         raise _damaged(place, MANIFEST, str(error)) from None
+    if manifest.get("fingerprint") != fingerprint_of(manifest["recipe"]):
+        raise _damaged(place, MANIFEST, "its fingerprint is not that of its recipe")
+    return manifest
+
+
+def fingerprint_of(recipe: Mapping[str, Any]) -> str:
+    """What names a cache: a hash of what decides its content."""
+    return sealed.digest(recipe)[:16]
 
 
 def verify(place: Place, manifest: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ from cgn_platform.registry.registry import CHALLENGER, CHAMPION, FOLDER, PREVIOU
 from cgn_platform.registry.selection import PromotionRequest, SelectedRow, select_row
 from cgn_platform.registry.units import measured_champion, verify_units
 from cgn_platform.report.facts import Facts
+from cgn_platform.serving.origin import check_origin
 from cgn_platform.store import out_of_fold
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
@@ -114,7 +115,7 @@ def rollback(*, store: Store, registry: Registry, by: str, because: str) -> Deci
                 f"{registry.model} has no previous champion to return to",
                 remedy="'cgn models' lists its versions",
             )
-        _, reload = _download(registry, previous.number, Path(scratch))
+        _, reload = _download(registry, previous, Path(scratch))
         check = gate.check_reload(reload)
         decision = decision_facts(registry, CHAMPION, by, because)
         evidence = {"decision": decision, "gate": {"checks": [asdict(check)]}}
@@ -188,7 +189,7 @@ class _Promotion:
         evidence = candidate_evidence(selected, pairs, units, measured)
         folder, reload = None, None
         if self._version:
-            folder, reload = _download(self._registry, self._version.number, self._scratch)
+            folder, reload = _download(self._registry, self._version, self._scratch)
         elif measured is not None:
             folder, reload = self._package(pairs, evidence)
         count = sum(len(seed) for seed in selected.row["units"])
@@ -214,7 +215,7 @@ class _Promotion:
         (folder / "model_card.md").write_text(model_card(evidence))
         run = registry.log_decision(self._selected.title, {**tags, "cgn.state": PROMOTED}, evidence, folder)
         version = registry.create_version(run, tags, version_description(evidence))
-        _, stored = _download(registry, version.number, self._scratch)
+        _, stored = _download(registry, version, self._scratch)
         check = gate.check_reload(stored)
         if not check.passed:
             raise RegistryError(
@@ -262,13 +263,14 @@ class _Promotion:
         append_record(self._store, PROMOTED, evidence, version, registry.with_alias(PREVIOUS))
 
 
-def _download(registry: Registry, number: str, scratch: Path) -> tuple[Path, ReloadResult]:
-    """A version's files as the registry stores them, and whether the model can be loaded from them."""
-    into = scratch / number
+def _download(registry: Registry, version: Version, scratch: Path) -> tuple[Path, ReloadResult]:
+    """A version's files as the registry stores them, and whether its model can be loaded from them."""
+    into = scratch / version.number
     into.mkdir()
     try:
-        folder = registry.download(number, into)
-    except RegistryError as error:
+        folder = registry.download(version.number, into)
+        check_origin(folder, f"version {version.number} of {registry.model}", version.tags)
+    except (RegistryError, ModelError) as error:
         return into, ReloadResult(error=str(error))
     return folder, _reload(folder)
 

@@ -1,7 +1,5 @@
 """What is to be promoted: the row of a table, or the winner of a sweep."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +9,7 @@ from cgn.statistics import Interval
 from cgn_platform.registry.gate import Requirements, WinnerAuc
 from cgn_platform.registry.registry import CHALLENGER, CHAMPION
 from cgn_platform.report.facts import Facts
+from cgn_platform.serving.origin import units_key
 from cgn_platform.store.layout import Store
 
 
@@ -54,8 +53,7 @@ class SelectedRow:
     @property
     def key(self) -> str:
         """Hash of the units that were measured and those that are served: it identifies a version."""
-        units = json.dumps([self.row["units"], list(self.served)])
-        return hashlib.sha256(units.encode()).hexdigest()[:24]
+        return units_key(self.row["units"], self.served)
 
     @property
     def title(self) -> str:

@@ -20,6 +20,7 @@ from cgn.data.pairs import Pairs
 from cgn.data.phantom_films import encode_png
 from cgn.errors import ModelError, one_line
 from cgn.predict import Ensemble, write_ensemble
+from cgn_platform.serving.origin import ENSEMBLE, check_origin, ensemble_in
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Identity, Ledger, Unit
 from cgn_platform.tracking import mlflow_client
@@ -27,7 +28,7 @@ from cgn_platform.tracking import mlflow_client
 if TYPE_CHECKING:
     import pandas as pd  # loaded late: it takes a second
 
-ENSEMBLE, EVIDENCE = Path("artifacts", "ensemble"), "evidence.json"
+EVIDENCE = "evidence.json"
 CODE = Path(__file__).with_name("served.py")
 REGISTERED = "models:/"
 DEFAULT_STORE = Store(Path("runs"))
@@ -96,7 +97,7 @@ def load(
         device, processes: see `Ensemble`.
 
     Raises:
-        ModelError: the model does not exist or is damaged.
+        ModelError: the model does not exist, is damaged, or is not the one that was registered.
     """
     with ensemble_folder(where, store) as folder:
         return Ensemble.load(folder, device, processes)
@@ -109,8 +110,7 @@ def ensemble_folder(where: str | Path, store: Store) -> Iterator[Path]:
         folder = Path(where)
         if str(where).startswith(REGISTERED):
             folder = _download(str(where), store, scratch)
-        inner = folder / ENSEMBLE
-        yield inner if inner.is_dir() else folder
+        yield ensemble_in(folder)
 
 
 def example_input() -> "pd.DataFrame":
@@ -129,15 +129,19 @@ def _download(address: str, store: Store, into: str) -> Path:
         try:
             client = mlflow.MlflowClient(tracking_uri=uri)
             name, _, number = address.removeprefix(REGISTERED).rpartition("/")
-            if not name:
+            if name:
+                version = client.get_model_version(name, number)
+            else:
                 name, _, alias = number.partition("@")
-                number = client.get_model_version_by_alias(name, alias).version
-            source = client.get_model_version_download_uri(name, number)
-            return Path(
+                version = client.get_model_version_by_alias(name, alias)
+            source = client.get_model_version_download_uri(name, version.version)
+            folder = Path(
                 mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=into, tracking_uri=uri)
             )
         except (mlflow.exceptions.MlflowException, OSError) as error:
             raise ModelError(f"no model at {address}: {one_line(error)}") from None
+    check_origin(folder, f"version {version.version} of {name}", version.tags)
+    return folder
 
 
 def _shared_identity(units: Sequence[Unit], pairs: Pairs) -> Identity:

@@ -9,7 +9,9 @@
 The id is a hash of the configuration's fields that the method reads, the fold, the splits, the cache and the
 code that decides the numbers (`cgn.provenance`), so equal units are computed once, whichever sweep or table
 needs them. Workers write, all processes read; a unit exists once its `unit.json` does. Every file is verified
-when it is opened. A damaged unit is reported and counts as missing: it is computed again, and never averaged.
+when it is opened: its hash, and that it belongs to the unit of this folder, whose name is the hash of the
+identity in `unit.json`. A damaged unit is reported and counts as missing: it is computed again, and never
+averaged.
 """
 
 import hashlib
@@ -33,13 +35,16 @@ from cgn.places import Place, shown
 from cgn.provenance import fields_read, training_code
 from cgn.results import CheckpointStore, EpochReport, FoldResult
 from cgn.sealed import DamagedError, FormatError, canonical, seal, sha256, unseal
-from cgn_platform.store.checkpoints import Checkpoints, epochs_of, from_safetensors, to_safetensors
+from cgn_platform.store.checkpoints import Checkpoints, epochs_of
 from cgn_platform.store.unit_files import (
     curve_parquet,
+    from_safetensors,
     predictions_of,
     predictions_parquet,
     read_parquet,
     reports_of,
+    to_safetensors,
+    unit_named_in,
 )
 
 FORMAT = 2
@@ -93,7 +98,12 @@ class Identity:
     @cached_property
     def id(self) -> str:
         """Twenty-four hexadecimal digits."""
-        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()[:24]
+        return unit_id_of(asdict(self))
+
+
+def unit_id_of(identity: Mapping[str, Any]) -> str:
+    """The id of the unit of an identity, given as plain values; the same for every format."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()[:24]
 
 
 @lru_cache(maxsize=16)
@@ -246,6 +256,7 @@ class Ledger:
             content = self._read(unit_id, name)
             if content is None or sha256(content) != facts["files"][name]:
                 raise _damaged(unit_id, name, "missing" if content is None else "its sha256 differs")
+            _check_owner(unit_id, name, content)
             return content
 
         for name in DATA if verify else ():
@@ -284,9 +295,9 @@ class Ledger:
             self.delete_checkpoints(identity.id)
             return
         content = {
-            "curve.parquet": curve_parquet(reports),
-            "predictions.parquet": predictions_parquet(result, pairs),
-            "model.safetensors": to_safetensors(result.state, {}),
+            "curve.parquet": curve_parquet(reports, identity.id),
+            "predictions.parquet": predictions_parquet(result, pairs, identity.id),
+            "model.safetensors": to_safetensors(result.state, {}, identity.id),
         }
         facts = {
             "format": FORMAT,
@@ -341,7 +352,7 @@ class Ledger:
                 f"no unit {unit_id} in {self.where}", remedy="'cgn units' lists the existing ones"
             )
         try:
-            return unseal(content, READABLE)
+            facts = unseal(content, READABLE)
         except FormatError as error:
             raise LedgerError(
                 f"unit {unit_id} {error}",
@@ -349,6 +360,33 @@ class Ledger:
             ) from None
         except DamagedError as error:
             raise _damaged(unit_id, FACTS, str(error)) from None
+        _check_identity(unit_id, facts)
+        return facts
+
+
+def _check_identity(unit_id: str, facts: Mapping[str, Any]) -> None:
+    """Raise LedgerError if these facts are not those of this unit: its folder was renamed or exchanged."""
+    try:
+        identity = facts["identity"]
+        named, made_from, result_fold = facts["id"], unit_id_of(identity), facts["result"]["fold"]
+        complete = set(DATA) <= set(facts["files"]) and result_fold == identity["fold"]
+    except (KeyError, TypeError):
+        raise _damaged(unit_id, FACTS, "it is incomplete") from None
+    for other in (named, made_from):
+        if other != unit_id:
+            raise _damaged(unit_id, FACTS, f"it belongs to unit {other}")
+    if not complete:
+        raise _damaged(unit_id, FACTS, "its result is of another fold, or it does not name all files")
+
+
+def _check_owner(unit_id: str, name: str, content: bytes) -> None:
+    """Raise LedgerError if a file whose hash is right was made for another unit."""
+    try:
+        named = unit_named_in(name, content)
+    except (ValueError, KeyError, TypeError, OSError):
+        raise _damaged(unit_id, name, "it cannot be read") from None
+    if named not in (None, unit_id):
+        raise _damaged(unit_id, name, f"it belongs to unit {named}")
 
 
 def _environment(state: Mapping[str, Any]) -> dict[str, Any]:

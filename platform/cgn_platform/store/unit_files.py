@@ -1,12 +1,15 @@
-"""The Parquet files of a unit, and back.
+"""The files of a unit, and back. Each one names the unit that it belongs to.
 
 curve.parquet          one row for each epoch
 predictions.parquet    one row for each test pair
+model.safetensors      the network's tensors (`checkpoints` have the same form)
 """
 
 import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +42,21 @@ PREDICTIONS = pa.schema(
 )
 
 
-def curve_parquet(reports: Sequence[EpochReport]) -> bytes:
+UNIT = "unit"
+"""Key of the unit's id in the metadata of its files; files of earlier versions do not have it."""
+
+
+def unit_named_in(name: str, content: bytes) -> str | None:
+    """The id of the unit that an undamaged file belongs to; None if it was written without one."""
+    if name.endswith(".parquet"):
+        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
+        named = metadata.get(UNIT.encode())
+        return None if named is None else named.decode()
+    named = _safetensors_header(content)["__metadata__"].get(UNIT)
+    return None if named is None else str(named)
+
+
+def curve_parquet(reports: Sequence[EpochReport], unit_id: str) -> bytes:
     """The content of `curve.parquet`."""
     rows = [
         {
@@ -51,10 +68,10 @@ def curve_parquet(reports: Sequence[EpochReport]) -> bytes:
         }
         for report in reports
     ]
-    return _parquet(pa.Table.from_pylist(rows, CURVE))
+    return _parquet(pa.Table.from_pylist(rows, CURVE), unit_id)
 
 
-def predictions_parquet(result: FoldResult, pairs: Pairs) -> bytes:
+def predictions_parquet(result: FoldResult, pairs: Pairs, unit_id: str) -> bytes:
     """The content of `predictions.parquet`; `iou` and `localized` are null without a lesion (reading 20)."""
     test = result.predictions
     columns = (test.index, test.label, test.p_malignant, test.box, test.iou, test.localized)
@@ -72,7 +89,7 @@ def predictions_parquet(result: FoldResult, pairs: Pairs) -> bytes:
         }
         for index, label, score, box, iou, localized in zip(*columns, strict=True)
     ]
-    return _parquet(pa.Table.from_pylist(rows, PREDICTIONS))
+    return _parquet(pa.Table.from_pylist(rows, PREDICTIONS), unit_id)
 
 
 def read_parquet(content: bytes) -> pa.Table:
@@ -108,7 +125,39 @@ def predictions_of(table: pa.Table) -> Predictions:
     )
 
 
-def _parquet(table: pa.Table) -> bytes:
+def to_safetensors(tensors: Mapping[str, Any], facts: Mapping[str, Any], unit_id: str) -> bytes:
+    """Tensors and plain facts as one safetensors file."""
+    metadata = {"facts": json.dumps(dict(facts)), UNIT: unit_id}
+    if not tensors:  # torch is not imported for a header alone
+        from safetensors.numpy import save as save_arrays
+
+        return bytes(save_arrays({}, metadata))
+    from safetensors.torch import save
+
+    return bytes(
+        save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    )
+
+
+def from_safetensors(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors and facts of a file whose hash was compared before."""
+    header = _safetensors_header(content)
+    facts: dict[str, Any] = json.loads(header.pop("__metadata__")["facts"])
+    if not header:
+        return {}, facts
+    from safetensors.torch import load
+
+    return load(content), facts
+
+
+def _safetensors_header(content: bytes) -> dict[str, Any]:
+    size = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + size])
+    return header
+
+
+def _parquet(table: pa.Table, unit_id: str) -> bytes:
     stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    named = table.replace_schema_metadata({UNIT: unit_id})
+    pq.write_table(named, stream, compression="zstd", write_page_checksum=True)
     return stream.getvalue()

@@ -318,6 +318,14 @@ def test_another_format_is_refused(copy):
         open_cache(copy)
 
 
+def test_a_manifest_with_the_name_of_another_cache_is_refused(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["sha256"]
+    (copy / "manifest.json").write_bytes(sealed.seal({**manifest, "fingerprint": "0" * 16}))
+    with pytest.raises(CacheError, match=r"manifest.json .*its fingerprint is not that of its recipe"):
+        open_cache(copy)
+
+
 def test_a_cache_is_opened_by_address(written):
     pairs = open_cache(written.path.as_uri())
     np.testing.assert_array_equal(pairs.target, open_cache(written.path).target)

@@ -17,7 +17,7 @@ from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import ConfigError, RegistryError
+from cgn.errors import ConfigError, ModelError, RegistryError
 from cgn_platform.cli import app
 from cgn_platform.registry import promotion
 from cgn_platform.registry.gate import Requirements
@@ -42,6 +42,13 @@ def flip_last_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+
+def exchange(one: Path, two: Path) -> None:
+    """Exchange two folders."""
+    one.rename(one.with_name("aside"))
+    two.rename(one)
+    one.with_name("aside").rename(two)
 
 
 def test_a_promoted_row_is_champion_with_its_evidence(
@@ -118,6 +125,32 @@ def test_a_damaged_unit_is_refused_by_name(
     decision = promoter(GOOD, ledger=Ledger(tmp_path / "units"))
     assert decision.refused
     assert f"model.safetensors of unit {damaged.parent.name} is damaged" in decision.checks[0].words
+
+
+def test_units_in_exchanged_folders_are_refused(
+    promoter: Any, units: Path, facts: dict[str, Any], tmp_path: Path
+) -> None:
+    ledger = shutil.copytree(units, tmp_path / "units")
+    good, weak = (facts["rows"][row]["units"][0][1] for row in (0, 2))
+    exchange(ledger / good, ledger / weak)
+    decision = promoter(GOOD, ledger=Ledger(ledger))
+    assert decision.refused
+    assert f"unit.json of unit {good} is damaged (it belongs to unit {weak})" in decision.checks[0].words
+
+
+def test_models_in_exchanged_folders_are_noticed(promoter: Any, registry: Registry, store: Store) -> None:
+    promoter(GOOD)
+    promoter(OTHER)
+    one, two = (path.parent for path in sorted(store.mlflow_artifacts.rglob("MLmodel")))
+    exchange(one, two)
+    decision = rollback(store=store, registry=registry, by="bob", because="")
+    assert decision.refused
+    assert "the files of version 1 of cgn are those of another model" in decision.checks[0].words
+    again = promoter(GOOD)
+    assert [check.name for check in again.checks if not check.passed] == ["reload"]
+    with pytest.raises(ModelError, match="the files of version 2 of cgn are those of another model"):
+        package.load("models:/cgn@champion", store=store)
+    assert promoter.aliases() == {"champion": "2", "previous": "1"}
 
 
 def test_a_challenger_leaves_the_champion_in_place(promoter: Any, registry: Registry) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cgn.errors import ConfigError
-from cgn_platform.serving import package
+from cgn_platform.serving.origin import ENSEMBLE
 
 PREDICTED, QUARANTINED = 22, {23: "truncated", 24: "truncated", 25: "no_reference"}
 
@@ -48,7 +48,7 @@ def test_a_table_is_predicted_resumed_and_its_unusable_rows_listed(
     from cgn_platform.serving import batch
 
     monkeypatch.setattr(batch, "BATCH", 8)
-    table, out, model = write_table(trained, tmp_path), tmp_path / "out", trained.model / package.ENSEMBLE
+    table, out, model = write_table(trained, tmp_path), tmp_path / "out", trained.model / ENSEMBLE
     progress = []
     result = batch.predict_table(
         table, out, model, slots=1, on_progress=lambda done, total: progress.append((done, total))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cgn.errors import ConfigError, LedgerError, ModelError, UnreadableImageError
 from cgn_platform.cli import app
 from cgn_platform.serving import package
+from cgn_platform.serving.origin import ENSEMBLE, units_key
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking import mlflow_client
 
@@ -20,7 +21,7 @@ def test_a_model_folder_holds_no_pickle_and_its_evidence(trained: Any) -> None:
     assert names >= {"MLmodel", "served.py", "model.json", "fold_0.safetensors", "fold_1.safetensors"}
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth"))]
     assert json.loads((trained.model / package.EVIDENCE).read_text()) == {"gate": "passed"}
-    facts = json.loads((trained.model / package.ENSEMBLE / "model.json").read_text())
+    facts = json.loads((trained.model / ENSEMBLE / "model.json").read_text())
     assert facts["made_from"]["units"] == dict(zip("012", trained.units, strict=False))
     assert facts["trained_on"]["dataset"] == "phantom"
 
@@ -57,6 +58,26 @@ def test_a_registered_model_is_found_by_its_alias_and_by_its_number(trained: Any
     for address in ("models:/cgn@champion", "models:/cgn/1"):
         with package.load(address, store=store) as ensemble:
             assert ensemble.check() == 0
+
+
+def test_a_registered_model_whose_files_are_those_of_another_is_refused(trained: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _, client = mlflow_client.connect(mlflow_client.default_uri(store))
+    client.create_registered_model("cgn")
+    own, other = trained.units[:3], trained.units[3:]
+    for units in (own, other):
+        tags = {"cgn.key": units_key([units], units), "cgn.units": json.dumps([units])}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            client.create_model_version("cgn", str(trained.model), tags=tags)
+    with package.load("models:/cgn/1", store=store) as ensemble:
+        assert ensemble.check() == 0
+    with pytest.raises(ModelError, match="the files of version 2 of cgn are those of another model") as error:
+        package.load("models:/cgn/2", store=store)
+    assert all(unit in str(error.value) for unit in own)
+    client.set_model_version_tag("cgn", "1", "cgn.units", "?")
+    with pytest.raises(ModelError, match="the tags of version 1 of cgn do not name the units"):
+        package.load("models:/cgn/1", store=store)
 
 
 # ------------------------------------------------------------------------------------------- cgn predict

@@ -1,7 +1,6 @@
 """Finished units: written atomically, found again, never used when damaged."""
 
 import dataclasses
-import hashlib
 import json
 import pickle
 import random
@@ -10,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load, save
+from typer.testing import CliRunner
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
@@ -18,10 +20,13 @@ from cgn.errors import LedgerError
 from cgn.fit import fit, network_of
 from cgn.places import Place, shown
 from cgn.results import CheckpointStore, FoldRun
+from cgn.sealed import seal, sha256, unseal
+from cgn_platform.cli import app
 from cgn_platform.console.live import make_console
 from cgn_platform.console.tables import units_table
 from cgn_platform.run.folds import read_or_train
-from cgn_platform.store.ledger import Identity, Ledger
+from cgn_platform.store import out_of_fold
+from cgn_platform.store.ledger import DATA, Identity, Ledger, unit_id_of
 
 
 def run(folds: FoldRun) -> tuple[list[Any], Any]:
@@ -130,22 +135,34 @@ def test_fields_that_a_method_does_not_read_do_not_change_the_id(
     assert id_of(config) != id_of(config.edit(seed=1))
 
 
+def rewrite_without_unit(path: Path) -> str:
+    """Write a file of a unit as earlier versions did; returns its hash."""
+    if path.suffix == ".parquet":
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path, compression="zstd")
+    else:
+        tensors = load(path.read_bytes())
+        path.write_bytes(save(tensors, {"facts": "{}"}))
+    return sha256(path.read_bytes())
+
+
 def test_units_of_format_1_are_read_and_not_reused(
     ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, config: Config
 ) -> None:
     run(read_or_train(ledger, identity, pairs, trainer))
     unit = ledger.open(identity.id)
     assert unit.outdated is None
-    path = Path(ledger.where) / identity.id / "unit.json"
-    facts = json.loads(path.read_text())
-    del facts["sha256"]
-    old = {**facts, "format": 1, "identity": {**facts["identity"], "config": config.model_dump(mode="json")}}
-    digest = hashlib.sha256(json.dumps(old, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    path.write_text(json.dumps(old | {"sha256": digest}))
-    reopened = ledger.open(identity.id)
+    facts = {**unit.facts, "format": 1}
+    facts["identity"] = {**facts["identity"], "config": config.model_dump(mode="json")}
+    facts["id"] = unit_id_of(facts["identity"])
+    folder = Path(ledger.where) / identity.id
+    folder = folder.rename(folder.with_name(facts["id"]))
+    for name in DATA:  # files of that format do not name their unit
+        facts["files"][name] = rewrite_without_unit(folder / name)
+    (folder / "unit.json").write_bytes(seal(facts))
+    reopened = ledger.open(facts["id"])
     assert reopened.outdated is not None
     assert "format 1" in reopened.outdated
-    assert reopened.result.test_auc == unit.result.test_auc
+    assert plain(reopened.result) == plain(unit.result)
     console = make_console()
     with console.capture() as capture:
         console.print(units_table([reopened, unit], {}))
@@ -180,7 +197,7 @@ def test_an_interrupted_fold_resumes_from_its_checkpoint(
     assert resumed == expected
 
 
-FILES = ("unit.json", "curve.parquet", "predictions.parquet", "model.safetensors")
+FILES = ("unit.json", *DATA)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -215,6 +232,97 @@ def test_a_damaged_unit_is_reported_and_computed_again(
     assert trainer.loaded == [0, 0]
     assert [report.val_auc for report in after[0]] == [report.val_auc for report in before[0]]
     assert ledger.damage(identity.id) is None
+
+
+@pytest.fixture
+def other(config: Config, pairs: Pairs) -> Identity:
+    """Another seed of the same fold."""
+    return Identity.of(config.edit(seed=1), 0, splits="s" * 16, cache=pairs.fingerprint)
+
+
+@pytest.fixture
+def two(
+    ledger: Ledger, identity: Identity, other: Identity, trainer: Trainer, pairs: Pairs, splits: Any
+) -> tuple[Path, Path]:
+    """The folders of two finished units, of `identity` and of `other`."""
+    run(read_or_train(ledger, identity, pairs, trainer))
+    run(read_or_train(ledger, other, pairs, Trainer(trainer.config.edit(seed=1), pairs, splits[0])))
+    return Path(ledger.where) / identity.id, Path(ledger.where) / other.id
+
+
+def test_units_in_exchanged_folders_are_reported_and_computed_again(
+    two: tuple[Path, Path],
+    ledger: Ledger,
+    identity: Identity,
+    other: Identity,
+    trainer: Trainer,
+    pairs: Pairs,
+) -> None:
+    before = plain(ledger.open(identity.id).result)
+    one, second = two
+    one.rename(one.with_name("aside"))
+    second.rename(one)
+    one.with_name("aside").rename(second)
+    foreign = f"unit.json of unit {identity.id} is damaged (it belongs to unit {other.id})"
+    assert foreign in str(ledger.damage(identity.id))
+    with pytest.raises(LedgerError, match="it belongs to unit"):
+        ledger.open(identity.id, verify=False)  # as `cgn units` opens it
+    assert out_of_fold.read(ledger, [[identity.id]]) is None  # in tables and sweeps: INCOMPLETE
+    verified = CliRunner().invoke(app, ["units", "--verify", "--ledger", ledger.where])
+    assert "0 of 2 units are undamaged" in verified.output
+    assert foreign in str(verified.exception)
+    after = run(read_or_train(ledger, identity, pairs, trainer))[1]
+    assert {**plain(after), "seconds": 0} == {**before, "seconds": 0}
+    assert ledger.damage(identity.id) is None
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_file_of_another_unit_is_damage_even_if_its_hash_is_recorded(
+    two: tuple[Path, Path], name: str, ledger: Ledger, identity: Identity, other: Identity
+) -> None:
+    mine, theirs = two
+    (mine / name).write_bytes((theirs / name).read_bytes())
+    facts = unseal((mine / "unit.json").read_bytes(), [2])
+    facts["files"][name] = sha256((theirs / name).read_bytes())
+    (mine / "unit.json").write_bytes(seal(facts))
+    damage = f"{name} of unit {identity.id} is damaged (it belongs to unit {other.id})"
+    assert damage in str(ledger.damage(identity.id))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda facts: facts["identity"].update(code="0" * 16), "it belongs to unit "),
+        (lambda facts: facts["identity"].update(fold=1), "it belongs to unit "),
+        (lambda facts: facts.update(id="f" * 24), f"it belongs to unit {'f' * 24}"),
+        (lambda facts: facts["result"].update(fold=1), "its result is of another fold"),
+        (lambda facts: facts["files"].pop("model.safetensors"), "it does not name all files"),
+        (lambda facts: facts.pop("identity"), "it is incomplete"),
+    ],
+)
+def test_facts_that_are_not_those_of_the_unit_are_damage(
+    change: Any, reason: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
+) -> None:
+    run(read_or_train(ledger, identity, pairs, trainer))
+    path = Path(ledger.where) / identity.id / "unit.json"
+    facts = unseal(path.read_bytes(), [2])
+    change(facts)
+    path.write_bytes(seal(facts))
+    assert reason in str(ledger.damage(identity.id))
+
+
+def test_a_checkpoint_of_another_unit_is_never_loaded(
+    ledger: Ledger, identity: Identity, other: Identity, trainer: Trainer, pairs: Pairs, warnings: list[str]
+) -> None:
+    running = read_or_train(ledger, identity, pairs, trainer)
+    for _ in range(5):
+        next(running)
+    running.close()
+    folder = Path(ledger.where) / identity.id
+    folder.rename(folder.with_name(other.id))
+    assert ledger.checkpoints(other).load() is None
+    assert "at-00004-" in warnings[0]
+    assert f"of unit {other.id} is damaged or of another unit" in warnings[0]
 
 
 @pytest.mark.parametrize("harm", ["bit", "truncated"])
