@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+CHANCE = 0.5
+"""AUC of a random score."""
+
 
 class Interval(Protocol):
     """An estimate with its bounds, e.g. `cgn.statistics.Interval` or `Difference`."""
@@ -41,6 +44,42 @@ def interval(interval: Interval | Mapping[str, float], form: str = ".3f") -> str
 def difference(difference: Interval | Mapping[str, float]) -> str:
     """A difference with its bounds, all signed: `+0.100 [-0.020, +0.200]`."""
     return interval(difference, "+.3f")
+
+
+def measured_auc(auc: Interval | Mapping[str, float]) -> str:
+    """A test AUC with its bounds, and whether it differs from chance: `0.520 [0.410, 0.640], not ...`."""
+    return f"{interval(auc)}, {against_chance(auc)}"
+
+
+def against_chance(auc: Interval | Mapping[str, float]) -> str:
+    """Whether the interval of an AUC includes that of a random score."""
+    _, low, high = _values(auc)
+    if low <= CHANCE <= high:
+        return "not distinguishable from chance"
+    return "better than chance" if low > CHANCE else "worse than chance"
+
+
+def chosen_trial(
+    trial: int,
+    test: Interval | Mapping[str, float] | float | None,
+    validation: float | None,
+    corrected: Interval | Mapping[str, float] | None = None,
+) -> str:
+    """The result of a search: the test AUC of the chosen trial, then the validation AUC that chose it.
+
+    Args:
+        trial: its number.
+        test: its AUC on the test folds, with an interval where there is one.
+        validation: its AUC on the validation folds.
+        corrected: the latter, corrected for the choice among trials (BBC-CV).
+    """
+    measured = number(test) if test is None or isinstance(test, float) else measured_auc(test)
+    after = f", {interval(corrected)} corrected for the choice among trials" if corrected else ""
+    return (
+        f"Trial {trial} was chosen by its validation AUC. Test AUC: {measured}. "
+        f"Validation AUC: {number(validation)}{after}; this is optimistic, because the validation folds "
+        "also chose the epochs."
+    )
 
 
 def short(value: Any) -> str:

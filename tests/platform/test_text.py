@@ -20,6 +20,32 @@ def test_an_interval_reads_the_same_from_a_record_and_from_facts() -> None:
     assert text.difference(gap) == text.difference(gap._asdict()) == "+0.100 [-0.020, +0.200]"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.41, 0.64, "not distinguishable from chance"),
+        (0.5, 0.64, "not distinguishable from chance"),
+        (0.51, 0.64, "better than chance"),
+        (0.31, 0.49, "worse than chance"),
+    ],
+)
+def test_a_measured_auc_says_whether_it_differs_from_chance(low: float, high: float, words: str) -> None:
+    measured = Interval((low + high) / 2, low, high)
+    assert text.measured_auc(measured).endswith(f"[{low:.3f}, {high:.3f}], {words}")
+
+
+def test_the_result_of_a_search_names_both_aucs_and_the_test_auc_is_first() -> None:
+    test, corrected = Interval(0.52, 0.41, 0.64), Interval(0.68, 0.6, 0.75)
+    assert text.chosen_trial(3, test, 0.7, corrected) == (
+        "Trial 3 was chosen by its validation AUC. "
+        "Test AUC: 0.520 [0.410, 0.640], not distinguishable from chance. "
+        "Validation AUC: 0.700, 0.680 [0.600, 0.750] corrected for the choice among trials; "
+        "this is optimistic, because the validation folds also chose the epochs."
+    )
+    assert "Test AUC: 0.520. Validation AUC: 0.700; this" in text.chosen_trial(3, 0.52, 0.7)
+    assert "Test AUC: -. " in text.chosen_trial(3, None, 0.7)
+
+
 def test_parameters_are_short() -> None:
     assert text.params({"alpha": 0.123456, "seed": 3, "bilateral": "none"}) == (
         "alpha 0.123, seed 3, bilateral none"

@@ -108,13 +108,14 @@ def sweep(
     units = open_ledger(ledger, store, checkpoint_every)
     with connect(address) as cluster:
         from cgn_platform.report.facts import write_facts
-        from cgn_platform.report.sweep_facts import sweep_facts
+        from cgn_platform.report.sweep_facts import result_of, sweep_facts
         from cgn_platform.run.site import Site
 
         site = Site(store, units, cluster, resources, concurrent, fold_workers)
         records = _sweep(space, pairs, splits, name, site, console, audit_pruning)
-        write_facts(store, sweep_facts(space, pairs, splits, name=name, records=records, site=site))
-    _say_results(console, records, store, name)
+        facts = sweep_facts(space, pairs, splits, name=name, records=records, site=site)
+        write_facts(store, facts)
+    _say_results(console, records, result_of(facts), store, name)
 
 
 def _sweep(
@@ -148,13 +149,14 @@ def _sweep(
         raise
 
 
-def _say_results(console: "Console", records: Any, store: Store, name: str) -> None:
+def _say_results(console: "Console", records: Any, result: str, store: Store, name: str) -> None:
     from cgn_platform.console.tables import leader_board
     from cgn_platform.search.summary import summary
     from cgn_platform.tracking.links import page_of
     from cgn_platform.tracking.mlflow_client import default_uri
 
     console.print(leader_board(records))
+    console.print(result, highlight=False, markup=False, style="bold")
     figures = summary(records)
     orphans = f", {figures['trials_orphan']:g} orphans queued again" if figures["trials_orphan"] else ""
     console.print(

@@ -112,7 +112,11 @@ def version_description(evidence: Facts) -> str:
 
 def model_card(evidence: Facts) -> str:
     """The model card, Markdown: `dashboards/model_card.md.j2` filled with the evidence."""
-    return environment(html=False).get_template("model_card.md.j2").render(evidence=evidence)
+    return (
+        environment(html=False)
+        .get_template("model_card.md.j2")
+        .render(evidence=evidence, against_chance=text.against_chance)
+    )
 
 
 def _served_config(selected: SelectedRow, units: Sequence[Sequence[Unit]]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from cgn import statistics
 from cgn.errors import ConfigError
 from cgn.statistics import Interval
 from cgn_platform import text
-from cgn_platform.report.facts import CHANCE
 from cgn_platform.store.out_of_fold import OutOfFold
 
 NOT_MEASURED = "not measured because units are missing or damaged"
@@ -168,26 +167,21 @@ def _check_auc(candidate: Candidate, requirements: Requirements) -> Check:
         return Check("auc", False, f"AUC: {NOT_MEASURED}, {must}", None, minimum)
     interval, winner = candidate.measured.auc(), candidate.winner
     if winner is None:
-        words = f"AUC: {_test_auc(interval)}, {must}"
+        words = f"AUC: {text.measured_auc(interval)}, {must}"
         return Check("auc", interval.estimate > minimum, words, interval.estimate, minimum)
     if winner.raw is None or winner.corrected is None:
         words = (
-            f"AUC: test folds {text.interval(interval)}; the validation AUC cannot be corrected for the "
+            f"AUC: test folds {text.measured_auc(interval)}; the validation AUC cannot be corrected for the "
             f"selection because a unit of a trial is missing: run the sweep's command again; {must}"
         )
         return Check("auc", False, words, None, minimum)
     words = (
-        f"AUC: {winner.raw:.3f} on the validation folds that selected it, corrected "
-        f"{text.interval(winner.corrected)}, test folds {_test_auc(interval)}; "
-        f"the lower one of the last two {must}"
+        f"AUC: test folds {text.measured_auc(interval)}; validation folds, which selected it, "
+        f"{winner.raw:.3f}, corrected for the selection {text.interval(winner.corrected)}; "
+        f"the lower one of test and corrected AUC {must}"
     )
     lower = min(winner.corrected.estimate, interval.estimate)
     return Check("auc", lower > minimum, words, lower, minimum)
-
-
-def _test_auc(interval: Interval) -> str:
-    by_chance = interval.low <= CHANCE <= interval.high
-    return f"{text.interval(interval)}{', not distinguishable from chance' if by_chance else ''}"
 
 
 def _check_against_champion(

@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from cgn_platform.report.content import Chart, Evidence, PageContent
-from cgn_platform.report.facts import CHANCE, Facts
+from cgn_platform.report.facts import Facts
 from cgn_platform.report.plot_style import BLUE, GREY, ORANGE, add_chance_line, small_figure, translucent
 from cgn_platform.store import out_of_fold
+from cgn_platform.text import CHANCE
 
 ROC_STEPS = 200  # of the false positive rate
 MARGIN = 0.02  # of AUC, above and below learning curves

@@ -23,7 +23,6 @@ from cgn_platform.space import Table
 from cgn_platform.store.layout import Store
 
 Facts = Mapping[str, Any]
-CHANCE = 0.5  # AUC of a random score
 
 FORMAT = 1
 """Of the facts file; files without a number have this format."""

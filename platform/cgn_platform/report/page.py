@@ -23,7 +23,7 @@ from cgn.data.pairs import Pairs
 from cgn.errors import ConfigError
 from cgn_platform.report.content import PageContent, find_evidence
 from cgn_platform.report.curve_charts import add_curve_charts
-from cgn_platform.report.facts import CHANCE, Facts, read_facts
+from cgn_platform.report.facts import Facts, read_facts
 from cgn_platform.report.film_pictures import draw_pictures
 from cgn_platform.report.format import number, setting, value_at
 from cgn_platform.report.row_charts import add_row_charts
@@ -31,6 +31,7 @@ from cgn_platform.report.templates import dashboards, environment
 from cgn_platform.report.trial_charts import add_trial_charts
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
+from cgn_platform.text import CHANCE, against_chance
 
 SHORT_VERDICTS = {  # of the verdicts that facts store
     statistics.BETTER: "better",
@@ -93,6 +94,7 @@ def render(facts: Facts, ledger: Ledger, data: Pairs | None = None) -> str:
         resources=_resources(facts["run"].get("resources") or {}),
         short_verdicts=SHORT_VERDICTS,
         differing=_differing_fields(rows),
+        against_chance=against_chance,
         settings=list(dict.fromkeys(published)),
         css=Markup((dashboards() / "report.css").read_text()),  # noqa: S704 - our own file
         number=lambda path, form=".3f": number(shown, path, form),
@@ -136,7 +138,21 @@ def derived_figures(facts: Facts) -> dict[str, Any]:
         figures |= {state: states[state] for state in ("complete", "pruned", "failed", "orphan")}
         if facts["corrected"] is not None:
             figures["optimism"] = facts["raw"] - facts["corrected"]["estimate"]
+        figures["chosen"] = next((t for t in facts["trials"] if t["number"] == facts["best"]), None)
+        figures["ranking"] = _ranking(facts["trials"])
     return figures
+
+
+def _ranking(trials: Sequence[Facts]) -> list[int]:
+    """Places of the trials in the facts: complete ones by validation AUC, then the others by state."""
+    states = ("complete", "pruned", "failed")
+
+    def rank(place: int) -> tuple[int, float, int]:
+        trial = trials[place]
+        state = states.index(trial["state"]) if trial["state"] in states else len(states)
+        return state, -(trial["value"] or 0.0), trial["number"]
+
+    return sorted(range(len(trials)), key=rank)
 
 
 def _training_seconds(facts: Facts) -> float:

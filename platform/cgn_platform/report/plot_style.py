@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from cgn_platform.report.facts import CHANCE
+from cgn_platform.text import CHANCE
 
 BLUE, ORANGE, GREEN, GREY = "#2384C6", "#D55E00", "#009E73", "#808690"
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cgn import statistics
 from cgn.data.pairs import Pairs, Split
-from cgn_platform.report.facts import data_facts, run_facts
+from cgn_platform.report.facts import Facts, data_facts, run_facts
 from cgn_platform.run.site import Site
 from cgn_platform.search.records import TrialRecord, best_of
 from cgn_platform.search.study import importances
@@ -16,6 +16,7 @@ from cgn_platform.search.summary import wrong_prunes
 from cgn_platform.space import Space
 from cgn_platform.store import out_of_fold
 from cgn_platform.store.ledger import Ledger
+from cgn_platform.text import chosen_trial
 
 DEFAULT = "default: trial 0"  # name of the row of the default configuration
 
@@ -74,6 +75,15 @@ def sweep_facts(
     facts["rows"] = [_row_facts(row, record) for row, record in rows.items()]
     facts["detectable"] = _compare(facts["rows"], site.ledger)
     return facts
+
+
+def result_of(facts: Facts) -> str:
+    """The result of a sweep as a sentence: which trial was chosen, its test AUC, its validation AUC."""
+    if facts["best"] is None:
+        return "No trial is complete, so no trial was chosen."
+    chosen = next(trial for trial in facts["trials"] if trial["number"] == facts["best"])
+    measured = facts["rows"][-1].get("auc") if facts["rows"] else None
+    return chosen_trial(chosen["number"], measured or chosen["test_auc"], chosen["value"], facts["corrected"])
 
 
 def _trial_facts(record: TrialRecord) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from cgn.statistics import Interval
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.search.summary import summary
-from cgn_platform.text import bounds, difference, interval, number, params
+from cgn_platform.text import bounds, chosen_trial, difference, measured_auc, number, params
 from cgn_platform.tracking.events import RunInfo
 
 BEST = 5  # trials shown
@@ -20,7 +20,7 @@ def describe_sweep(
     attached: bool | None,
     test_interval: Callable[[Sequence[str] | None], Interval | None] = lambda _units: None,
 ) -> str:
-    """The best trials by validation AUC, the data and code of the sweep, and links.
+    """Test AUC of the chosen trial, the best trials by validation AUC, data and code of the sweep, and links.
 
     Args:
         records: all trials.
@@ -47,12 +47,19 @@ def describe_sweep(
     ]
     header = ("trial", "mean validation AUC", "mean test AUC [95 %]", "localisation error", "parameters")
     return _paragraphs(
+        _result(complete[0], test_interval) if complete else "No trial is complete.",
         f"{counts}; pruning saved {figures['epochs_saved']:.0%} of the epochs.",
         _links(info, page, attached, "trials"),
         _table(header, rows),
-        "Ranked by validation AUC; test figures are not used for selection. Trial 0 is the default.",
+        "Ranked by validation AUC, which is optimistic; test figures are not used for selection. "
+        "Trial 0 is the default.",
         _data_and_code(info),
     )
+
+
+def _result(best: TrialRecord, test_interval: Callable[[Sequence[str] | None], Interval | None]) -> str:
+    test = test_interval(best.facts.get("units")) or best.facts.get("test_auc")
+    return chosen_trial(best.number, test, best.value)
 
 
 def describe_table(facts: Mapping[str, Any], *, info: RunInfo, page: str, attached: bool | None) -> str:
@@ -100,7 +107,7 @@ def _auc(row: Mapping[str, Any]) -> str:
     if not row["complete"]:
         return "INCOMPLETE"
     if auc := row.get("auc"):
-        return interval(auc)
+        return measured_auc(auc)
     aucs = [auc for seed in row["fold_auc"] for auc in seed]
     return number(None if None in aucs else sum(aucs) / len(aucs))
 

@@ -19,6 +19,7 @@ from cgn_platform.registry.selection import PromotionRequest, select_row
 from cgn_platform.registry.units import verify_units
 from cgn_platform.store import out_of_fold
 from cgn_platform.store.ledger import Ledger
+from cgn_platform.text import measured_auc
 
 REQUEST = PromotionRequest("good", by="ada", because="a test")
 
@@ -37,7 +38,7 @@ def test_the_card_shows_figures_data_limits_and_commands(evidence: dict[str, Any
     card = model_card(evidence)
     auc = evidence["figures"]["auc"]
     assert card.startswith("# cgn: good of three\n\n**Not a medical device.**")
-    assert f"| {auc['estimate']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}] |" in card
+    assert f"| test AUC, mean over folds | {measured_auc(auc)} |" in card
     for text in ("screening", "| pairs (malignant) | 24 (12) |", "`cgn table three.py`", "- AUC: fine"):
         assert text in card
     assert "decided by ada: a test." in card

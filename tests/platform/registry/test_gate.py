@@ -20,6 +20,7 @@ from cgn_platform.registry.gate import (
     evaluate,
 )
 from cgn_platform.store.out_of_fold import OutOfFold
+from cgn_platform.text import measured_auc
 
 UNCHANGED = ReloadResult(difference=0.0)
 
@@ -55,7 +56,9 @@ def test_the_first_candidate_passes_with_every_figure_in_its_line() -> None:
     assert verdict.passed
     assert [check.name for check in verdict.checks] == ["units", "auc", "champion", "reload"]
     auc = scores_of().auc()
-    words = f"AUC: {auc.estimate:.3f} [{auc.low:.3f}, {auc.high:.3f}], must be above 0.600"
+    words = (
+        f"AUC: {auc.estimate:.3f} [{auc.low:.3f}, {auc.high:.3f}], better than chance, must be above 0.600"
+    )
     assert named(verdict.checks, "auc").words == words
     assert named(verdict.checks, "units").words == "units: 5 of 5 are complete and match the row"
 
@@ -90,9 +93,12 @@ def test_the_winner_of_a_search_is_evaluated_by_its_corrected_auc() -> None:
     subject = candidate(winner=WinnerAuc(0.612, Interval(0.553, 0.45, 0.65)))
     (refusal,) = evaluate(subject, None, Requirements(min_auc=0.6)).refusals
     assert refusal.words.startswith(
-        "AUC: 0.612 on the validation folds that selected it, corrected 0.553 [0.450, 0.650], test folds "
+        f"AUC: test folds {measured_auc(scores_of().auc())}; validation folds, which selected it, 0.612, "
     )
-    assert refusal.words.endswith("; the lower one of the last two must be above 0.600")
+    assert refusal.words.endswith(
+        "corrected for the selection 0.553 [0.450, 0.650]; "
+        "the lower one of test and corrected AUC must be above 0.600"
+    )
     assert (refusal.figure, refusal.demand) == (0.553, 0.6)
     assert evaluate(subject, None, Requirements(min_auc=0.55)).passed
     # Epochs were selected on the same validation pairs, which BBC-CV does not correct.

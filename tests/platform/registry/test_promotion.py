@@ -325,9 +325,8 @@ def test_the_winner_of_a_sweep_is_evaluated_by_the_lower_of_corrected_and_test_a
     lower = min(swept["corrected"]["estimate"], swept["rows"][-1]["auc"]["estimate"])
     assert check.figure == lower
     corrected = swept["corrected"]["estimate"]
-    assert f"{swept['raw']:.3f} on the validation folds that selected it, corrected {corrected:.3f} [" in (
-        check.words
-    )
+    selected = f"{swept['raw']:.3f}, corrected for the selection {corrected:.3f} ["
+    assert f"validation folds, which selected it, {selected}" in check.words
     assert promoter(None, Requirements(min_auc=lower - 0.01), facts=swept).action == "promoted"
     default = promoter("1", facts=swept)
     assert "selected" not in default.checks[1].words  # the default was not selected by its scores

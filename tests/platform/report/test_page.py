@@ -110,6 +110,41 @@ def test_a_sweep_without_a_complete_trial_has_a_page(sweep: dict[str, Any], ledg
     assert "DivergedError: &lt;nan&gt;" in page
 
 
+def test_a_sweep_names_its_test_auc_first_and_the_validation_auc_as_optimistic(
+    sweep: dict[str, Any], ledger: Ledger
+) -> None:
+    chance = {"estimate": 0.52, "low": 0.41, "high": 0.64}
+    rows = [*sweep["rows"][:-1], {**sweep["rows"][-1], "auc": chance}]
+    page = render({**sweep, "rows": rows}, ledger)
+    verdict = page.partition('<div class="verdict">')[2].partition("</div>")[0]
+    test, validation = verdict.index("Test AUC of trial"), verdict.index("Validation AUC of trial")
+    assert test < validation
+    assert verdict.index('data-at="rows.1.auc.estimate"') < verdict.index('data-at="corrected.estimate"')
+    bold = re.search(r"<b>(.*?)</b>", verdict, re.S)
+    assert bold is not None
+    assert re.sub(r"<[^>]+>", "", bold[1]) == "0.520 [0.410, 0.640], not distinguishable from chance"
+    assert "<b>" not in verdict[validation:].partition("</p>")[0]
+    assert "optimistic" in verdict[validation:].partition("</p>")[0]
+
+
+def test_a_sweep_whose_units_were_lost_still_names_both_aucs(sweep: dict[str, Any], ledger: Ledger) -> None:
+    rows = [{name: value for name, value in row.items() if name != "auc"} for row in sweep["rows"]]
+    unknown = {"rows": rows, "raw": None, "corrected": None, "detectable": None}
+    page = render({**sweep, **unknown}, ledger)
+    assert re.search(r"Test AUC of trial <data[^>]*>\d</data>: <b><data[^>]*derived.chosen.test_auc", page)
+    assert re.search(r"Validation AUC of trial <data[^>]*>\d</data>: <data[^>]*derived.chosen.value", page)
+
+
+def test_the_trials_of_a_sweep_are_ranked_and_not_folded_away(sweep: dict[str, Any], ledger: Ledger) -> None:
+    page = render(sweep, ledger)
+    table = page.partition('aria-label="All trials"')[2].partition("</table>")[0]
+    assert page.partition('aria-label="All trials"')[0].count("<details") == 0
+    numbers = [int(number) for number in re.findall(r'data-at="trials\.\d+\.number"[^>]*>(\d+)', table)]
+    complete = sorted((t for t in sweep["trials"] if t["value"]), key=lambda t: -t["value"])
+    assert numbers == [*(trial["number"] for trial in complete), 3, 4]
+    assert table.index("Test AUC") < table.index("Validation AUC")
+
+
 def test_an_audit_of_pruning_is_shown_with_its_interval(sweep: dict[str, Any], ledger: Ledger) -> None:
     assert "To check the pruning" not in render(sweep, ledger)
     audit = {

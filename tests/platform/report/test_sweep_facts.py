@@ -24,6 +24,16 @@ def test_the_chosen_trial_has_a_raw_and_a_corrected_auc(sweep: dict[str, Any]) -
     assert 0 <= corrected["low"] <= corrected["estimate"] <= corrected["high"] <= 1
 
 
+def test_the_result_of_a_sweep_names_the_test_auc_before_the_validation_auc(sweep: dict[str, Any]) -> None:
+    result, auc = sweep_facts.result_of(sweep), sweep["rows"][-1]["auc"]
+    assert result.startswith(f"Trial {sweep['best']} was chosen by its validation AUC. Test AUC: ")
+    test, validation = f"Test AUC: {auc['estimate']:.3f} [", f"Validation AUC: {sweep['raw']:.3f}, "
+    assert 0 < result.index(test) < result.index(validation)
+    lost = {**sweep, "rows": [], "corrected": None}
+    assert f"Test AUC: {sweep['trials'][sweep['best']]['test_auc']:.3f}. " in sweep_facts.result_of(lost)
+    assert sweep_facts.result_of({**lost, "best": None}) == "No trial is complete, so no trial was chosen."
+
+
 def test_default_and_chosen_trial_are_rows_of_a_table(sweep: dict[str, Any]) -> None:
     names = [row["name"] for row in sweep["rows"]]
     assert names == ["default: trial 0", f"chosen: trial {sweep['best']}"]

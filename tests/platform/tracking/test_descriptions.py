@@ -24,7 +24,12 @@ def test_a_sweep_shows_its_five_best_trials_with_intervals_and_links(sweep: Any)
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| 6", "| 5", "| 4", "| 3", "| 2"]
     assert lines[2] == "| 6 | 0.660 | 0.650 [0.500, 0.800] | - | alpha 0.6 |"
     assert lines[3] == "| 5 | 0.650 | 0.650 | - | alpha 0.5 |"
-    assert text.startswith("7 complete, 1 pruned, 0 failed; pruning saved 0% of the epochs.")
+    assert text.startswith(
+        "Trial 6 was chosen by its validation AUC. "
+        "Test AUC: 0.650 [0.500, 0.800], not distinguishable from chance. Validation AUC: 0.660; this is "
+    )
+    assert text.index("Test AUC: 0.650") < text.index("0.660")
+    assert "\n\n7 complete, 1 pruned, 0 failed; pruning saved 0% of the epochs." in text
     assert "[The trials side by side](#/page). `cgn report smoke` makes a page of charts" in text
     assert text.endswith("Ran on phantom: cache `c0ffee`.")
 
