@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from cgn.config import Config
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.space import Prune
 
 ROOT = Path(__file__).parents[2]

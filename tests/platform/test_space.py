@@ -18,6 +18,7 @@ from cgn_platform.space import (
     Table,
     Tuned,
     difference,
+    in_one_line,
 )
 
 
@@ -87,6 +88,18 @@ def test_declarations_differ_in_what_changed_but_not_in_the_number_of_trials() -
         "base.epochs was 50 and is 3",
         "dimensions.alpha.high was 1 and is 0.9",
     ]
+
+
+def test_many_and_long_differences_are_a_line_that_names_them_all() -> None:
+    old = {f"field{number}": number for number in range(20)} | {"first": ["x"] * 500}
+    new = {f"field{number}": number + 1 for number in range(20)} | {"first": ["y"] * 500}
+    line = in_one_line(difference(old, new))
+    assert line.startswith("field0 was 0 and is 1; field1")
+    assert all(name in line for name in old)
+    assert len(line) < 500
+    assert len(in_one_line(difference({"first": ["x"] * 500}, {}))) < 200
+    assert in_one_line(difference({str(n): n for n in range(999)}, {})).endswith(" more")
+    assert in_one_line(["a was 1 and is 2"]) == "a was 1 and is 2"
 
 
 @pytest.mark.parametrize("rule", PRUNE_RULES)

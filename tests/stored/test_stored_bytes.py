@@ -33,7 +33,7 @@ from cgn.errors import (
     StudyError,
 )
 from cgn.predict import Ensemble
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.registry.gate import Requirements
 from cgn_platform.registry.promotion import promote
 from cgn_platform.registry.record import read_record

@@ -1,29 +1,31 @@
 """The command line: `cgn VERB`. Each module holds a group of commands; heavy imports happen within a command.
 
-Public: `app`, and `main` as the console script.
+Public: `main` as the console script, and `commands.app`.
 """
 
-import os
+import signal
 import sys
 
-import typer
-
-from cgn_platform.cli import data, models, results, run, servers, train
-from cgn_platform.cli.app import app, debugging
-from cgn_platform.cli.boundary import line_of, printable
-from cgn_platform.cluster.proxies import exempt_loopback
-
-__all__ = ["app", "data", "main", "models", "results", "run", "servers", "train"]
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit codes after a signal."""
 
 
 def main() -> None:
-    """The console script: every error is one line on standard error and exit code 2."""
-    printable(sys.stdout, sys.stderr)
-    exempt_loopback(os.environ)  # before Ray or MLflow is imported
+    """The console script. All else is imported here, so that Ctrl-C is one line from the beginning."""
+    code: str | int | None = INTERRUPTED
     try:
-        app()
-    except Exception as error:
-        if debugging():
-            raise
-        typer.echo(f"error: {line_of(error)}", err=True)
-        sys.exit(2)
+        from cgn_platform.cli.commands import run
+
+        run()
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as end:  # typer turns Ctrl-C into an exit code
+        code = end.code
+    else:
+        return
+    if code in (INTERRUPTED, TERMINATED):
+        from cgn_platform.cli.boundary import interruption
+
+        line = interruption(sys.argv[1:], terminated=code == TERMINATED)
+        sys.stderr.write(f"\n{line}\n")  # a terminal shows ^C before it
+    sys.exit(code)

@@ -1,12 +1,9 @@
 """The `cgn` application; the modules of this package register its commands."""
 
-import sys
 from importlib import metadata
 from typing import Annotated, Any
 
 import typer
-
-from cgn_platform.cli.boundary import interruption
 
 ORDER = (
     *("cache", "look", "films", "bilateral", "whose"),
@@ -19,14 +16,7 @@ ORDER = (
 
 
 class _Commands(typer.core.TyperGroup):
-    """The commands in `ORDER`; Ctrl-C ends each with a line that says how to go on."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo(f"\n{interruption(sys.argv[1:])}", err=True)
-            raise typer.Exit(130) from None
+    """The commands in `ORDER`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: (*ORDER, name).index(name))

@@ -51,11 +51,12 @@ def line_of(error: Exception) -> str:
     return f"{hidden(_message(error))}: {_remedy(error)} ({where})"
 
 
-def interruption(arguments: list[str]) -> str:
-    """The line after Ctrl-C: what is kept, and how to go on."""
+def interruption(arguments: list[str], *, terminated: bool = False) -> str:
+    """The line after Ctrl-C or SIGTERM: what is kept, and how to go on."""
     verb = next((word for word in arguments if not word.startswith("-")), "")
     state = INTERRUPTED.get(verb, "nothing is half-written, and the same command starts again")
-    return f"interrupted: {state}: {shlex.join(['cgn', *arguments])}"
+    event = "terminated" if terminated else "interrupted"
+    return f"{event}: {state}: {shlex.join(['cgn', *arguments])}"
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

@@ -208,6 +208,9 @@ def predict(
     """
     store = open_store(store_path)
     if manifest and out and not target:
+        from cgn.data.datasets.manifest import list_films
+
+        list_films(manifest.absolute())  # before the model is loaded and Ray is started
         _predict_table(manifest, out, model, store, address)
         return
     if manifest or out or not target or not reference:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from cgn.errors import ClusterError, first_line
-from cgn_platform.cluster.processes import END_SECONDS, LOOPBACK, has_name, process_tree
+from cgn_platform.cluster.processes import END_SECONDS, LOOPBACK, end_processes, has_name, process_tree
 from cgn_platform.cluster.resources import Cluster
 from cgn_platform.cluster.temporary import DRIVERS, make_temporary, remove_folder, remove_leftovers
 
@@ -120,10 +120,14 @@ def _shut_down() -> None:
     """Leave Ray, and wait for its processes. Ray waits a second for each; a busy machine needs longer."""
     import ray
 
+    joined = ray.is_initialized()
     started = process_tree(psutil.Process())[1:]
     ray.shutdown()
     servers = [process for process in started if has_name(process, "raylet", "gcs_server")]
-    psutil.wait_procs(servers, timeout=END_SECONDS)
+    if joined:
+        psutil.wait_procs(servers, timeout=END_SECONDS)
+    else:  # Ctrl-C while Ray started: it does not end its servers before this process ends
+        end_processes(servers)
 
 
 def check_address(address: str) -> None:

@@ -61,8 +61,6 @@ def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = Non
     Raises:
         ConfigError: a name does not exist (the message lists the valid ones), or no method reads a dimension.
     """
-    from cgn import objective
-
     values: dict[str, set[str]] = {}
     for name, package in {"method": "cgn.methods", "backbone": "cgn.backbones"}.items():
         dimension = (dimensions or {}).get(name)
@@ -70,8 +68,11 @@ def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = Non
             str(value) for value in (getattr(config, name), *(dimension.extremes() if dimension else ()))
         }
         for value in values[name]:
-            plugins.load(package, value)
-    objective.terms(config)
+            plugins.check(package, value)
+    if config.loss_weights:
+        from cgn import objective  # late: imports torch
+
+        objective.terms(config)
     read = frozenset[str]().union(*(fields_read(method) for method in values["method"]))
     if unread := [name for name in dimensions or () if name not in read]:
         raise ConfigError(

@@ -25,7 +25,7 @@ from cgn_platform.search.racing import Floats
 from cgn_platform.search.records import ORPHAN, State, TrialRecord, TrialSpec
 from cgn_platform.search.storage import WriteThroughStorage
 from cgn_platform.search.study_lock import StudyLock
-from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference
+from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference, in_one_line
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
 
@@ -364,7 +364,7 @@ def _check_declaration(name: str, stored: Mapping[str, Any], declared: Mapping[s
     """Raise StudyError if the stored study is another search than the declared one."""
     if differences := difference(stored, declared):
         raise StudyError(
-            f"study {name!r} is another search: {'; '.join(differences)}",
+            f"study {name!r} is another search: {in_one_line(differences)}",
             remedy="change it back or choose another --name",
         )
 

@@ -18,7 +18,7 @@ from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, ModelError, RegistryError
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.registry import promotion
 from cgn_platform.registry.gate import Requirements
 from cgn_platform.registry.promotion import rollback

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cgn.data.pairs import Pairs
 from cgn.errors import ConfigError
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.report.page import derived_figures, render, write_report
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger

@@ -16,7 +16,7 @@ from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import StudyError
 from cgn.results import lockstep
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.console.tables import replay_table
 from cgn_platform.run.site import TrainingSpec
 from cgn_platform.run.worker import Trainer

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cgn.errors import ConfigError, LedgerError, ModelError, UnreadableImageError
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.serving import package
 from cgn_platform.serving.origin import ENSEMBLE, units_key
 from cgn_platform.store.layout import Store

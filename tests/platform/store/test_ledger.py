@@ -21,7 +21,7 @@ from cgn.fit import fit, network_of
 from cgn.places import Place, shown
 from cgn.results import CheckpointStore, FoldRun
 from cgn.sealed import seal, sha256, unseal
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.console.live import make_console
 from cgn_platform.console.tables import units_table
 from cgn_platform.run.folds import read_or_train

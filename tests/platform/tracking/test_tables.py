@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cgn.config import Config
-from cgn_platform.cli import app
+from cgn_platform.cli.commands import app
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking import tables
 from cgn_platform.tracking.delivery import track
