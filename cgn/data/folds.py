@@ -13,6 +13,11 @@ from cgn.errors import ConfigError
 
 PARTS = ("train", "val", "test")
 
+CLASSES = ("benign", "malignant")
+
+FEWEST = 3
+"""Parts that any plan has: training, validation and test."""
+
 
 @dataclass(frozen=True)
 class SplitPlan:
@@ -50,20 +55,18 @@ def make_splits(
     """Reading 18. Grouped by patient, stratified by label: test fold k, validation fold k + 1.
 
     Raises:
-        ConfigError: fewer than three folds, or more folds than a class has patients.
+        ConfigError: fewer than three folds, or more folds than a class has patients. All others can be drawn.
     """
-    if folds < 3:
-        raise ConfigError(f"folds must be at least 3 (train, validate, test) but got {folds}")
-    for value, name in enumerate(("benign", "malignant")):
-        patients = len(np.unique(patient_id[label == value]))
-        if patients < folds:
-            raise ConfigError(f"folds must not exceed the patients of a class: {folds} > {patients} {name}")
+    if folds < FEWEST:
+        raise ConfigError(f"folds must be at least {FEWEST} (train, validate, test) but got {folds}")
+    _check_patients(label, patient_id, folds, f"{folds} folds")
     from sklearn.model_selection import StratifiedGroupKFold  # takes a second; workers only read splits
 
     divider = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    tests = [test for _, test in divider.split(label, label, _patient_numbers(patient_id))]
-    if any(len(np.unique(label[test])) < 2 for test in tests):
-        raise ConfigError(f"no {folds} folds with both classes in each: use fewer folds or another seed")
+    owner = _patient_numbers(patient_id)
+    tests = [test for _, test in divider.split(label, label, owner)]
+    if _lack_a_class(label, tests):
+        tests = _divided(label, owner, (1,) * folds, seed, seeded=True)
     rows = np.arange(len(label))
     splits = []
     for fold in range(folds):
@@ -81,31 +84,85 @@ def make_split(
 ) -> tuple[Split, ...]:
     """Sec. IV-A. One division in proportion `parts` (train, validate, test), grouped and stratified.
 
-    Patients are assigned in random order, each to the part that lacks the most pairs of the patient's
-    classes.
-
     Raises:
-        ConfigError: a part that is not positive, or a part that would lack a class.
+        ConfigError: a part that is not positive, or a class with fewer than three patients.
     """
     proportion = ":".join(map(str, parts))
     if min(parts) < 1:
         raise ConfigError(f"splits must be three positive numbers but got {proportion}")
+    _check_patients(label, patient_id, FEWEST, f"a division {proportion}")
     owner = _patient_numbers(patient_id)
-    patients = np.unique(owner)
-    pairs = np.zeros((len(patients), 2), np.int64)
+    rows = _divided(label, owner, parts, seed, seeded=False)
+    if _lack_a_class(label, rows):
+        rows = _divided(label, owner, parts, seed, seeded=True)
+    train, val, test = rows
+    return (Split(0, _frozen(train), _frozen(val), _frozen(test)),)
+
+
+def _check_patients(
+    label: NDArray[np.int64], patient_id: NDArray[np.str_], parts: int, description: str
+) -> None:
+    """Whether so many parts exist: each needs a patient of each class, who may be the same.
+
+    Raises:
+        ConfigError: a class has fewer patients.
+    """
+    patients = {name: len(np.unique(patient_id[label == value])) for value, name in enumerate(CLASSES)}
+    name, fewest = min(patients.items(), key=lambda item: item[1])
+    if fewest >= parts:
+        return
+    if fewest < FEWEST:
+        remedy = f"add films until each class has at least {FEWEST} patients: fewer cannot be divided"
+    else:
+        remedy = f"use at most {fewest} folds"
+    raise ConfigError(
+        f"{description} must have at least {parts} patients of each class but the {name} class has {fewest}",
+        remedy,
+    )
+
+
+def _divided(
+    label: NDArray[np.int64], owner: NDArray[np.int64], parts: Sequence[int], seed: int, *, seeded: bool
+) -> list[NDArray[np.int64]]:
+    """The rows of each part, in proportion `parts`.
+
+    Patients are assigned in random order, each to the part that lacks the most pairs of the patient's
+    classes. If `seeded`, each part receives a patient of each class first.
+    """
+    pairs = np.zeros((owner.max() + 1, 2), np.int64)
     np.add.at(pairs, (owner, label), 1)
     wanted = np.outer(parts, pairs.sum(0)) / sum(parts)
-    part_of = np.zeros(len(patients), np.int64)
-    for patient in np.random.default_rng(seed).permutation(len(patients)):
-        part = int((wanted @ pairs[patient]).argmax())
-        wanted[part] -= pairs[patient]
-        part_of[patient] = part
-    train, val, test = (np.flatnonzero(part_of[owner] == part) for part in range(3))
-    if any(len(np.unique(label[rows])) < 2 for rows in (train, val, test)):
-        raise ConfigError(
-            f"no {proportion} division with both classes in each part: use folds, or another seed"
-        )
-    return (Split(0, _frozen(train), _frozen(val), _frozen(test)),)
+    part_of = np.full(len(pairs), -1, np.int64)
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    for part, patients in enumerate(_one_of_each_class(pairs, order, len(parts)) if seeded else ()):
+        for patient in patients:
+            wanted[part] -= pairs[patient]
+            part_of[patient] = part
+    for patient in order:
+        if part_of[patient] < 0:
+            part = int((wanted @ pairs[patient]).argmax())
+            wanted[part] -= pairs[patient]
+            part_of[patient] = part
+    return [np.flatnonzero(part_of[owner] == part) for part in range(len(parts))]
+
+
+def _one_of_each_class(
+    pairs: NDArray[np.int64], order: NDArray[np.int64], parts: int
+) -> list[tuple[int, ...]]:
+    """Patients for each part: one with pairs of both classes while there is one, then one of each class.
+
+    Patients with few pairs come first, so that proportions are kept. `_check_patients` has made sure that
+    there are enough.
+    """
+    few_first = sorted(order.tolist(), key=lambda patient: int(pairs[patient].sum()))
+    both = [(patient,) for patient in few_first if pairs[patient].all()]
+    benign = [patient for patient in few_first if not pairs[patient, 1]]
+    malignant = [patient for patient in few_first if not pairs[patient, 0]]
+    return [*both, *zip(benign, malignant, strict=False)][:parts]
+
+
+def _lack_a_class(label: NDArray[np.int64], parts: Sequence[NDArray[np.int64]]) -> bool:
+    return any(len(np.unique(label[rows])) < 2 for rows in parts)
 
 
 def _patient_numbers(patient_id: NDArray[np.str_]) -> NDArray[np.int64]:
