@@ -74,6 +74,7 @@ class Reason(StrEnum):
     DECODER_TIMEOUT = "decoder_timeout"
     WRONG_SIDE = "wrong_side"
     NO_BREAST = "no_breast"
+    SAME_FILM = "same_film"  # the same image under another patient, side, view or label
     NEGATIVE = "negative"  # brighter outside the breast than inside
     WINDOW = "window"  # a window, look-up table or rescale slope that says no brightness
 

@@ -10,16 +10,17 @@ import inspect
 import io
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from cgn import files, provenance, sealed
-from cgn.data import cache_files, datasets
+from cgn.data import cache_files, datasets, leaks
 from cgn.data.breast import DEFAULT_PREPROCESSING, Preprocessing
 from cgn.data.cache_files import CacheContent, open_cache, open_splits
 from cgn.data.datasets import DatasetOptions, Scan
@@ -106,11 +107,11 @@ def write_cache(
 
     preparing: float | None = None
     if not _exists(folder, fingerprint, splits):
+        _check_folds(scan, splits)
         with _exclusive(folder):
             if not _exists(folder, fingerprint, splits):  # another process may have written it meanwhile
                 outcomes, preparing = _prepare_all(scan, preprocessing, progress)
-                _write_quarantine(folder, outcomes)
-                cache_files.write_files(folder, CacheContent(scan, recipe, fingerprint, outcomes, splits))
+                _write(folder, CacheContent(scan, recipe, fingerprint, outcomes, splits))
     manifest = cache_files.read_manifest(Place(folder))
     return CacheReport(
         path=folder,
@@ -160,17 +161,27 @@ def deciding_code(dataset: str) -> dict[str, str]:
     return {name: sealed.sha256(text.encode())[:16] for name, text in essences.items() if text}
 
 
+def _check_folds(scan: Scan, splits: SplitPlan) -> None:
+    """Whether the folds can be drawn, before any film is decoded. Raises ConfigError."""
+    label = np.array([record.label for record in scan.records], np.int64)
+    splits.draw(label, np.array([record.patient_id for record in scan.records]))
+
+
 def _prepare_all(
     scan: Scan, preprocessing: Preprocessing, progress: Progress | None
 ) -> tuple[list[PairOutcome], float]:
-    """The outcomes of all records, in their order, and the seconds taken."""
+    """The outcomes of all records, in their order, and the seconds taken.
+
+    One film under two names is rejected.
+    """
     started = time.monotonic()
     outcomes: dict[int, PairOutcome] = {}
     for number, outcome in prepare_pairs(scan.records, preprocessing, sandboxed=scan.sandboxed):
         outcomes[number] = outcome
         if progress is not None:
             progress(len(outcomes), len(scan.records))
-    return [outcomes[number] for number in range(len(scan.records))], time.monotonic() - started
+    in_order = [outcomes[number] for number in range(len(scan.records))]
+    return leaks.without_contradictions(scan.records, in_order), time.monotonic() - started
 
 
 # ----------------------------------------------------------------------------------------- the cache's folder
@@ -180,7 +191,7 @@ def _exists(folder: Path, fingerprint: str, splits: SplitPlan) -> bool:
     """Whether the folder holds this cache; False if it is absent or empty.
 
     Raises:
-        CacheError: it holds something else, the cache is damaged, or it has other splits.
+        CacheError: it holds something else, the cache is damaged, its folds overlap, or it has other splits.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -194,7 +205,7 @@ def _exists(folder: Path, fingerprint: str, splits: SplitPlan) -> bool:
             f"({manifest['name']}, {manifest['fingerprint']})",
             "choose another folder",
         )
-    cache_files.verify(place, manifest)
+    open_cache(folder)
     if manifest["splits"]["drawn"] != splits.facts():
         raise CacheError(
             f"{folder} has {_described(manifest['splits']['drawn'])} and splits are written once, "
@@ -221,11 +232,25 @@ def _exclusive(folder: Path) -> Iterator[None]:
         raise CacheError(f"cannot write {folder}: {one_line(error)}") from error
 
 
+def _write(folder: Path, content: CacheContent) -> None:
+    """Write the cache, and the list of rejected pairs before it.
+
+    Raises:
+        ConfigError: the folds cannot be drawn any more without the rejected pairs.
+    """
+    _write_quarantine(folder, content.outcomes)
+    try:
+        cache_files.write_files(folder, content)
+    except ConfigError as error:
+        message = f"{error.message}, without the pairs that {_quarantine(folder)} lists"
+        raise ConfigError(message, error.remedy) from None
+
+
 def _quarantine(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.quarantine.csv")
 
 
-def _write_quarantine(folder: Path, outcomes: list[PairOutcome]) -> None:
+def _write_quarantine(folder: Path, outcomes: Sequence[PairOutcome]) -> None:
     """Write the list of rejected pairs, or remove an earlier one if no pair was rejected."""
     path = _quarantine(folder)
     rejections = [outcome for outcome in outcomes if isinstance(outcome, Rejection)]

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cgn import files, sealed
+from cgn.data import leaks
 from cgn.data.datasets import Scan
 from cgn.data.folds import SplitPlan, named, numbered, splits_fingerprint
 from cgn.data.pairs import Pairs, Split
@@ -82,15 +83,17 @@ def open_cache(address: str | Path, verify: bool = True) -> Pairs:
         verify: compare each file with the manifest. Page checksums are verified in any case.
 
     Raises:
-        CacheError: there is no cache, or one of its files is missing or damaged; the message names the file.
+        CacheError: there is no cache, one of its files is missing or damaged, which the message names, or its
+            folds overlap.
     """
     place = _place(address)
     manifest = read_manifest(place)
+    splits = _splits(place, manifest)
     table = pa.concat_tables([_read_shard(place, shard, verify) for shard in manifest["shards"]])
     column = {name: table.column(name).to_pylist() for name in FACTS.names}
     size = manifest["recipe"]["size"]
     counterfactual = table.column("counterfactual")
-    return Pairs(
+    pairs = Pairs(
         name=manifest["name"],
         fingerprint=manifest["fingerprint"],
         pair_id=_frozen(np.array(column["pair_id"], np.str_)),
@@ -109,6 +112,12 @@ def open_cache(address: str | Path, verify: bool = True) -> Pairs:
         reference_crop=_frozen(np.array(column["reference_crop"], np.int64)),
         recipe=manifest["recipe"],
     )
+    if reason := leaks.overlap(pairs, splits, images=verify):
+        raise CacheError(
+            f"the folds of the cache at {place.shown} must not overlap, but in {reason}",
+            "remove the cache and run 'cgn cache' again, which names films that are listed twice",
+        )
+    return pairs
 
 
 def open_splits(address: str | Path) -> tuple[Split, ...]:
@@ -118,7 +127,10 @@ def open_splits(address: str | Path) -> tuple[Split, ...]:
         CacheError: there is no cache, or its `splits.json` is missing or damaged.
     """
     place = _place(address)
-    manifest = read_manifest(place)
+    return _splits(place, read_manifest(place))
+
+
+def _splits(place: Place, manifest: dict[str, Any]) -> tuple[Split, ...]:
     content = _verified(place, SPLITS, manifest["splits"]["sha256"])
     return numbered(manifest["pair_ids"], json.loads(content)["folds"])
 
@@ -146,13 +158,6 @@ def read_manifest(place: Place) -> dict[str, Any]:
 def fingerprint_of(recipe: Mapping[str, Any]) -> str:
     """What names a cache: a hash of what decides its content."""
     return sealed.digest(recipe)[:16]
-
-
-def verify(place: Place, manifest: dict[str, Any]) -> None:
-    """Compares every file with the manifest. Raises CacheError, which names a missing or damaged file."""
-    for shard in manifest["shards"]:
-        _verified(place, shard["name"], shard["sha256"])
-    _verified(place, SPLITS, manifest["splits"]["sha256"])
 
 
 def _place(address: str | Path) -> Place:

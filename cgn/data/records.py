@@ -48,6 +48,7 @@ class PairRecord:
         load: returns the films, raises UnreadableImageError; picklable, since it may run in another process.
         study_id: pseudonym of the visit; "" if it is not known.
         films: names of target and reference, as in `Scan.files`; "" for a film without a file.
+        rows: numbers of the rows that list target and reference; None without a table of one row a film.
     """
 
     pair_id: str
@@ -61,6 +62,7 @@ class PairRecord:
     load: Callable[[], RawPair]
     study_id: str = ""
     films: tuple[str, str] = ("", "")
+    rows: tuple[int, int] | None = None
 
 
 class NamedPair(Protocol):

@@ -25,7 +25,8 @@ from pydantic import Field
 from cgn.data.boxes import Box
 from cgn.data.breast import Laterality
 from cgn.data.datasets import DatasetOptions, RawFile, Scan
-from cgn.data.datasets.manifest import FilmRow, ListedFilm, match_films, scan_films
+from cgn.data.datasets._manifest_table import FilmRow
+from cgn.data.datasets.manifest import ListedFilm, match_films, scan_films
 from cgn.data.identity.pseudonym import open_pseudonyms
 from cgn.data.reading import dicom
 from cgn.data.reading.workers import Pool

@@ -1,78 +1,27 @@
 """Your own films: a table with one row for each image, CSV or Parquet (the paper's in-house set, Sec. IV-B).
 
-All problems of a table are reported together. Unknown columns are refused: a misspelt column would be lost,
-and an additional one may hold personal data.
+A film that is in the table twice must have the same facts in both rows: one film cannot be of two women.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field
 
-from cgn.data.boxes import Box
-from cgn.data.breast import Laterality, Wall
+from cgn.data.breast import Laterality
 from cgn.data.datasets import DatasetOptions, RawFile, Scan
+from cgn.data.datasets._manifest_table import FilmRow, read_rows, refused
 from cgn.data.identity.pseudonym import Pseudonyms, open_pseudonyms
 from cgn.data.pairing import Match, contralateral
-from cgn.data.reading import dicom, raster
+from cgn.data.reading import dicom
 from cgn.data.reading.films import Film, read_image
 from cgn.data.records import PairRecord, RawImage, load_pair
-from cgn.errors import NotADatasetError
-
-MAX_PROBLEMS = 20
-"""Number of problems that a message lists; a table with a wrong column has one in every row."""
-
-SURPLUS = "surplus cells"
 
 Hanging = Literal["auto", "displayed", "mirrored"]
-
-
-def _listed(value: Any) -> Any:
-    """The parts of a text between semicolons; any other value unchanged."""
-    return [part.strip() for part in value.split(";") if part.strip()] if isinstance(value, str) else value
-
-
-def _boxed(value: Any) -> list[list[float]]:
-    try:
-        parts = (part.split() if isinstance(part, str) else part for part in _listed(value))
-        boxes = [[float(number) for number in part] for part in parts]
-    except (TypeError, ValueError):
-        boxes = [[]]
-    if not all(len(box) == 4 and 0 <= box[0] < box[2] and 0 <= box[1] < box[3] for box in boxes):
-        raise ValueError("must be 'x0 y0 x1 y1; x0 y0 x1 y1' with 0 <= x0 < x1 and 0 <= y0 < y1")
-    return boxes
-
-
-class FilmRow(BaseModel):
-    """One image; `Options` explains the columns."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", str_strip_whitespace=True, coerce_numbers_to_str=True
-    )
-
-    image: str
-    patient: str
-    laterality: Laterality
-    view: str
-    label: Literal["benign", "malignant", "normal", ""] = ""
-    study: str = ""
-    boxes: Annotated[tuple[Box, ...], BeforeValidator(_boxed)] = ()
-    kinds: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    bits: int | None = Field(None, ge=8, le=16)
-    chest_wall: Wall | None = None
-
-    @model_validator(mode="after")
-    def _bits_fit_the_file(self) -> "FilmRow":
-        if self.bits and not self.image.lower().endswith(raster.SUFFIXES):
-            raise ValueError("bits must be blank for a DICOM image, which states its own")
-        return self
 
 
 class Options(DatasetOptions):
@@ -175,7 +124,14 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - images ha
     """
     films, missing = _films(options.file)
     messages = [f"row {film.number}: no file" for film in missing]
-    return scan_films(options.name, films, messages, [options.file], options.reading())
+    scanned = scan_films(options.name, films, messages, [options.file], options.reading())
+    pairs = target_pairs(films)
+    listed = [
+        replace(record, rows=(target.number, reference.number))
+        for record, (target, reference) in zip(scanned.records, pairs, strict=True)
+    ]
+    notes = _same_content(options.file, pairs, listed)
+    return replace(scanned, records=tuple(listed), notes=(*scanned.notes, *notes))
 
 
 def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noqa: ARG001 - as scan
@@ -188,7 +144,9 @@ def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noq
         for match in match_films(normal)
         if match.reference and match.target.side == "L"
     ]
-    return _records(pairs, options.reading(), open_pseudonyms())[0]
+    records, _ = _records(pairs, options.reading(), open_pseudonyms())
+    _same_content(options.file, pairs, records)
+    return records
 
 
 def scan_films(
@@ -209,7 +167,7 @@ def scan_films(
     """
     pseudonyms = open_pseudonyms()
     targets = [match for match in match_films(films) if match.target.abnormal]
-    pairs = [(match.target, match.reference) for match in targets if match.reference]
+    pairs = target_pairs(films)
     records, files = _records(pairs, reading, pseudonyms)
     references = Counter(reference.row.label for _, reference in pairs)
     labels = Counter(record.label for record in records)
@@ -239,6 +197,12 @@ def scan_films(
 def match_films(films: Sequence[ListedFilm]) -> Iterator[Match[ListedFilm]]:
     """Sec. IV-B. Each film with those of the other side of its patient, study and view, nearest row first."""
     return contralateral(films, _group, _distance)
+
+
+def target_pairs(films: Sequence[ListedFilm]) -> list[tuple[ListedFilm, ListedFilm]]:
+    """Every abnormal film that has a reference, and its reference, in the order of `films`."""
+    matches = [match for match in match_films(films) if match.target.abnormal]
+    return [(match.target, match.reference) for match in matches if match.reference]
 
 
 def list_films(table: Path) -> list[ListedFilm]:
@@ -273,6 +237,44 @@ def _ambiguity(match: Match[ListedFilm]) -> Iterator[str]:
         )
 
 
+def _same_content(
+    table: Path, pairs: Sequence[tuple[ListedFilm, ListedFilm]], records: Sequence[PairRecord]
+) -> list[str]:
+    """Notes on files that are in the table twice.
+
+    Raises:
+        NotADatasetError: two such rows contradict each other: one film cannot be of two women.
+    """
+    films = {
+        film.number: (film, name)
+        for pair, record in zip(pairs, records, strict=True)
+        for film, name in zip(pair, record.films, strict=True)
+    }
+    problems, notes = [], []
+    first: dict[str, ListedFilm] = {}  # by pseudonym, which is that of the content
+    for _, (film, name) in sorted(films.items()):
+        earlier = first.setdefault(name, film)
+        if contradictory := _contradictory(film.row, earlier.row):
+            problems.append(
+                f"row {film.number}: {' and '.join(contradictory)} must be as in row {earlier.number}, "
+                "since the files have the same content"
+            )
+        elif earlier is not film:
+            notes.append(
+                f"row {film.number}: the file has the same content as that of row {earlier.number}, "
+                "and both are used"
+            )
+    if problems:
+        raise refused(table, problems)
+    return notes
+
+
+def _contradictory(one: FilmRow, other: FilmRow) -> list[str]:
+    """Columns that must be equal for one film and are not; a blank label contradicts none."""
+    names = ["patient", "laterality", "view", *(["label"] if one.label and other.label else [])]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
 def _records(
     pairs: Sequence[tuple[ListedFilm, ListedFilm]], reading: ImageReading, pseudonyms: Pseudonyms
 ) -> tuple[tuple[PairRecord, ...], tuple[RawFile, ...]]:
@@ -304,86 +306,3 @@ def _record(
         load=partial(load_pair, reading.loader(target), reading.loader(reference)),
         films=(files[target.path].name, files[reference.path].name),
     )
-
-
-# ---------------------------------------------------------------------------------------------- table
-
-
-def read_rows(path: Path) -> list[tuple[int, FilmRow]]:
-    """The rows of a table and their numbers, from 1.
-
-    Raises:
-        NotADatasetError: no table, wrong columns, or all problems of its rows.
-    """
-    columns, lines = _parquet(path) if path.suffix == ".parquet" else _csv(path)
-    problems = list(_column_problems(columns))
-    rows: dict[str, tuple[int, FilmRow]] = {}
-    for number, line in enumerate(() if problems else lines, 1):
-        values = {name: value for name, value in line.items() if not _is_blank(value)}
-        if not values:
-            continue
-        try:
-            row = FilmRow.model_validate(values)
-        except ValidationError as error:
-            problems += [f"row {number}: {_described(problem)}" for problem in error.errors()]
-            continue
-        earlier, _ = rows.setdefault(row.image, (number, row))
-        if earlier != number:
-            problems.append(f"row {number}: image must be unique but row {earlier} has the same")
-    if problems:
-        more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-        raise NotADatasetError(
-            f"{path} (row 1 is the first below the header): {'; '.join(problems[:MAX_PROBLEMS] + more)}; "
-            "'cgn cache manifest --help' explains the columns"
-        )
-    if not rows:
-        raise NotADatasetError(f"{path} must have one row for each image but has none")
-    return list(rows.values())
-
-
-def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            header = stream.readline()
-            delimiter = ";" if header.count(";") > header.count(",") else ","
-            columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-            lines = list(csv.reader(stream, delimiter=delimiter, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise NotADatasetError(f"cannot read {path} as CSV in UTF-8: {error}") from None
-    names = [*columns, SURPLUS]
-    return columns, [dict(zip(names, cells, strict=False)) for cells in lines]
-
-
-def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise NotADatasetError(f"cannot read {path} as Parquet: {error}") from None
-    return table.column_names, table.to_pylist()
-
-
-def _column_problems(columns: list[str]) -> Iterator[str]:
-    for name, field in FilmRow.model_fields.items():
-        if (field.is_required() or name == "label") and name not in columns:
-            yield f"column {name!r} is missing"
-        if columns.count(name) > 1:
-            yield f"column {name!r} must occur once but occurs {columns.count(name)} times"
-    known = ", ".join(FilmRow.model_fields)
-    for name in columns:
-        if name not in FilmRow.model_fields:
-            yield f"columns must be among {known} but got {name!r}"
-
-
-def _is_blank(value: Any) -> bool:
-    text = isinstance(value, str) and not value.strip()
-    return text or value is None or value == [] or value != value  # the last is NaN
-
-
-def _described(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    if name == SURPLUS:
-        return "a row must not have more cells than columns: quote cells that hold a separator"
-    if problem["type"] == "missing":
-        return f"{name} must be given"
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return f"{name} {message} but got {problem['input']!r}" if name else message

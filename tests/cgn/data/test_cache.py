@@ -127,7 +127,7 @@ def test_a_changed_film_is_another_cache(mias_folder, tmp_path):
         return mammograms(raw, caches=tmp_path)
 
     first = make()
-    (raw / "mdb002.png").write_bytes((raw / "mdb004.png").read_bytes())
+    cv2.imwrite(str(raw / "mdb002.png"), cv2.imread(str(raw / "mdb002.png"), cv2.IMREAD_UNCHANGED) // 2)
     second = make()
     assert second.fresh
     assert second.fingerprint != first.fingerprint
@@ -222,7 +222,9 @@ def test_nothing_is_written_if_nothing_can_be_read(mias_folder, tmp_path):
     raw = mias_folder(numbers=range(1, 2))
     with pytest.raises(NotADatasetError, match="no target with both films in the folder"):
         mammograms(raw, out=tmp_path / "m")
-    (raw / "mdb002.png").write_bytes(b"no film")
+    mias_folder()
+    for path in raw.glob("*.png"):
+        path.write_bytes(b"no film")
     with pytest.raises(NotADatasetError, match=r"no pair of mias-all could be prepared.*mdb002\.png"):
         mammograms(raw, out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
@@ -365,12 +367,28 @@ def test_an_interrupted_run_cleans_up(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".c.lock"]
 
 
-def test_impossible_requests_are_refused_and_leave_nothing(tmp_path):
-    with pytest.raises(ConfigError, match="folds must not exceed"):
+def test_impossible_requests_are_refused_before_a_film_is_decoded(tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(cache, "prepare_pairs", never)
+    with pytest.raises(ConfigError, match="11 folds must have at least 11 patients of each class"):
         phantoms(tmp_path / "c", plan=SplitPlan(11))
+    with pytest.raises(ConfigError, match="8:1:1 must have at least 3 patients of each class"):
+        phantoms(tmp_path / "c", pairs=5, plan=DIVISION)
     with pytest.raises(ConfigError, match="must be written to a local folder"):
         phantoms("s3://bucket/cache")
-    assert not (tmp_path / "c").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_folds_that_rejected_films_made_impossible(mias_folder, tmp_path):
+    raw = mias_folder()
+    for name in ("mdb004.png", "MDB007.PGM"):
+        (raw / name).write_bytes(b"no film")
+    with pytest.raises(ConfigError, match=r"3 folds must have at least 3 patients .* class has 2, without"):
+        mammograms(raw, out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    assert "mdb007" in (tmp_path / "m.quarantine.csv").read_text()
 
 
 @pytest.mark.parametrize("dataset", ["phantom", "mias", "manifest", "inbreast", "cbis"])

@@ -71,7 +71,7 @@ def planted(woman: int) -> dict:
 
 
 def film(path: Path, woman: int, side: str, *, spoil: bool = False) -> None:
-    stored = dicoms.breast(side, seed=woman)
+    stored = dicoms.breast(side, seed=2 * woman + (side == "L"))
     tags = planted(woman) | {"ImageLaterality": side, "ViewPosition": "CC"}
     dicoms.write(path, stored, **({**tags, "Rows": 4000} if spoil else tags))
     from pydicom import dcmread

@@ -216,7 +216,8 @@ def test_a_truncated_film_costs_one_pair_and_is_one_line(tmp_path: Path) -> None
     breast = np.where((column / 700) ** 2 + ((row - 512) / 480) ** 2 < 1, 120, 0).astype(np.uint8)
     lines = []
     for number in range(1, 17):  # eight women, the left side (odd) with a lesion
-        film = breast if number % 2 == 0 else np.ascontiguousarray(breast[:, ::-1])
+        film = breast + np.random.default_rng(number).integers(0, 9, breast.shape, np.uint8)
+        film = film if number % 2 == 0 else np.ascontiguousarray(film[:, ::-1])
         cv2.imwrite(str(tmp_path / f"mdb{number:03d}.png"), film)
         lesion = f"CIRC {'BM'[number // 2 % 2]} 500 500 30"
         lines.append(f"mdb{number:03d} G {lesion if number % 2 else 'NORM'}")

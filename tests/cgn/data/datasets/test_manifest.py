@@ -26,11 +26,12 @@ def key(same_key, monkeypatch):
     monkeypatch.setenv("CGN_KEY_FILE", str(same_key))
 
 
-def draw(path, side="L", bits=8, wall="left"):
-    """Half an ellipse and a label, brightest value 2^bits - 1."""
+def draw(path, bits=8, wall="left"):
+    """Half an ellipse with grain of its own and a label, brightest value 2^bits - 1."""
     row, column = np.mgrid[:200, :160]
     top = 2**bits - 1
     image = np.where((column / 110) ** 2 + ((row - 100) / 90) ** 2 < 1, top // 2, 2)
+    image += np.random.default_rng(list(path.name.encode())).integers(0, top // 50, image.shape)
     image[10:30, 140:150] = top
     image = image if wall == "left" else image[:, ::-1]
     kind = np.uint8 if bits == 8 else np.uint16
@@ -203,6 +204,121 @@ def test_a_box_is_four_numbers_with_an_inside(table, boxes):
     message = error_of(table([("b.png", "bea", "L", "CC", "benign", "", boxes)], images=False))
     assert "row 1: boxes must be 'x0 y0 x1 y1; x0 y0 x1 y1' with 0 <= x0 < x1 and 0 <= y0 < y1" in message
     assert f"but got {boxes!r}" in message
+
+
+@pytest.mark.parametrize(
+    ("image", "spelling"),
+    [
+        ("a.png", "./a.png"),
+        ("a.png", "b/../a.png"),
+        ("a.png", "A.PNG"),
+        ("\u00e9.png", "e\u0301.png"),
+        ("my film.png", "my  film.png"),
+        ("my film.png", "my\u00a0film.png"),
+        ("film.png", "fi\u200blm.png"),
+    ],
+)
+def test_one_image_is_not_listed_in_two_spellings(table, image, spelling):
+    rows = [(image, "anna", "L", "CC", "benign"), (spelling, "berta", "L", "CC", "malignant")]
+    message = error_of(table(rows, images=False))
+    assert "row 2: image must be unique but row 1 has the same in another spelling" in message
+
+
+@pytest.mark.parametrize(
+    ("patient", "spelling"),
+    [
+        ("Anna", "anna"),
+        ("Ren\u00e9e", "Rene\u0301e"),
+        ("Anna M", "Anna  M"),
+        ("Anna", "An\u00adna"),
+        ("W1", "\uff37\uff11"),
+        ("Stra\u00dfe", "STRASSE"),
+    ],
+)
+def test_one_woman_is_not_listed_in_two_spellings(table, patient, spelling):
+    names = (patient, patient, spelling, spelling)
+    rows = [(f"{n}.png", name, "LR"[n % 2], "CC", "benign") for n, name in enumerate(names)]
+    message = error_of(table(rows, images=False))
+    assert message.count("in spelling only") == 1
+    assert "row 3: patient must not differ from that of row 1 in spelling only" in message
+    assert not {patient, spelling} & set(message.split())
+
+
+def test_views_and_studies_have_one_spelling_too(table):
+    rows = [
+        ("a.png", "anna", "L", "CC", "benign", "First"),
+        ("b.png", "anna", "R", "cc", "normal", "first"),
+    ]
+    message = error_of(table(rows, images=False))
+    assert "row 2: study must not differ from that of row 1 in spelling only" in message
+    assert "row 2: view must not differ from that of row 1 in spelling only" in message
+
+
+def test_names_that_differ_in_more_than_spelling_are_different(table):
+    rows = [(f"{n}.png", name, "L", "CC", "") for n, name in enumerate(("1 12", "11 2", "112", "7", "07"))]
+    assert len(manifest.read_rows(table(rows, images=False))) == 5
+
+
+def twice(table, **changes):
+    """A table in which the second woman's films are copies of the first one's, with these facts."""
+    rows = [
+        ("l.png", "anna", "L", "CC", "benign"),
+        ("r.png", "anna", "R", "CC", "normal"),
+        *(
+            (f"{side}2.png".lower(), "anna", side, "CC", {"L": "benign", "R": "normal"}[side])
+            for side in "LR"
+        ),
+    ]
+    rows = [
+        (row[0], *(changes.get(name, cell) for name, cell in zip(COLUMNS[1:5], row[1:], strict=True)))
+        if number in (2, 3)
+        else row
+        for number, row in enumerate(rows)
+    ]
+    path = table(rows)
+    for side in "lr":
+        (path.parent / f"{side}2.png").write_bytes((path.parent / f"{side}.png").read_bytes())
+    return path
+
+
+def test_one_film_under_two_women_is_refused_with_both_rows(table):
+    with pytest.raises(NotADatasetError) as caught:
+        scan(twice(table, patient="berta"))
+    assert "row 3: patient must be as in row 1, since the files have the same content" in str(caught.value)
+    assert "row 4: patient must be as in row 2, since the files have the same content" in str(caught.value)
+    assert "anna" not in str(caught.value)
+
+
+def test_one_film_under_two_labels_is_refused_with_both_rows(table):
+    with pytest.raises(NotADatasetError, match="row 3: label must be as in row 1, since the files have the"):
+        scan(twice(table, label="malignant"))
+    with pytest.raises(NotADatasetError, match="row 3: patient and label must be as in row 1"):
+        scan(twice(table, patient="berta", label="malignant"))
+
+
+def test_one_film_as_both_sides_is_refused(table):
+    path = table([("l.png", "anna", "L", "CC", "benign"), ("r.png", "anna", "R", "CC", "normal")])
+    (path.parent / "r.png").write_bytes((path.parent / "l.png").read_bytes())
+    with pytest.raises(NotADatasetError, match="row 2: laterality and label must be as in row 1"):
+        scan(path)
+
+
+def test_one_film_among_healthy_women_twice_is_refused(table):
+    path = twice(table, patient="berta")
+    text = path.read_text(encoding="utf-8-sig")
+    path.write_text(text.replace("benign", "normal"), encoding="utf-8")
+    with pytest.raises(NotADatasetError, match="row 3: patient must be as in row 1"):
+        manifest.healthy(manifest.Options(file=path))
+
+
+def test_a_copy_with_the_same_facts_is_noted(table):
+    result = scan(twice(table))
+    assert len(result.records) == 2
+    assert "row 3: the file has the same content as that of row 1, and both are used" in result.notes
+
+
+def test_records_know_their_rows(table):
+    assert [record.rows for record in scan(table()).records] == [(1, 2), (3, 4), (4, 3), (7, 6)]
 
 
 def test_many_problems_are_cut_short(table):
