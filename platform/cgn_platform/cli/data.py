@@ -116,13 +116,13 @@ def films(
         int, typer.Option(min=32, help="Pixels; that of the cache that the model was trained on.")
     ] = 96,
 ) -> None:
-    """Draw phantoms as PNG films with a manifest: input for a model, or for a cache.
+    """Draw phantoms as PNG films with a manifest: input for a model, or for a cache, which needs ten women.
 
-      cgn films drawn
+      cgn films drawn --pairs 12
 
       cgn predict drawn/phantom-7-00001-L.png drawn/phantom-7-00001-R.png --side L
 
-      cgn cache manifest --file drawn/films.csv --name drawn --folds 2
+      cgn cache manifest --file drawn/films.csv --name drawn --size 96
 
     Prints the path of the manifest.
     """
