@@ -29,7 +29,7 @@ def atomic(place: Path) -> Iterator[Path]:
         draft.replace(place)
         _sync(place.parent)
     finally:
-        _remove(draft)
+        remove(draft)
 
 
 def write(place: Path, content: bytes | str, *, private: bool = False) -> None:
@@ -45,11 +45,12 @@ def write(place: Path, content: bytes | str, *, private: bool = False) -> None:
 def remove_drafts(place: Path) -> None:
     """Remove the drafts that killed writers of `place` left; no other process may be writing it."""
     for draft in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
-        _remove(draft)
+        remove(draft)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -3,7 +3,11 @@
 Object stores are reached through pyarrow's file systems, which need no further client.
 """
 
+import errno
+import os
 import re
+from collections.abc import Collection
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,11 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 from cgn import files
+
+DAMAGE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
+"""Errors that lie in the file: a missing right, a folder in its place, a broken link. Others, such as a
+connection that was lost, say nothing about the file.
+"""
 
 
 class Place:
@@ -52,10 +61,12 @@ class Place:
         return shown(self.address)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if it is not there. Raises OSError."""
+        """The content of a file; None if it is not there. Raises OSError, also for a broken link."""
         try:
             return bytes(self._system.cat_file(f"{self.root}/{name}"))
         except (FileNotFoundError, NotADirectoryError):
+            if self.folder is not None and (self.folder / name).is_symlink():
+                raise OSError(errno.ENOENT, "a link that leads nowhere") from None
             return None
 
     def write(self, name: str, content: bytes) -> None:
@@ -76,38 +87,74 @@ class Place:
         """Remove what killed writers left unfinished in a folder; object stores have no such files."""
         if self.folder is not None:
             for path in (self.folder / folder).glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+                files.remove(path)
+
+    def check_writable(self, folder: str, names: Collection[str]) -> None:
+        """Raise OSError if files of these names cannot be written to a folder, as far as is known before.
+
+        Object stores are not asked.
+        """
+        if self.folder is None:
+            return
+        parent = self.folder / folder
+        if not parent.exists():
+            if parent.is_symlink():
+                raise OSError(errno.ENOENT, f"{parent} is a link that leads nowhere")
+            return
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{parent} is not a folder")
+        if not os.access(parent, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"no right to read and write {parent}")
+        for path in (parent / name for name in names):
+            if path.is_dir() and not path.is_symlink():
+                raise IsADirectoryError(errno.EISDIR, f"{path} is a folder")
+
+    def entries(self, folder: str) -> list[str]:
+        """Names of all that a folder holds, hidden names excepted: files, folders, also broken links.
+
+        Empty if the folder is not there. Raises OSError.
+        """
+        return [name for name, _ in self._list(folder)]
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files of a folder, hidden ones excepted; empty if it is not there. Raises OSError."""
-        return self._list(folder, "file")
+        return [name for name, is_folder in self._list(folder) if is_folder is False]
 
     def folders(self) -> list[str]:
         """Names of the folders. Raises OSError."""
-        return self._list("", "directory")
+        return [name for name, is_folder in self._list("") if is_folder]
 
     def exists(self) -> bool:
         """Whether the folder itself is there. Raises OSError."""
         return bool(self._system.isdir(self.root))
 
-    def _list(self, folder: str, kind: str) -> list[str]:
+    def _list(self, folder: str) -> list[tuple[str, bool | None]]:
+        """Names in a folder, and whether each is a folder; None for what is neither file nor folder."""
         path = f"{self.root}/{folder}".rstrip("/")
+        entries: list[tuple[str, bool | None]]
         if self.folder is None:  # by pyarrow: fsspec raises for a bucket that does not exist yet
             selector = pa.fs.FileSelector(path, allow_not_found=True)
-            wanted = pa.fs.FileType.File if kind == "file" else pa.fs.FileType.Directory
-            names = [
-                entry.base_name for entry in self._system.fs.get_file_info(selector) if entry.type == wanted
-            ]
-        else:
+            kinds = {pa.fs.FileType.File: False, pa.fs.FileType.Directory: True}
+            infos = self._system.fs.get_file_info(selector)
+            entries = [(info.base_name, kinds.get(info.type)) for info in infos]
+        else:  # by the operating system: fsspec leaves out links
             try:
-                entries = self._system.ls(path, detail=True)
+                with os.scandir(path) as scanned:
+                    entries = [(entry.name, _is_folder(entry)) for entry in scanned]
             except (FileNotFoundError, NotADirectoryError):
                 return []
-            names = [Path(entry["name"]).name for entry in entries if entry["type"] == kind]
-        return sorted(name for name in names if name and not name.startswith("."))
+        return sorted((entry for entry in entries if entry[0] and entry[0][0] != "."), key=itemgetter(0))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Place, (self.address,)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool | None:
+    """None for what is neither file nor folder: a broken link, a socket."""
+    try:
+        return entry.is_dir() or (False if entry.is_file() else None)
+    except OSError:  # a link to itself
+        return None
 
 
 def is_remote(address: str) -> bool:

@@ -129,9 +129,9 @@ def _sweep(
 ) -> "list[TrialRecord]":
     """Run a sweep, shown in the terminal, in MLflow and to Prometheus."""
     console.rule(name, align="left")
-    from cgn_platform.console.live import SweepConsole
+    from cgn_platform.console.live import SweepConsole, TableScreen
     from cgn_platform.run.prometheus import SweepMetrics
-    from cgn_platform.run.sweep import run_sweep
+    from cgn_platform.run.sweep import recompute_lost_units, run_sweep
     from cgn_platform.tracking.mlflow_client import default_uri
     from cgn_platform.tracking.tracker import Tracker
 
@@ -143,10 +143,16 @@ def _sweep(
     )
     listeners: list[Listener] = [tracker, SweepMetrics(lambda: tracker.pending), SweepConsole(console)]
     try:
-        return run_sweep(space, pairs, splits, name=name, site=site, listeners=listeners, audit=audit)
+        records = run_sweep(space, pairs, splits, name=name, site=site, listeners=listeners, audit=audit)
+        with TableScreen(console, "that finished trials have lost") as screen:
+            lost = recompute_lost_units(records, pairs, splits, site=site, screen=screen)
     except SystemExit:
         console.print("interrupted: run the same command again to resume")
         raise
+    for unit_id, reason in lost.items():
+        line = f"unit {unit_id} is lost and was not computed again: {reason}"
+        console.print(line, markup=False, style="yellow")
+    return records
 
 
 def _say_results(console: "Console", records: Any, result: str, store: Store, name: str) -> None:

@@ -115,12 +115,18 @@ def epoch_line(report: CrossReport, epochs: int) -> str:
 
 
 class TableScreen:
-    """A `run.table.Screen` that prints: epochs as a progress bar on a terminal, a line for each finished
+    """A `run.jobs.Screen` that prints: epochs as a progress bar on a terminal, a line for each finished
     unit.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, which: str = "") -> None:
+        """Nothing is printed before `begin`.
+
+        Args:
+            console: receives the output.
+            which: units these are, for the first line.
+        """
+        self._console, self._which = console, which
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -145,7 +151,8 @@ class TableScreen:
         """This many units and epochs are missing."""
         self._units = units
         self._bars.update(self._bar, total=epochs)
-        self._console.print(f"{units} units to train, {epochs} epochs", highlight=False)
+        which = f" {self._which}" if self._which else ""
+        self._console.print(f"{units} units{which} to train, {epochs} epochs", highlight=False)
 
     def epoch(self) -> None:
         """An epoch of some unit is finished."""

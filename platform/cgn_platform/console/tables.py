@@ -134,7 +134,7 @@ def _table_columns(facts: Mapping[str, Any]) -> list[Column]:
     for setting in _settings(facts):
         cells = [text.number(row["published"].get(setting)) for row in rows]
         columns.append(Column(f"({setting})", cells, "right", dropped=3, style="dim"))
-    aucs, differences, verdicts = zip(*map(_measured, rows), strict=True)
+    aucs, differences, verdicts = zip(*(_measured(row, facts["baseline"]) for row in rows), strict=True)
     against = "against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}"
     resources = facts["run"]["resources"]
     unit, share = ("GPU-s", resources["gpus"]) if resources["gpus"] else ("CPU-s", resources["cpus"])
@@ -167,7 +167,7 @@ def _last_is_baseline(facts: Mapping[str, Any]) -> bool:
     return bool(facts["rows"][-1]["name"] == facts["baseline"])
 
 
-def _measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
+def _measured(row: Mapping[str, Any], baseline: str) -> tuple[str, str, str]:
     """AUC, difference from the baseline, and verdict of a row."""
     if not row["complete"]:
         return ("INCOMPLETE", "", str(row["why"]))
@@ -175,8 +175,13 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
         aucs = [auc for seed in row["fold_auc"] for auc in seed]
         return (text.number(statistics.fmean(aucs)), "", "")
     difference = row["difference"]
-    shown = "" if difference is None else text.difference(difference)
-    return (text.interval(row["auc"]), shown, row["words"] or "")
+    if difference is None:
+        return (
+            text.interval(row["auc"]),
+            "",
+            "" if row["name"] == baseline else "no baseline to compare with",
+        )
+    return (text.interval(row["auc"]), text.difference(difference), row["words"])
 
 
 def units_table(units: "Sequence[Unit]", unfinished: Mapping[str, int], width: int = 140) -> Table:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cgn import statistics
 from cgn.data.pairs import Pairs, Split
+from cgn.errors import LedgerError
 from cgn_platform.report.facts import Facts, data_facts, run_facts
 from cgn_platform.run.site import Site
 from cgn_platform.search.records import TrialRecord, best_of
@@ -16,9 +17,12 @@ from cgn_platform.search.summary import wrong_prunes
 from cgn_platform.space import Space
 from cgn_platform.store import out_of_fold
 from cgn_platform.store.ledger import Ledger
+from cgn_platform.store.unit_storage import UnreachableError
 from cgn_platform.text import chosen_trial
 
 DEFAULT = "default: trial 0"  # name of the row of the default configuration
+FIGURES = ("seconds", "fold_auc", "val_auc")
+"""Of a complete row, from the study."""
 
 
 def sweep_facts(
@@ -73,7 +77,7 @@ def sweep_facts(
     if best.number != 0 and complete[0].number == 0:
         rows = {DEFAULT: complete[0], **rows}
     facts["rows"] = [_row_facts(row, record) for row, record in rows.items()]
-    facts["detectable"] = _compare(facts["rows"], site.ledger)
+    facts["detectable"] = _measure(facts["rows"], site.ledger)
     return facts
 
 
@@ -129,25 +133,30 @@ def _corrected_for_selection(
 
 
 def _validation_scores(record: TrialRecord, ledger: Ledger) -> NDArray[np.float64]:
-    """Scores at the epochs that were kept, fold after fold; empty if a unit is missing or damaged."""
-    units = [ledger.find(unit_id) for unit_id in record.facts["units"]]
-    scores = [
-        unit.reports[unit.facts["result"]["best_epoch"]].val_scores for unit in units if unit is not None
-    ]
-    return np.concatenate(scores) if len(scores) == len(units) else np.empty(0)
+    """Scores at the epochs that were kept, fold after fold; empty if a unit or its curve is lost."""
+    try:  # the other files were verified when the sweep ended
+        units = [ledger.open(unit_id, verify=False) for unit_id in record.facts["units"]]
+        return np.concatenate([unit.reports[unit.facts["result"]["best_epoch"]].val_scores for unit in units])
+    except UnreachableError:
+        raise
+    except LedgerError:
+        return np.empty(0)
 
 
-def _compare(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
-    """Add the figures of the test folds to the rows, as in a table.
+def _measure(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
+    """Add the figures of the test folds to the rows, as in a table; a row that lost a unit has none.
 
     Returns:
         The minimum detectable difference; None if there is no comparison.
     """
     joined = {row["name"]: out_of_fold.read(ledger, row["units"]) for row in rows}
-    complete = {name: row for name, row in joined.items() if row is not None}
-    comparison = out_of_fold.compare(complete, DEFAULT) if len(complete) == len(rows) else None
-    if comparison is None:
-        return None
-    for row, compared in zip(rows, comparison.rows, strict=True):
-        row |= compared.plain()
-    return comparison.detectable
+    figures, detectable = out_of_fold.measure(
+        {name: row for name, row in joined.items() if row is not None}, DEFAULT
+    )
+    for row in rows:
+        if joined[row["name"]] is None:
+            row |= {"complete": False, "why": "a unit is missing or damaged"}
+            for name in FIGURES:
+                del row[name]
+        row |= figures.get(row["name"], {})
+    return detectable

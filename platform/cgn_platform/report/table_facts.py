@@ -19,7 +19,7 @@ def table_facts(
 ) -> dict[str, Any]:
     """All figures of a table as plain JSON. The keys are part of the stored format.
 
-    Rows with a missing or damaged unit have `complete` false and no figures.
+    Rows with a missing or damaged unit have `complete` false and no figures; the others keep theirs.
 
     Args:
         table: its rows and baseline.
@@ -54,18 +54,16 @@ def measured_rows(
         for row in rows
         if row["complete"]
     }
-    comparison = out_of_fold.compare(joined, table.baseline)
-    if comparison is not None:
-        by_name = {row["name"]: row for row in rows}
-        for row in comparison.rows:
-            by_name[row.name] |= row.plain()
+    figures, detectable = out_of_fold.measure(joined, table.baseline)
+    for row in rows:
+        row |= figures.get(row["name"], {})
     return {
         "title": table.title,
         "description": table.description,
         "header": list(table.header),
         "baseline": table.baseline,
         "data": data_facts(pairs, splits),
-        "detectable": comparison and comparison.detectable,
+        "detectable": detectable,
         "rows": rows,
     }
 

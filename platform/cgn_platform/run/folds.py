@@ -19,13 +19,14 @@ def read_or_train(
         train: trains the fold, given the place of its checkpoints.
 
     Raises:
-        LedgerError: the result cannot be written.
+        LedgerError: the result cannot be written; what is known before is raised before training.
         Exception: whatever training raises.
     """
     if unit := ledger.find(identity.id):
         ledger.delete_checkpoints(identity.id)  # its writer may have been killed before it did so
         yield from unit.reports
         return unit.result
+    ledger.check_writable(identity)
     run, reports = train(ledger.checkpoints(identity)), []
     while True:
         try:

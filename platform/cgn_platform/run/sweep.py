@@ -1,12 +1,14 @@
-"""A sweep: open the study, run its remaining trials, return the records of all trials."""
+"""A sweep: open the study, run its remaining trials, and train again what complete ones have lost."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import StudyError
+from cgn.errors import ConfigError, StudyError
 from cgn.provenance import code_version
 from cgn_platform.cluster.preflight import preflight
+from cgn_platform.run.jobs import Job, Screen, Training
 from cgn_platform.run.site import Site, TrainingSpec
 from cgn_platform.run.tune import required_bytes, run_trials
 from cgn_platform.search.controller import Listener, Outcome
@@ -60,6 +62,48 @@ def run_sweep(
         with _informed(listeners, _info(study, spec), study):
             run_trials(study, spec, site=site, listeners=listeners, audit=audit)
         return study.trials()
+
+
+def recompute_lost_units(
+    records: Sequence[TrialRecord], pairs: Pairs, splits: Sequence[Split], *, site: Site, screen: Screen
+) -> dict[str, str]:
+    """Train again what the ledger has lost of complete trials: damaged units and missing ones.
+
+    Args:
+        records: of all trials, as `run_sweep` returned them.
+        pairs, splits, site: as in `run_sweep`, which has checked the site.
+        screen: shows the progress.
+
+    Returns:
+        Why units are still lost, by unit id.
+
+    Raises:
+        ResourcesError: no node has room for a fold.
+        UnreachableError: the ledger cannot be read.
+    """
+    spec = TrainingSpec.of(pairs, splits, site)
+    jobs: dict[str, Job] = {}
+    lost: dict[str, str] = {}
+    for record in records:
+        stored = record.facts.get("units", ()) if record.state == "complete" else ()
+        for number, unit_id in enumerate(stored):
+            if unit_id in jobs or unit_id in lost or spec.ledger.find(unit_id) is not None:
+                continue
+            if record.config is not None and _current_id(spec, record.config, number) == unit_id:
+                jobs[unit_id] = Job(unit_id, record.config, number)
+            else:
+                lost[unit_id] = f"fold {number} of trial {record.number} was trained by other code of cgn"
+    if jobs:
+        lost |= Training(spec, screen).run(list(jobs.values()), min(site.slots(), len(jobs)))
+    return lost
+
+
+def _current_id(spec: TrainingSpec, config: Config, number: int) -> str | None:
+    """The id of the unit that the current code would train; None if it cannot train it."""
+    try:
+        return spec.identity(config, spec.splits[number]).id
+    except (ConfigError, IndexError):
+        return None
 
 
 def _info(study: Study, spec: TrainingSpec) -> StudyInfo:

@@ -46,6 +46,7 @@ from cgn_platform.store.unit_files import (
     to_safetensors,
     unit_named_in,
 )
+from cgn_platform.store.unit_storage import UnitStorage, UnreachableError, damaged
 
 FORMAT = 2
 """The identity holds the fields that the method reads, and the code that decides its numbers."""
@@ -221,6 +222,7 @@ class Ledger:
             self.place = Place(address)
         except OSError as error:
             raise LedgerError(f"no ledger can be kept at {shown(str(address))}: {one_line(error)}") from None
+        self._storage = UnitStorage(self.place)
 
     @property
     def where(self) -> str:
@@ -231,11 +233,15 @@ class Ledger:
         return Ledger, (self.place.address, self.checkpoint_every)
 
     def find(self, unit_id: str) -> Unit | None:
-        """The verified unit; None if it is missing or, with a warning, if it is damaged."""
-        if FACTS not in self.place.names(unit_id):
-            return None
+        """The verified unit; None if it is missing or, with a warning, if it is damaged.
+
+        Raises:
+            UnreachableError: the storage failed.
+        """
         try:
-            return self.open(unit_id)
+            return self.open(unit_id) if FACTS in self._storage.entries(unit_id) else None
+        except UnreachableError:
+            raise
         except LedgerError as error:
             self._warn(str(error))
             return None
@@ -253,9 +259,9 @@ class Ledger:
         facts = self._facts(unit_id)
 
         def read(name: str) -> bytes:
-            content = self._read(unit_id, name)
+            content = self._storage.read(unit_id, name)
             if content is None or sha256(content) != facts["files"][name]:
-                raise _damaged(unit_id, name, "missing" if content is None else "its sha256 differs")
+                raise damaged(unit_id, name, "missing" if content is None else "its sha256 differs")
             _check_owner(unit_id, name, content)
             return content
 
@@ -264,14 +270,20 @@ class Ledger:
         return Unit(unit_id, facts, read)
 
     def names(self) -> list[str]:
-        """Ids of the finished units, damaged ones included."""
-        return [name for name in self.place.folders() if FACTS in self.place.names(name)]
+        """Ids of the finished units, damaged ones included. Raises UnreachableError."""
+        listed = self._storage.all_entries().items()
+        return [unit_id for unit_id, files in listed if files is None or FACTS in files]
 
     def unfinished(self) -> dict[str, int]:
-        """Epochs of the newest checkpoint of each unit that is not finished, by id."""
-        files = {unit_id: self.place.names(unit_id) for unit_id in self.place.folders()}
-        epochs = {unit_id: max(map(epochs_of, names), default=0) for unit_id, names in files.items()}
-        return {unit_id: count for unit_id, count in epochs.items() if count and FACTS not in files[unit_id]}
+        """Epochs of the newest checkpoint of each interrupted unit, by id. Raises UnreachableError."""
+        listed = self._storage.all_entries().items()
+        files = {unit_id: names for unit_id, names in listed if names and FACTS not in names}
+        epochs = {unit_id: max(map(epochs_of, names)) for unit_id, names in files.items()}
+        return {unit_id: count for unit_id, count in epochs.items() if count}
+
+    def check_writable(self, identity: Identity) -> None:
+        """Raise LedgerError if the unit could not be written, as far as it is known before it is trained."""
+        self._storage.check_writable(identity.id, (*DATA, FACTS))
 
     def damage(self, unit_id: str) -> str | None:
         """What is wrong with a unit, read again from storage; None if it is valid."""
@@ -339,14 +351,8 @@ class Ledger:
         """Where a fold of this identity loads and saves its checkpoints."""
         return Checkpoints(self.place, identity.id, self.checkpoint_every, self._warn)
 
-    def _read(self, unit_id: str, name: str) -> bytes | None:
-        try:
-            return self.place.read(f"{unit_id}/{name}")
-        except OSError as error:  # no permission, a folder of this name, a broken link
-            raise _damaged(unit_id, name, one_line(error)) from None
-
     def _facts(self, unit_id: str) -> dict[str, Any]:
-        content = self._read(unit_id, FACTS)
+        content = self._storage.read(unit_id, FACTS)
         if content is None:
             raise LedgerError(
                 f"no unit {unit_id} in {self.where}", remedy="'cgn units' lists the existing ones"
@@ -359,7 +365,7 @@ class Ledger:
                 remedy="read it with the version of cgn-platform that wrote it, or a later one",
             ) from None
         except DamagedError as error:
-            raise _damaged(unit_id, FACTS, str(error)) from None
+            raise damaged(unit_id, FACTS, str(error)) from None
         _check_identity(unit_id, facts)
         return facts
 
@@ -371,12 +377,12 @@ def _check_identity(unit_id: str, facts: Mapping[str, Any]) -> None:
         named, made_from, result_fold = facts["id"], unit_id_of(identity), facts["result"]["fold"]
         complete = set(DATA) <= set(facts["files"]) and result_fold == identity["fold"]
     except (KeyError, TypeError):
-        raise _damaged(unit_id, FACTS, "it is incomplete") from None
+        raise damaged(unit_id, FACTS, "it is incomplete") from None
     for other in (named, made_from):
         if other != unit_id:
-            raise _damaged(unit_id, FACTS, f"it belongs to unit {other}")
+            raise damaged(unit_id, FACTS, f"it belongs to unit {other}")
     if not complete:
-        raise _damaged(unit_id, FACTS, "its result is of another fold, or it does not name all files")
+        raise damaged(unit_id, FACTS, "its result is of another fold, or it does not name all files")
 
 
 def _check_owner(unit_id: str, name: str, content: bytes) -> None:
@@ -384,9 +390,9 @@ def _check_owner(unit_id: str, name: str, content: bytes) -> None:
     try:
         named = unit_named_in(name, content)
     except (ValueError, KeyError, TypeError, OSError):
-        raise _damaged(unit_id, name, "it cannot be read") from None
+        raise damaged(unit_id, name, "it cannot be read") from None
     if named not in (None, unit_id):
-        raise _damaged(unit_id, name, f"it belongs to unit {named}")
+        raise damaged(unit_id, name, f"it belongs to unit {named}")
 
 
 def _environment(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,10 +417,3 @@ def _version(package: str) -> str:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _damaged(unit_id: str, name: str, why: str) -> LedgerError:
-    return LedgerError(
-        f"{name} of unit {unit_id} is damaged ({why})",
-        remedy="the unit is computed again when a run needs it",
-    )

@@ -109,6 +109,20 @@ def read(ledger: Ledger, ids: Sequence[Sequence[str]]) -> OutOfFold | None:
         return None
 
 
+def measure(rows: Mapping[str, OutOfFold], baseline: str) -> tuple[dict[str, dict[str, Any]], float | None]:
+    """The figures of each row of a table, as plain JSON, and the minimum detectable difference.
+
+    If the baseline is incomplete, the other rows keep their own figures, without a comparison. Rows of fewer
+    than `MIN_FOLDS` folds have none.
+    """
+    if baseline in rows:
+        compared = [compare(rows, baseline)]
+    else:
+        compared = [compare({name: row}, name) for name, row in rows.items()]
+    figures = {row.name: row.plain() for each in compared if each is not None for row in each.rows}
+    return figures, next((each.detectable for each in compared if each is not None), None)
+
+
 def compare(rows: Mapping[str, OutOfFold], baseline: str) -> Comparison | None:
     """Compare the rows of a table with its baseline, on the same pairs (`cgn.statistics.compare`).
 

@@ -1,5 +1,8 @@
 """The facts of a sweep: the chosen trial, before and after correction, and its rows."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn_platform.report import sweep_facts
+from cgn_platform.report.page import render
 from cgn_platform.run.site import Site
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.search.study import importances, open_study
@@ -61,6 +65,50 @@ def test_a_sweep_that_lost_a_unit_is_neither_corrected_nor_compared(
         sweep["best"], None, None, None,
     )  # fmt: skip
     assert all("auc" not in row for row in facts["rows"])
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_row_that_lost_a_unit_is_incomplete_and_the_other_keeps_its_figures(
+    lost: int,
+    base: Config,
+    sweep: dict[str, Any],
+    site: Site,
+    pairs: Pairs,
+    splits: tuple[Split, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Row 0 is the default, row 1 the chosen trial; neither can be compared then."""
+    monkeypatch.setattr(sweep_facts, "importances", lambda _name, _store: {})
+    shutil.copytree(site.store.units, tmp_path / "units")
+    path = tmp_path / "units" / sweep["rows"][lost]["units"][0][1] / "predictions.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    records = [
+        TrialRecord(t["number"], t["state"], t["value"], t["params"], {}, base, facts=t)
+        for t in sweep["trials"][:3]
+    ]
+    space = Space(base, {"alpha": Float(0, 1)}, trials=3)
+    ledger = Ledger(tmp_path / "units", warn=lambda _line: None)
+    elsewhere = Site(Store(tmp_path), ledger, site.cluster)
+    facts = sweep_facts.sweep_facts(space, pairs, splits, name="lost", records=records, site=elsewhere)
+    incomplete, kept = facts["rows"][lost], facts["rows"][1 - lost]
+    assert (incomplete["complete"], incomplete["why"]) == (False, "a unit is missing or damaged")
+    assert not {"auc", "fold_auc", "val_auc", "seconds"} & set(incomplete)
+    for name in ("auc", "pooled_auc", "localization_error", "fold_auc", "seconds"):
+        assert kept[name] == sweep["rows"][1 - lost][name]
+    assert kept["difference"] is None
+    assert facts["corrected"] == sweep["corrected"]  # its scores are in the curves, which are whole
+    page = render(stored_facts(facts), ledger)
+    assert "incomplete: a unit is missing or damaged" in page
+    assert ("no default to compare with" in page) is (lost == 0)
+
+
+def stored_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """As they are read from their file."""
+    plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
 
 
 def test_a_sweep_without_a_complete_trial_has_no_rows(

@@ -18,6 +18,10 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from cgn.config import Config
+from cgn.data.breast import Preprocessing
+from cgn.data.cache import write_cache
+from cgn.data.datasets import phantom
+from cgn.data.folds import SplitPlan
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ClusterError, LedgerError, ResourcesError, StudyError
 from cgn_platform.cluster import processes
@@ -418,3 +422,67 @@ def test_a_pruned_trial_leaves_no_checkpoint_and_its_epochs_in_the_study(sweep: 
     ledger = Ledger(store.units)
     assert ledger.names() == sorted(records[0].facts["units"])
     assert ledger.unfinished() == {}
+
+
+SPACE_FILE = """
+from cgn.config import Config
+from cgn_platform.space import Float, Prune, Space
+
+BASE = Config(backbone="tiny", generator_blocks=1, epochs=2, batch_size=4, learning_rate=1e-3)
+SPACE = Space(BASE, {"alpha": Float(0, 1)}, trials=2, prune=Prune("none"))
+"""
+
+
+def test_a_unit_that_a_finished_trial_lost_is_computed_again_by_the_same_sweep(tmp_path: Path) -> None:
+    """`cgn units --verify` promises it."""
+    cache = write_cache(
+        "phantom", phantom.Options(pairs=24), Preprocessing(32), SplitPlan(3), caches=Store(tmp_path).caches
+    ).path
+    (tmp_path / "mine.py").write_text(SPACE_FILE)
+    command = [sys.executable, "-m", "cgn_platform.cli", "sweep", str(tmp_path / "mine.py")]
+    command += ["--data", str(cache), "--store", str(tmp_path), "--address", "local"]
+
+    def sweep() -> tuple[str, list[dict[str, Any]]]:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        facts = json.loads((tmp_path / "reports" / "mine-phantom" / "facts.json").read_text())
+        return done.stdout, facts["rows"]
+
+    _, before = sweep()
+    lost = before[-1]["units"][0][1]
+    path = tmp_path / "units" / lost / "predictions.parquet"
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    output, after = sweep()
+    assert "1 units that finished trials have lost to train, 2 epochs" in output
+    assert f"unit 1 of 1: {lost} finished" in output
+    assert Ledger(tmp_path / "units").damage(lost) is None
+    assert [row["auc"] for row in after] == [row["auc"] for row in before]
+    assert "lost to train" not in sweep()[0]
+
+
+def test_a_unit_of_other_code_is_not_replaced_by_one_of_this_code(
+    sweep: Any, ray: Cluster, store: Store, simulate: Any, pairs: Pairs, splits: Sequence[Split]
+) -> None:
+    from cgn_platform.run.site import Site
+    from cgn_platform.run.sweep import recompute_lost_units
+
+    records, _ = sweep(Space(Config(epochs=2), {"alpha": Float(0, 1)}, trials=1))
+    units = ["0" * 24, *records[0].facts["units"][1:]]
+    other = replace(records[0], facts={**records[0].facts, "units": units})
+    site = Site(store, Ledger(store.units), ray, runner=simulate)
+    lost = recompute_lost_units([other], pairs, splits, site=site, screen=Untouched())
+    assert lost == {"0" * 24: "fold 0 of trial 0 was trained by other code of cgn"}
+
+
+class Untouched:
+    """A screen that nothing is trained in front of."""
+
+    def begin(self, units: int, epochs: int) -> None:
+        pytest.fail(f"{units} units, {epochs} epochs")
+
+    def epoch(self) -> None:
+        pytest.fail("an epoch")
+
+    def ended(self, unit: str, failure: str) -> None:
+        pytest.fail(f"{unit}: {failure}")

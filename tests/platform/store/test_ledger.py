@@ -1,7 +1,9 @@
 """Finished units: written atomically, found again, never used when damaged."""
 
 import dataclasses
+import errno
 import json
+import os
 import pickle
 import random
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from cgn_platform.console.tables import units_table
 from cgn_platform.run.folds import read_or_train
 from cgn_platform.store import out_of_fold
 from cgn_platform.store.ledger import DATA, Identity, Ledger, unit_id_of
+from cgn_platform.store.unit_storage import UnreachableError
 
 
 def run(folds: FoldRun) -> tuple[list[Any], Any]:
@@ -325,6 +328,115 @@ def test_a_checkpoint_of_another_unit_is_never_loaded(
     assert f"of unit {other.id} is damaged or of another unit" in warnings[0]
 
 
+def replace_by(path: Path, harm: str) -> None:
+    """What lies in place of a file: a folder, or a link that leads nowhere."""
+    path.unlink()
+    if harm == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if harm == "loop" else path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["folder", "link", "loop"])
+def test_what_lies_in_place_of_a_file_is_named_like_other_damage(
+    name: str,
+    harm: str,
+    ledger: Ledger,
+    identity: Identity,
+    trainer: Trainer,
+    pairs: Pairs,
+    warnings: list[str],
+) -> None:
+    run(read_or_train(ledger, identity, pairs, trainer))
+    replace_by(Path(ledger.where) / identity.id / name, harm)
+    assert ledger.names() == [identity.id]
+    assert ledger.unfinished() == {}
+    assert f"{name} of unit {identity.id} is damaged" in str(ledger.damage(identity.id))
+    assert ledger.find(identity.id) is None
+    assert f"{name} of unit {identity.id} is damaged" in warnings[0]
+    if harm == "folder":  # nobody's folder is removed: it is refused before an epoch is trained
+        with pytest.raises(LedgerError, match=rf"cannot be written: .*{name} is a folder: move it away"):
+            next(read_or_train(ledger, identity, pairs, trainer))
+        (Path(ledger.where) / identity.id / name).rmdir()
+    run(read_or_train(ledger, identity, pairs, trainer))
+    assert trainer.loaded == [0, 0]
+    assert ledger.damage(identity.id) is None
+
+
+def test_a_linked_file_is_as_good_as_a_file(
+    ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, tmp_path: Path
+) -> None:
+    run(read_or_train(ledger, identity, pairs, trainer))
+    for name in FILES:
+        path = Path(ledger.where) / identity.id / name
+        path.rename(tmp_path / name)
+        path.symlink_to(tmp_path / name)
+    assert ledger.names() == [identity.id]
+    assert ledger.find(identity.id) is not None
+
+
+@pytest.mark.parametrize("harm", ["file", "link"])
+def test_what_lies_in_place_of_a_units_folder_is_refused_before_training(
+    harm: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs
+) -> None:
+    folder = Path(ledger.where) / identity.id
+    folder.parent.mkdir()
+    folder.touch() if harm == "file" else folder.symlink_to("nowhere")
+    assert ledger.names() == []
+    with pytest.raises(LedgerError, match=rf"unit {identity.id} cannot be written: .*move it away"):
+        next(read_or_train(ledger, identity, pairs, trainer))
+    assert trainer.loaded == []
+
+
+def refusing(number: int) -> Any:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_a_unit_without_rights_is_damaged(
+    ledger: Ledger,
+    identity: Identity,
+    trainer: Trainer,
+    pairs: Pairs,
+    warnings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(read_or_train(ledger, identity, pairs, trainer))
+    monkeypatch.setattr(Place, "entries", refusing(errno.EACCES))
+    assert ledger.names() == [identity.id]
+    assert ledger.unfinished() == {}
+    assert ledger.find(identity.id) is None
+    assert warnings == [
+        f"the folder of unit {identity.id} is damaged (Permission denied): correct its rights or move it "
+        "away; the unit is computed again when a run needs it"
+    ]
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(LedgerError, match=r"no right to read and write .*correct its rights"):
+        next(read_or_train(ledger, identity, pairs, trainer))
+    assert trainer.loaded == [0]
+
+
+@pytest.mark.parametrize("method", ["read", "entries", "folders"])
+def test_an_outage_is_not_damage(
+    method: str,
+    ledger: Ledger,
+    identity: Identity,
+    trainer: Trainer,
+    pairs: Pairs,
+    warnings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Units of a share that does not answer are not computed again."""
+    run(read_or_train(ledger, identity, pairs, trainer))
+    monkeypatch.setattr(Place, method, refusing(errno.ESTALE))
+    with pytest.raises(UnreachableError, match=r"cannot be read \(Stale file handle\): make its storage"):
+        ledger.names() if method == "folders" else ledger.find(identity.id)
+    assert warnings == []
+
+
 @pytest.mark.parametrize("harm", ["bit", "truncated"])
 def test_a_damaged_checkpoint_is_never_loaded(
     harm: str, ledger: Ledger, identity: Identity, trainer: Trainer, pairs: Pairs, warnings: list[str]
@@ -391,6 +503,7 @@ def test_files_of_a_killed_worker_are_removed_when_its_unit_is_finished(
     folder = Path(ledger.where) / identity.id
     folder.mkdir(parents=True)
     (folder / ".at-00002-5eed.1234abcd.tmp").write_bytes(b"half")
+    (folder / ".at-00002-5eed.1234abce.tmp").mkdir()
     trained = run(read_or_train(ledger, identity, pairs, trainer))
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     (folder / f"at-00004-{'5eed' * 16}.safetensors").write_bytes(b"")

@@ -126,6 +126,20 @@ def test_fewer_than_three_folds_are_not_compared(ledger: Ledger, ids: Any) -> No
     assert out_of_fold.compare({"b": three}, "a") is None
 
 
+def test_rows_keep_their_figures_if_the_baseline_is_incomplete(ledger: Ledger, ids: Any) -> None:
+    rows = {name: out_of_fold.join([[ledger.open(unit) for unit in ids[0]]]) for name in "ab"}
+    whole, detectable = out_of_fold.measure(rows, "a")
+    assert detectable is not None
+    assert whole["b"]["words"]
+    kept, detectable = out_of_fold.measure({"b": rows["b"]}, "a")
+    assert detectable is None
+    assert list(kept) == ["b"]
+    figures = ("auc", "pooled_auc", "localization_error")
+    assert [kept["b"][name] for name in figures] == [whole["b"][name] for name in figures]
+    assert kept["b"]["difference"] is kept["b"]["words"] is kept["b"]["p_adjusted"] is None
+    assert out_of_fold.measure({}, "a") == ({}, None)
+
+
 def test_the_leader_board_shows_no_spread_of_the_remaining_folds() -> None:
     def shown(*aucs: float | None) -> str:
         facts = {"folds": [{"test_auc": auc} for auc in aucs], "test_auc": 0.5}
