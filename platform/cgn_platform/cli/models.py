@@ -166,7 +166,7 @@ def _registry(url: str | None, model_name: str, store: Store) -> "Registry":
     from cgn_platform.registry.registry import Registry
     from cgn_platform.tracking import mlflow_client
 
-    return Registry(url or mlflow_client.default_uri(store), model_name, store.mlflow_artifacts)
+    return Registry(mlflow_client.default_uri(store, url), model_name, store.mlflow_artifacts)
 
 
 def _print_decision(decision: "Decision", model_name: str) -> None:

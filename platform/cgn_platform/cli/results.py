@@ -80,7 +80,7 @@ def track(
     from cgn_platform.tracking import delivery, mlflow_client
 
     store = open_store(store_path)
-    url = url or mlflow_client.default_uri(store)
+    url = mlflow_client.default_uri(store, url)
     console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}

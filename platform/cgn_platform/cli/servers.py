@@ -33,14 +33,15 @@ def up(
 ) -> None:
     """Start a Ray head and an MLflow server on this machine's loopback address, for submitted jobs.
 
-    Ray requires a token (a file that only you can read). MLflow and Optuna's dashboard have no password:
-    every user of this machine can open them. The dashboard opens the studies read-only, so its buttons that
-    would change a study fail. 'cgn down' ends all of them.
+    Ray requires a token, MLflow and Optuna's dashboard require a login: both are in files of the store that
+    only you can read, and commands of cgn that use this store read them. The dashboard opens the studies
+    read-only, so its buttons that would change a study fail. 'cgn down' ends all of them.
 
       cgn up --ui         adds the dashboard, also to servers that are running
     """
     from cgn_platform.servers import up
     from cgn_platform.tracking import links
+    from cgn_platform.tracking.login import USER
 
     state, fresh = up.up(
         open_store(store_path),
@@ -56,6 +57,7 @@ def up(
         f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
         f"MLflow  {links.how_to_look(state.mlflow)}",
         *([f"Optuna  {state.ui}  (running studies, read-only)"] if state.ui else []),
+        *([f"login   user {USER}; the password is in {state.login}"] if state.login else []),
         f"metrics {state.temporary}/r/{up.EXPORTERS} lists the targets for Prometheus (dashboards/grafana)",
         "",
         "to submit a sweep (CACHE is the absolute path of a cache):",

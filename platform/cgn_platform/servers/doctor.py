@@ -161,7 +161,7 @@ def _modes(store: Store) -> Iterator[Finding]:
         yield Finding("files", "warning", message, f"run 'chmod 700 {store}' if they should not")
     else:
         yield Finding("files", "ok", f"only its owner may use {store}")
-    for path in (store.ray_token, store.servers):
+    for path in (store.ray_token, store.mlflow_login, store.servers):
         if path.exists():
             yield _private("files", path)
 
@@ -214,6 +214,14 @@ def _servers(store: Store) -> Iterator[Finding]:
         dashboard = f", and Optuna's dashboard at {state.ui}" if state.ui else ""
         yield Finding("cgn up", "ok", f"Ray at {state.jobs} and MLflow at {state.mlflow} answer{dashboard}")
         yield _requires_token(state.jobs)
+        yield _requires_login(state.mlflow)
+
+
+def _requires_login(mlflow: str) -> Finding:
+    if status(f"{mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0") == HTTPStatus.UNAUTHORIZED:
+        return Finding("MLflow", "ok", f"{mlflow} requires a login")
+    message = f"every account of this machine can write to MLflow at {mlflow}: it requires no login"
+    return Finding("MLflow", "unsafe", message, "run 'cgn down' and 'cgn up'")
 
 
 def _requires_token(jobs: str) -> Finding:
@@ -286,9 +294,9 @@ def _kind(pid: int) -> str | None:
         words = [process.name(), *process.cmdline()]
     except psutil.Error:
         return None
-    if any(re.fullmatch(r"mlflow(\.[\w.:]+)?|.*/bin/mlflow", word) for word in words):
+    if any(re.fullmatch(r"mlflow(\.[\w.:]+)?|.*/bin/mlflow|.*\.mlflow_app", word) for word in words):
         return "MLflow"
-    if any(re.fullmatch(r".*/bin/optuna-dashboard", word) for word in words):
+    if any(re.fullmatch(r".*/bin/optuna-dashboard|.*\.dashboard_app", word) for word in words):
         return "Optuna's dashboard"
     if any(re.match(r"raylet$|gcs_server$|ray::|ray-|.*/site-packages/ray/", word) for word in words):
         return "Ray"

@@ -124,22 +124,21 @@ def ray_head(
 
 
 def mlflow_server(store: Store, port: int) -> Server:
-    """An MLflow server over the store's database and artifacts."""
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{store.mlflow_database}"),
-        *("--artifacts-destination", str(store.mlflow_artifacts), "--workers", "1"),
-    ]
+    """An MLflow server over the store's database and artifacts, behind the login in the store."""
+    command = [sys.executable, "-m", "cgn_platform.servers.mlflow_app", str(store), str(port)]
     return Server("MLflow", command, f"http://{LOOPBACK}:{port}/health", expected="OK")
 
 
-def optuna_dashboard(study_url: str, config: Path, port: int) -> Server:
-    """Optuna's dashboard. Its settings go into a private file, since the address may contain a password."""
-    settings = {"storage": study_url, "host": LOOPBACK, "port": port}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-    files.write(config, "\n".join(["[optuna_dashboard]", *lines, ""]), private=True)
-    command = [_tool("optuna-dashboard"), "--from-config", str(config), "--server", "wsgiref"]
-    return Server("ui", command, f"http://{LOOPBACK}:{port}/{STUDIES}")
+def optuna_dashboard(
+    store: Store, study_url: str, settings: Path, port: int, login: Mapping[str, str]
+) -> Server:
+    """Optuna's dashboard, behind the same login.
+
+    Its settings go into a private file, since the address of the studies may contain a password.
+    """
+    files.write(settings, json.dumps({"storage": study_url, "port": port}), private=True)
+    command = [sys.executable, "-m", "cgn_platform.servers.dashboard_app", str(store), str(settings)]
+    return Server("ui", command, f"http://{LOOPBACK}:{port}/{STUDIES}", login)
 
 
 def environment(store: Store, mlflow: str, token: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from cgn.errors import ClusterError, first_line
 from cgn_platform.cluster.processes import Identity, find_process, process_tree, session_of
 from cgn_platform.servers.http import status
 from cgn_platform.store.layout import Store
+from cgn_platform.tracking.login import read_login
 
 STUDIES = "api/studies"  # a path that Optuna's dashboard answers
 
@@ -31,6 +32,8 @@ class ServerState:
         processes: of the servers.
         children: of these, when they first answered; some outlive a killed parent.
         ui: address of Optuna's dashboard; empty if it was not asked for.
+        login: path of the file with the login of MLflow and the dashboard; empty for servers of an earlier
+            version, which require none.
     """
 
     jobs: str
@@ -41,11 +44,18 @@ class ServerState:
     processes: Sequence[Identity]
     children: Sequence[Identity] = ()
     ui: str = ""
+    login: str = ""
 
     @property
     def bearer(self) -> dict[str, str]:
         """The header that Ray asks for."""
         return {"Authorization": f"Bearer {Path(self.token).read_text().strip()}"}
+
+    @property
+    def basic(self) -> dict[str, str]:
+        """The header that MLflow and Optuna's dashboard ask for."""
+        login = read_login(Path(self.login)) if self.login else None
+        return login.headers if login else {}
 
     def alive(self) -> bool:
         """Whether all servers run."""
@@ -73,7 +83,7 @@ class ServerState:
             "MLflow": status(f"{self.mlflow}/health"),
         }
         if self.ui:
-            answers["Optuna's dashboard"] = status(f"{self.ui}/{STUDIES}")
+            answers["Optuna's dashboard"] = status(f"{self.ui}/{STUDIES}", self.basic)
         return [name for name, answer in answers.items() if answer != HTTPStatus.OK]
 
 

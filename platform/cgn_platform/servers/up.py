@@ -30,6 +30,7 @@ from cgn_platform.servers.launch import (
 )
 from cgn_platform.servers.state import ServerState, read_state, write_state
 from cgn_platform.store.layout import Store
+from cgn_platform.tracking.login import write_login
 
 EXPORTERS = "prom_metrics_service_discovery.json"  # Ray's list of targets for Prometheus, in its folder
 
@@ -115,7 +116,9 @@ def _start(store: Store, chosen: Ports, num_cpus: int | None, num_gpus: int | No
         token=str(_token(store)),
         temporary=str(temporary),
         processes=(),
+        login=str(store.mlflow_login),
     )
+    write_login(store, state.mlflow)
     variables = environment(store, state.mlflow, Path(state.token))
     servers = [
         ray_head(chosen, temporary, state.bearer, num_cpus, num_gpus),
@@ -136,16 +139,22 @@ def _start(store: Store, chosen: Ports, num_cpus: int | None, num_gpus: int | No
 
 
 def _with_dashboard(store: Store, state: ServerState, port: int | None) -> ServerState:
-    """Add Optuna's dashboard. It has no password and could write, so it opens the database read-only."""
+    """Add Optuna's dashboard. It could write, so it opens the database read-only."""
     if port is None or state.ui:
         return state
+    if not state.login:
+        raise ClusterError(
+            f"the servers of {store} were started by an earlier version",
+            remedy="run 'cgn down' and 'cgn up --ui'",
+        )
     from cgn_platform.search.study import create_tables
     from cgn_platform.store import databases
 
     _check_free({"--ui-port": port})
     url = databases.study_url(store)
     create_tables(url)
-    server = optuna_dashboard(databases.read_only(url), Path(state.temporary) / "ui.toml", port)
+    settings = Path(state.temporary) / "ui.json"
+    server = optuna_dashboard(store, databases.read_only(url), settings, port, state.basic)
     process = server.start(store.logs, {**os.environ, **exemption(os.environ)})
     leader = psutil.Process(process.pid)
     try:

@@ -8,7 +8,8 @@ outbox/STUDY_ID/           events that MLflow has not received yet
 reports/NAME/              facts, declaration and page of a table or sweep
 promotions.jsonl           decisions about models
 locks/, up.lock            locks: of a study's driver, of decisions about models, of `cgn up`
-up.json, ray_token, logs/  servers of `cgn up`
+up.json, logs/             servers of `cgn up`
+ray_token, mlflow.env      what they require: Ray's token, MLflow's login
 """
 
 import json
@@ -100,6 +101,11 @@ class Store(os.PathLike[str]):
     def ray_token(self) -> Path:
         """The token of the Ray that `cgn up` started; readable for its owner only."""
         return self.root / "ray_token"
+
+    @property
+    def mlflow_login(self) -> Path:
+        """The login of the MLflow that `cgn up` started; readable for its owner only."""
+        return self.root / "mlflow.env"
 
     @property
     def logs(self) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from cgn_platform.store.layout import Store
+from cgn_platform.tracking.login import use_login
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -73,6 +74,11 @@ def make_database(uri: str, fill: Callable[[str], object]) -> None:
             draft.replace(path)
 
 
-def default_uri(store: Store) -> str:
-    """`MLFLOW_TRACKING_URI`, or a database in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
+def default_uri(store: Store, given: str | None = None) -> str:
+    """The given address, `MLFLOW_TRACKING_URI`, or a database in the store.
+
+    If it is the server that `cgn up` started for this store, MLflow's client gets its login.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
+    use_login(store, uri)
+    return uri

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -70,7 +71,7 @@ def test_who_may_enter_the_store(store: Store, mode: int, state: str) -> None:
     assert states(look(store, "files")) == [state]
 
 
-@pytest.mark.parametrize("name", ["ray_token", "up.json"])
+@pytest.mark.parametrize("name", ["ray_token", "mlflow.env", "up.json"])
 def test_a_file_with_a_secret_that_others_may_read_is_unsafe(store: Store, name: str) -> None:
     (store.root / name).write_text("secret-of-mine")
     (store.root / name).chmod(0o640)
@@ -101,6 +102,22 @@ def test_jobs_without_a_token_are_unsafe_and_silence_is_told(store: Store, open_
     assert states(look(store, "jobs", f"http://127.0.0.1:{port}")) == ["warning"]
     (found,) = look(store, "address", f"127.0.0.1:{port}")
     assert (found.state, "nothing answers" in found.message, bool(found.remedy)) == ("warning", True, True)
+
+
+@pytest.mark.parametrize(("answer", "state"), [(401, "ok"), (200, "unsafe")])
+def test_an_mlflow_without_a_login_is_unsafe(
+    store: Store, monkeypatch: pytest.MonkeyPatch, answer: int, state: str
+) -> None:
+    """As the servers of earlier versions are."""
+    monkeypatch.setattr(doctor, "status", lambda url, *_: answer if "experiments" in url else 200)
+    monkeypatch.setattr("cgn_platform.servers.state.status", lambda *_: 200)
+    (store.root / "t").write_text("secret")
+    me = processes.identity_of(psutil.Process())
+    servers = ServerState(
+        "http://127.0.0.1:1", "", "http://127.0.0.1:2", str(store.root / "t"), "", [me], login="no file"
+    )
+    write_state(store, servers)
+    assert look(store, "MLflow")[0].state == state
 
 
 def test_servers_that_ended_are_told_with_what_to_do(store: Store) -> None:

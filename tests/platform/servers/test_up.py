@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,10 +145,15 @@ def test_what_is_printed_can_be_typed(servers: Servers) -> None:
 
 
 def ask_ui(servers: Servers, method: str, path: str, body: Any = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", servers.ui_port, timeout=30)
-    connection.request(
-        method, path, body=body and json.dumps(body), headers={"Content-Type": "application/json"}
-    )
+    return ask(servers.ui_port, method, path, body, servers.up.basic)
+
+
+def ask(
+    port: int, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    typed = {"Content-Type": "application/json", **(headers or {})}
+    connection.request(method, path, body=body and json.dumps(body), headers=typed)
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
 
@@ -167,6 +172,48 @@ def test_nobody_gets_in_without_the_token(servers: Servers) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", servers.ray_port, timeout=10)
         connection.request(method, path, body=json.dumps({"entrypoint": "id"}) if method == "POST" else None)
         assert connection.getresponse().status == http.HTTPStatus.UNAUTHORIZED
+
+
+def test_mlflow_and_the_dashboard_refuse_every_other_account(servers: Servers) -> None:
+    """Nothing can be read or written without the login, which only the owner of the store can read."""
+    path = servers.store / "mlflow.env"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert f"the password is in {path}" in servers.told
+    api, wrong = "/api/2.0/mlflow", {"Authorization": "Basic Y2duOg=="}
+    for headers in ({}, wrong):
+        for method, place, body in (
+            ("GET", "/", None),
+            ("GET", f"{api}/experiments/get?experiment_id=0", None),
+            ("POST", f"{api}/experiments/delete", {"experiment_id": "0"}),
+            ("POST", f"{api}/registered-models/create", {"name": "cgn"}),
+            ("PUT", "/api/2.0/mlflow-artifacts/artifacts/0/evil.py", "x"),
+        ):
+            assert ask(servers.mlflow_port, method, place, body, headers)[0] == 401, place
+        for method, place in (("GET", "/"), ("GET", "/api/studies"), ("DELETE", "/api/studies/1")):
+            assert ask(servers.ui_port, method, place, None, headers)[0] == 401, place
+    assert "mlflow.env" in ask(servers.mlflow_port, "GET", f"{api}/experiments/get?experiment_id=0")[1]
+    assert ask(servers.mlflow_port, "GET", "/", None, servers.up.basic)[0] == 200
+
+
+def test_the_owner_cannot_be_led_to_files_outside_of_the_artifact_root(servers: Servers) -> None:
+    place = "/api/2.0/mlflow/experiments/create"
+    for number, location in enumerate((str(servers.store), "file:///x", "mlflow-artifacts:/%2e%2e/x")):
+        for body in (
+            {"name": f"e{number}", "artifact_location": location},
+            {"name": f"e{number}", "artifactLocation": location},
+            json.dumps({"name": f"e{number}", "artifact_location": location}),
+        ):
+            status, text = ask(servers.mlflow_port, "POST", place, body, servers.up.basic)
+            assert (status, "artifact_location must be empty or begin" in text) == (400, True)
+
+
+def test_commands_of_cgn_log_in_without_being_told(servers: Servers, tmp_path: Path) -> None:
+    for arguments in (("--url", servers.up.mlflow), ("--url", f"http://localhost:{servers.mlflow_port}/")):
+        assert cgn("models", "--store", str(servers.store), *arguments).returncode == 0
+    variable = {"MLFLOW_TRACKING_URI": servers.up.mlflow}
+    assert cgn("models", "--store", str(servers.store), **variable).returncode == 0
+    stranger = cgn("models", "--store", str(tmp_path), **variable)
+    assert (stranger.returncode, "a login is required" in stranger.stderr) == (2, True)
 
 
 def test_a_driver_without_the_token_is_refused(servers: Servers, tmp_path: Path) -> None:
@@ -216,11 +263,8 @@ def test_a_submitted_sweep_writes_to_the_servers_store(servers: Servers) -> None
     assert "2 complete" in told.stdout, told.stdout
     assert f"to compare in MLflow: {servers.up.mlflow}" in told.stdout
     assert (servers.store / "studies.db").is_file()
-    connection = http.client.HTTPConnection("127.0.0.1", servers.mlflow_port, timeout=10)
-    body = json.dumps({"experiment_ids": ["1"], "max_results": 10})
-    path = "/api/2.0/mlflow/runs/search"
-    connection.request("POST", path, body=body, headers={"Content-Type": "application/json"})
-    runs = json.loads(connection.getresponse().read())["runs"]
+    body, path = {"experiment_ids": ["1"], "max_results": 10}, "/api/2.0/mlflow/runs/search"
+    runs = json.loads(ask(servers.mlflow_port, "POST", path, body, servers.up.basic)[1])["runs"]
     assert sorted((run["info"]["run_name"], run["info"]["status"]) for run in runs) == [
         ("smoke-phantom", "FINISHED"),
         ("trial 0", "FINISHED"),
@@ -252,20 +296,21 @@ def test_a_driver_outside_of_a_job_uses_it_too(servers: Servers) -> None:
     assert "8 GPUs but no node has more than 2 CPUs and 4 GPUs" in told.stderr
 
 
-def test_the_token_is_in_its_file_and_nowhere_else(servers: Servers) -> None:
+@pytest.mark.parametrize("secret", ["ray_token", "mlflow.env"])
+def test_a_secret_is_in_its_file_and_nowhere_else(servers: Servers, secret: str) -> None:
     """After all the jobs above: no command line, no environment, no log, no database, no answer has it."""
-    token = Path(servers.up.token).read_text()
+    own = servers.store / secret
+    token = own.read_text().rpartition("=")[2].strip()
+    assert len(token) >= 32
     for process in servers.up.tree():
         with contextlib.suppress(psutil.NoSuchProcess):
             assert token not in " ".join(process.cmdline())
             assert token not in " ".join(process.environ().values()), process
-    connection = http.client.HTTPConnection("127.0.0.1", servers.ray_port, timeout=10)
-    connection.request("GET", "/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    jobs = connection.getresponse().read().decode()
+    jobs = ask(servers.ray_port, "GET", "/api/jobs/", None, servers.up.bearer)[1]
     assert "runtime_env" in jobs
     assert token not in jobs
     for folder in (servers.store, Path(servers.up.temporary)):
-        files = [path for path in folder.rglob("*") if path.is_file() and path != Path(servers.up.token)]
+        files = [path for path in folder.rglob("*") if path.is_file() and path != own]
         assert len(files) > 5
         assert [path for path in files if token.encode() in path.read_bytes()] == []
 
@@ -273,17 +318,19 @@ def test_the_token_is_in_its_file_and_nowhere_else(servers: Servers) -> None:
 def test_what_is_written_is_for_its_owner_only(servers: Servers) -> None:
     for path in (servers.store, Path(servers.up.temporary), servers.store / "logs"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
-    for name in ("up.json", "ray_token", "mlflow.db"):
+    for name in ("up.json", "ray_token", "mlflow.env", "mlflow.db"):
         assert stat.S_IMODE((servers.store / name).stat().st_mode) == 0o600, name
 
 
-def test_a_page_of_another_site_cannot_read_mlflow(servers: Servers) -> None:
-    """A browser that was led to 127.0.0.1 by another site's name still tells that name."""
-    connection = http.client.HTTPConnection("127.0.0.1", servers.mlflow_port, timeout=10)
-    connection.request(
-        "GET", "/api/2.0/mlflow/experiments/get?experiment_id=0", headers={"Host": "evil.example"}
-    )
-    assert connection.getresponse().status == http.HTTPStatus.FORBIDDEN
+@pytest.mark.parametrize(
+    "foreign", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1:9"}]
+)
+def test_a_page_of_another_site_reads_and_changes_nothing(servers: Servers, foreign: dict[str, str]) -> None:
+    """A browser sends the login with every request; `Host` and `Origin` name the site of the page."""
+    headers = {**servers.up.basic, **foreign}
+    mlflow = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+    assert ask(servers.mlflow_port, "GET", mlflow, None, headers)[0] == http.HTTPStatus.FORBIDDEN
+    assert ask(servers.ui_port, "GET", "/api/studies", None, headers)[0] == http.HTTPStatus.FORBIDDEN
 
 
 def test_four_gpus_by_name_hold_as_many_trials_as_slots_says(servers: Servers, tmp_path: Path) -> None:
