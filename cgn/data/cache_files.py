@@ -9,6 +9,7 @@ name. Raw films are identified by their sha256; no path of the machine is stored
 """
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,9 @@ def read_manifest(place: Place) -> dict[str, Any]:
     """
     content = _read(place, MANIFEST)
     if content is None:
-        raise CacheError(f"no cache at {place.shown}", f"run 'cgn cache DATASET --out {place.shown}'")
+        raise CacheError(
+            f"no cache at {place.shown}", f"run 'cgn cache DATASET --out {shlex.quote(place.shown)}'"
+        )
     try:
         manifest = sealed.unseal(content, (FORMAT,), "recipe.format")
     except sealed.FormatError as error:

@@ -9,6 +9,7 @@ neither resolve pseudonyms nor extend a cohort; whoever holds it can (`cgn whose
 import hmac
 import os
 import secrets
+import shlex
 import stat
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def open_pseudonyms(path: Path | None = None) -> Pseudonyms:
             _create(path)
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise ConfigError(
-                f"the key file {path} must be readable for its owner only: run 'chmod 600 {path}'"
+                f"the key file {path} must be readable for its owner only",
+                remedy=f"run 'chmod 600 {shlex.quote(str(path))}'",
             )
         key = path.read_bytes().strip()
     except OSError as error:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -64,7 +65,8 @@ def connect(
     if where.startswith("http"):
         raise ClusterError(
             f"{where} accepts jobs, not drivers",
-            remedy=f"use 'ray job submit --address {where} -- cgn sweep ...', or --address local",
+            remedy=f"use 'ray job submit --address {shlex.quote(where)} -- cgn sweep ...', "
+            "or --address local",
         )
     if own := where == "local":
         prepare_local()

@@ -47,7 +47,7 @@ class Registry:
         if not model.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ConfigError(f"--model-name must consist of letters, digits, - _ and . but got {model!r}")
         self.model, self.uri = model, uri
-        self._artifacts = None if uri.startswith("http") else str(artifacts.absolute())
+        self._artifacts = None if uri.startswith("http") else mlflow_client.artifact_location(artifacts)
         with self._translated_errors():
             self._mlflow, self._client = mlflow_client.connect(uri)
 

@@ -17,7 +17,7 @@ import psycopg
 
 from cgn.errors import StudyError, first_line
 from cgn.lock import exclusive
-from cgn_platform.store.databases import hidden, sqlite_path
+from cgn_platform.store.databases import file_uri, hidden, sqlite_path
 from cgn_platform.store.layout import Store
 
 CONNECT_SECONDS = 10
@@ -41,7 +41,7 @@ def check_database(url: str) -> None:
         _connect(url, "cgn doctor").close()
     elif path.exists():
         try:
-            with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
+            with contextlib.closing(sqlite3.connect(file_uri(path, "ro"), uri=True, timeout=5)) as database:
                 database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
             raise StudyError(

@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -152,13 +153,13 @@ def _modes(store: Store) -> Iterator[Finding]:
     if not store.root.exists():
         yield Finding("files", "ok", f"no store at {store} yet")
         return
-    mode = _mode(store.root)
+    mode, remedy = _mode(store.root), f"run 'chmod 700 {shlex.quote(str(store))}'"
     if mode & 0o022:
         message = f"users other than its owner may write to {store} ({mode:04o})"
-        yield Finding("files", "unsafe", message, f"run 'chmod 700 {store}'")
+        yield Finding("files", "unsafe", message, remedy)
     elif mode & 0o055:
         message = f"users other than its owner may read {store} ({mode:04o})"
-        yield Finding("files", "warning", message, f"run 'chmod 700 {store}' if they should not")
+        yield Finding("files", "warning", message, f"{remedy} if they should not")
     else:
         yield Finding("files", "ok", f"only its owner may use {store}")
     for path in (store.ray_token, store.mlflow_login, store.servers):
@@ -192,7 +193,8 @@ def _private(topic: str, path: Path) -> Finding:
     mode = _mode(path)
     if mode & 0o077:
         message = f"users other than its owner may use {path} ({mode:04o})"
-        return Finding(topic, "unsafe", message, f"run 'chmod 600 {path}', and replace the secret in it")
+        remedy = f"run 'chmod 600 {shlex.quote(str(path))}', and replace the secret in it"
+        return Finding(topic, "unsafe", message, remedy)
     return Finding(topic, "ok", f"only its owner may use {path}")
 
 
@@ -206,7 +208,7 @@ def _servers(store: Store) -> Iterator[Finding]:
         yield Finding("cgn up", "ok", f"no servers are running for {store}")
     elif not state.alive():
         message = "a server that 'cgn up' started has ended"
-        yield Finding("cgn up", "warning", message, f"run 'cgn down --store {store}'")
+        yield Finding("cgn up", "warning", message, f"run 'cgn down --store {shlex.quote(str(store))}'")
     elif silent := state.silent():
         message = f"{' and '.join(silent)} does not answer"
         yield Finding("cgn up", "warning", message, "read its log, or run 'cgn down' and 'cgn up'")

@@ -13,7 +13,9 @@ import uvicorn  # before MLflow, which otherwise leaves out its checks of reques
 
 from cgn_platform.cluster.processes import LOOPBACK
 from cgn_platform.servers.guard import Guard
+from cgn_platform.store.databases import sqlite_url
 from cgn_platform.store.layout import Store
+from cgn_platform.tracking.mlflow_client import artifact_location
 
 PROXIED = "mlflow-artifacts:/"
 """Locations that the server maps to a folder of its own; the default of every experiment."""
@@ -28,8 +30,8 @@ def main(store: Store, port: int) -> None:
     guard = Guard.with_login(store.mlflow_login)
     os.environ.update(
         {
-            "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{store.mlflow_database}",
-            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(store.mlflow_artifacts),
+            "_MLFLOW_SERVER_FILE_STORE": sqlite_url(store.mlflow_database),
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifact_location(store.mlflow_artifacts),
             "_MLFLOW_SERVER_ARTIFACT_ROOT": PROXIED,
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SGI_NAME": "uvicorn",

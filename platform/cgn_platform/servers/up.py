@@ -98,7 +98,7 @@ def submit_lines(state: ServerState, data: str = "CACHE") -> tuple[str, str]:
         export += f" no_proxy={shlex.quote(bypass)} NO_PROXY={shlex.quote(bypass)}"
     job = (
         f"ray job submit --address {state.jobs} --working-dir . -- "
-        f"cgn sweep search_spaces/smoke.py --data {data}"
+        f"cgn sweep search_spaces/smoke.py --data {shlex.quote(data)}"
     )
     return export, job
 

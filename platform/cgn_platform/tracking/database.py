@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+
+from cgn_platform.store.databases import file_uri
 
 BUSY_SECONDS = 1  # how long a statement waits for another process
 T = TypeVar("T")
@@ -97,8 +98,9 @@ def open_existing(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.OperationalError: there is no such file.
     """
-    uri = f"file:{quote(str(path))}?mode=rw"
     options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
-    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, **options)
+    connection: sqlite3.Connection = sqlite3.connect(
+        file_uri(path, "rw"), uri=True, timeout=BUSY_SECONDS, **options
+    )
     connection.text_factory = bytes  # a damaged text need not be UTF-8
     return connection

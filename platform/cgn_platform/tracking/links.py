@@ -1,9 +1,11 @@
 """Addresses in MLflow's UI, and how to open them."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
+from cgn_platform.store.databases import hidden
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking.outbox import read_notes
 
@@ -21,11 +23,12 @@ def runs_page(experiment: str, study_id: str) -> str:
 
 
 def how_to_look(uri: str, page: str = PAGE) -> str:
-    """What a person types or opens to see the runs."""
+    """What a person types in a shell, or opens, to see the runs. No password is shown."""
     if uri.startswith("http"):
-        return f"{uri}/{page}"
-    mlflow = os.path.relpath(Path(sys.executable).with_name("mlflow"))
-    return f"{mlflow} ui --backend-store-uri {uri}\nand open http://127.0.0.1:5000/{page}"
+        return f"{hidden(uri)}/{page}"
+    mlflow = shlex.quote(os.path.relpath(Path(sys.executable).with_name("mlflow")))
+    address = shlex.quote(uri) if hidden(uri) == uri else '"$MLFLOW_TRACKING_URI"'
+    return f"{mlflow} ui --backend-store-uri {address}\nand open http://127.0.0.1:5000/{page}"
 
 
 def page_of(store: Store, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from cgn_platform.store.databases import sqlite_path, sqlite_url
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking.login import use_login
 
@@ -49,7 +50,7 @@ def connect(uri: str) -> tuple[Any, Any]:
 def make_tables(store: Store) -> None:
     """Create MLflow's tables in the store's database, because a server that creates them may be killed."""
     if not (path := store.mlflow_database).exists():
-        connect(f"sqlite:///{path}")
+        connect(sqlite_url(path))
 
 
 def make_database(uri: str, fill: Callable[[str], object]) -> None:
@@ -62,14 +63,14 @@ def make_database(uri: str, fill: Callable[[str], object]) -> None:
         uri: of MLflow.
         fill: called with the address of a draft; creates the tables.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
+    path = sqlite_path(uri) if uri.startswith("sqlite") else None
+    if path is None or path.exists() or not path.parent.is_dir():
         return
     draft = path.with_name(f".{path.name}.tmp")
     with FileLock(f"{path}.lock"):
         if not path.exists():
             draft.unlink(missing_ok=True)
-            fill(f"sqlite:///{draft}")
+            fill(sqlite_url(draft))
             draft.chmod(0o600)
             draft.replace(path)
 
@@ -79,6 +80,11 @@ def default_uri(store: Store, given: str | None = None) -> str:
 
     If it is the server that `cgn up` started for this store, MLflow's client gets its login.
     """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(store.mlflow_database.resolve())
     use_login(store, uri)
     return uri
+
+
+def artifact_location(folder: Path) -> str:
+    """A folder as MLflow stores it: without a scheme, and with `%` encoded, because MLflow decodes it."""
+    return str(folder.absolute()).replace("%", "%25")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -42,8 +43,8 @@ def track_table(
             deliver_table(writer, outbox, facts, store.report(parent.study).page)
     except Exception as error:  # a disk, a server and its client may raise anything; the table is finished
         warn(
-            f"MLflow cannot be written ({first_line(error)}): 'cgn track --store {os.path.relpath(store)}' "
-            "sends the table once MLflow answers"
+            f"MLflow cannot be written ({first_line(error)}): "
+            f"'cgn track --store {shlex.quote(os.path.relpath(store))}' sends the table once MLflow answers"
         )
 
 

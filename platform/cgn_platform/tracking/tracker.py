@@ -1,6 +1,7 @@
 """Sends the events of a running sweep to MLflow from a thread."""
 
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ class Tracker:
         if not self._done:
             self._on_problem(
                 f"MLflow lacks {self._outbox.pending} events and the end of the sweep: the next run of this "
-                f"command sends them, or 'cgn track --store {os.path.relpath(self._store)}'"
+                f"command sends them, or 'cgn track --store {shlex.quote(os.path.relpath(self._store))}'"
             )
 
     def _append(self, event: Event) -> None:

@@ -29,7 +29,7 @@ from cgn_platform.tracking.events import (
     without_none,
 )
 from cgn_platform.tracking.links import runs_page
-from cgn_platform.tracking.mlflow_client import connect
+from cgn_platform.tracking.mlflow_client import artifact_location, connect
 from cgn_platform.tracking.outbox import Event
 
 BATCH_LIMIT = 1000  # metrics, parameters and tags per call, and parameters and tags together
@@ -65,7 +65,7 @@ class MLflowWriter:
         """
         mlflow, self._client = connect(uri)
         self._entities, self._mlflow_error = mlflow.entities, mlflow.exceptions.MlflowException
-        self._artifacts = None if uri.startswith("http") else str(artifacts.absolute())
+        self._artifacts = None if uri.startswith("http") else artifact_location(artifacts)
         self._info, self._on_refusal, self._ledger = parent, on_refusal, ledger
         self._child_tag = f"cgn.{CHILD[parent.kind]}"
         self._runs: dict[int, str] = {}  # run ids, by number of the trial or row

@@ -1,7 +1,9 @@
+import shlex
 from pathlib import Path
 
 import pytest
 
+from cgn_platform.store.databases import sqlite_url
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking import links
 from cgn_platform.tracking.outbox import Outbox
@@ -39,3 +41,12 @@ def test_how_to_look_is_an_address_or_a_command(monkeypatch: pytest.MonkeyPatch,
     command, address = links.how_to_look("sqlite:////s/mlflow.db", "#/p").splitlines()
     assert command.endswith("mlflow ui --backend-store-uri sqlite:////s/mlflow.db")
     assert address == "and open http://127.0.0.1:5000/#/p"
+
+
+def test_the_command_can_be_pasted_into_a_shell_and_shows_no_password() -> None:
+    url = sqlite_url(Path("/a b/$(date)/mlflow.db"))
+    assert shlex.split(links.how_to_look(url).splitlines()[0])[1:] == ["ui", "--backend-store-uri", url]
+    secret = "postgresql+psycopg://me:secret@host/mlflow"
+    command = links.how_to_look(secret).splitlines()[0]
+    assert command.endswith('--backend-store-uri "$MLFLOW_TRACKING_URI"')
+    assert "secret" not in links.how_to_look("http://me:secret@host:5000")

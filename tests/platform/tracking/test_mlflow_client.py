@@ -1,11 +1,20 @@
+import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cgn_platform.store.layout import Store
-from cgn_platform.tracking.mlflow_client import ENVIRONMENT, default_uri, make_database, quiet_mlflow
+from cgn_platform.tracking.mlflow_client import (
+    ENVIRONMENT,
+    artifact_location,
+    connect,
+    default_uri,
+    make_database,
+    quiet_mlflow,
+)
 
 
 def test_the_address_is_the_environments_or_a_file_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,6 +22,22 @@ def test_the_address_is_the_environments_or_a_file_in_the_store(monkeypatch: pyt
     assert default_uri(store) == "sqlite:////s/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert default_uri(store) == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize("name", ["fifty%20percent", "what?x=1"])
+def test_mlflow_keeps_its_runs_and_files_in_a_folder_with_any_name(
+    tmp_path: Path, empty_database: Path, name: str
+) -> None:
+    store = Store(tmp_path / name)
+    store.root.mkdir()
+    shutil.copy(empty_database, store.mlflow_database)
+    _, client = connect(default_uri(store))
+    experiment = client.create_experiment("e", artifact_location(store.mlflow_artifacts))
+    run = client.create_run(experiment).info.run_id
+    client.log_dict(run, {"a": 1}, "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    (path,) = store.mlflow_artifacts.rglob("a.json")
+    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_mlflow_is_imported_quietly_and_what_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
