@@ -1,15 +1,44 @@
 """Files and folders that appear whole or not at all: written under another name, synced, renamed.
 
 A killed writer leaves a hidden sibling, `.NAME.xxxxxxxx.tmp`, which no reader opens.
+
+Names of studies, tables, models and data sets become parts of paths: one rule says which ones are valid.
 """
 
 import glob
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cgn.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+LONGEST_NAME = 200
+"""Characters. With what is added to a name, a file's name must stay below 255 bytes."""
+
+
+def is_name(name: object) -> bool:
+    """Whether a study, table, model or data set may have this name.
+
+    It is one part of a path, and means nothing in an address or a shell.
+    """
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and NAME.fullmatch(name) is not None
+
+
+def check_name(name: str, what: str, remedy: str = "") -> str:
+    """Returns the name. Raises ConfigError unless `is_name`; `what` says whose name it is."""
+    if is_name(name):
+        return name
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:40]}... ({len(name)} characters)"
+    raise ConfigError(
+        f"{what} must consist of at most {LONGEST_NAME} letters (a-z, A-Z), digits, '.', '_' and '-', and "
+        f"begin with a letter, digit or '_', but got {shown!r}",
+        remedy,
+    )
 
 
 @contextmanager

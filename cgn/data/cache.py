@@ -100,6 +100,7 @@ def write_cache(
     if out is not None and re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
         raise ConfigError(f"a cache must be written to a local folder but got {out}: write it, then copy it")
     scan = _scan(dataset, options, preprocessing.size)
+    files.check_name(scan.name, "the name of a data set")
     recipe = _recipe(dataset, options, preprocessing, scan)
     fingerprint = cache_files.fingerprint_of(recipe)
     name = f"{scan.name}-{preprocessing.size}-{fingerprint[:12]}"

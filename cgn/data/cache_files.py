@@ -153,6 +153,8 @@ def read_manifest(place: Place) -> dict[str, Any]:
         raise CacheError(f"the cache at {place.shown} {error}") from None
     except sealed.DamagedError as error:
         raise _damaged(place, MANIFEST, str(error)) from None
+    if not files.is_name(manifest.get("name")):
+        raise _damaged(place, MANIFEST, "its name is not that of a data set")
     if manifest.get("fingerprint") != fingerprint_of(manifest["recipe"]):
         raise _damaged(place, MANIFEST, "its fingerprint is not that of its recipe")
     return manifest

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cgn import files
+from cgn.errors import ConfigError
 
 
 def full(_: int) -> None:
@@ -90,3 +91,21 @@ def test_what_a_killed_writer_leaves_is_tidied_and_nothing_else(tmp_path: Path) 
     assert len(names(tmp_path)) == 2
     files.remove_drafts(tmp_path / "model")
     assert names(tmp_path) == [".model-2.12345678.tmp"]
+
+
+@pytest.mark.parametrize("name", ["table_3-mias-all", "a", "_x", "1", "v1.2", "x" * files.LONGEST_NAME])
+def test_valid_names(name: str) -> None:
+    assert files.check_name(name, "--name") == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../../x", "a/b", "/etc/x", "a\\b", "a b", "a\n", "a\x00", "-x", ".hidden", "a%2Fb"),
+        *("\u0665", "\u00e9", "x" * (files.LONGEST_NAME + 1), "a?b", "$(x)"),
+    ],
+)
+def test_names_that_mean_something_in_a_path_an_address_or_a_shell_are_refused(name: str) -> None:
+    assert not files.is_name(name)
+    with pytest.raises(ConfigError, match=r"--name must consist of at most 200 letters.*: give another one"):
+        files.check_name(name, "--name", remedy="give another one")

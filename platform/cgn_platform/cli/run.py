@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cgn import files
 from cgn_platform.cli.app import app
 from cgn_platform.cli.options import (
     DEFAULT_STORE,
@@ -36,8 +37,20 @@ if TYPE_CHECKING:
     from cgn_platform.space import Space, Table
 
 
+def _given_name(name: str | None) -> str | None:
+    return None if name is None else files.check_name(name, "--name")
+
+
+def _default_name(name: str) -> str:
+    return files.check_name(name, "the name made from file and data set", remedy="give a --name")
+
+
 Name = Annotated[
-    str | None, typer.Option(help="Name of the study or table. Default: from file and data set.")
+    str | None,
+    typer.Option(
+        callback=_given_name,
+        help="Name of the study or table: letters, digits, '.', '_', '-'. Default: from file and data set.",
+    ),
 ]
 Trials = Annotated[int | None, typer.Option(min=1, help="Number of trials in all, finished ones included.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds of each row.")]
@@ -104,7 +117,7 @@ def sweep(
     check_names(space.base, space.dimensions)
     pairs, splits = open_data(data)
     console = make_console()
-    name = name or f"{file.stem}-{pairs.name}"
+    name = name or _default_name(f"{file.stem}-{pairs.name}")
     units = open_ledger(ledger, store, checkpoint_every)
     with connect(address) as cluster:
         from cgn_platform.report.facts import write_facts
@@ -267,7 +280,7 @@ def table(
         check_names(declared.config(row))
     pairs, splits = open_data(data)
     console = make_console()
-    name = name or f"{file.stem}-{pairs.name}{'-retuned' if retune else ''}"
+    name = name or _default_name(f"{file.stem}-{pairs.name}{'-retuned' if retune else ''}")
     units = open_ledger(ledger, store, checkpoint_every)
     with connect(address) as cluster:
         from cgn_platform.run.retune import retune as tune_rows

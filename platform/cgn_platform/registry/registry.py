@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgn.errors import CGNError, ConfigError, RegistryError, first_line
+from cgn import files
+from cgn.errors import CGNError, RegistryError, first_line
 from cgn_platform.store.databases import hidden
 from cgn_platform.tracking import mlflow_client
 
@@ -44,9 +45,7 @@ class Registry:
         Raises:
             ConfigError: the name of the model is not valid.
         """
-        if not model.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise ConfigError(f"--model-name must consist of letters, digits, - _ and . but got {model!r}")
-        self.model, self.uri = model, uri
+        self.model, self.uri = files.check_name(model, "--model-name"), uri
         self._artifacts = None if uri.startswith("http") else mlflow_client.artifact_location(artifacts)
         with self._translated_errors():
             self._mlflow, self._client = mlflow_client.connect(uri)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cgn.files import check_name
 from cgn.provenance import fields_read
 from cgn_platform.search.records import TrialRecord, best_of
 from cgn_platform.space import TUNED, Prune, Space, Table, Tuned
@@ -24,7 +25,7 @@ def searches(table: Table, name: str, trials: int, seed: int = 0) -> dict[str, t
     No trial is pruned: with pruning, the rows' budgets would differ.
 
     Raises:
-        ConfigError: the table's base lies outside the ranges of `TUNED`.
+        ConfigError: the table's base lies outside the ranges of `TUNED`, or its name is too long.
     """
     known: dict[str, tuple[str, Space]] = {}
     by_row: dict[str, tuple[str, Space]] = {}
@@ -34,7 +35,7 @@ def searches(table: Table, name: str, trials: int, seed: int = 0) -> dict[str, t
         dimensions = {
             field: range_ for field, range_ in TUNED.items() if field in read and field not in row.changes
         }
-        study = f"{name}-row{number}-{_slug(row.name)}"
+        study = check_name(f"{name}-row{number}-{_slug(row.name)}", "the name of a row's study")
         space = Space(config, dimensions, trials, Prune("none"), seed=seed)
         by_row[row.name] = known.setdefault(config.fingerprint(), (study, space))
     return by_row

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from cgn import files
 from cgn.errors import StudyError, first_line
 from cgn.lock import exclusive
 from cgn_platform.store.databases import file_uri, hidden, sqlite_path
@@ -61,9 +62,10 @@ class StudyLock:
             url: of the database.
 
         Raises:
+            ConfigError: the name is not valid.
             StudyError: another driver holds the study, or the database does not answer.
         """
-        self._name, self._url = name, url
+        self._name, self._url = files.check_name(name, "the name of a study"), url
         self._pid, self._host = os.getpid(), socket.gethostname()
         self._since = time.strftime("%Y-%m-%d %H:%M:%S")
         self._session: psycopg.Connection | None = None

@@ -17,6 +17,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from cgn import files
+
 
 @dataclass(frozen=True)
 class ReportFolder:
@@ -114,15 +116,15 @@ class Store(os.PathLike[str]):
 
     def outbox(self, study_id: str) -> Path:
         """The folder of a study's outbox."""
-        return self.root / "outbox" / study_id
+        return self.root / "outbox" / files.check_name(study_id, "the id of a study")
 
     def outboxes(self) -> list[Path]:
         """The folders of all outboxes."""
         return sorted(path for path in (self.root / "outbox").glob("*") if path.is_dir())
 
     def report(self, name: str) -> ReportFolder:
-        """The files of a table or sweep."""
-        return ReportFolder(self.root / "reports" / name)
+        """The files of a table or sweep. Raises ConfigError for an invalid name."""
+        return ReportFolder(self.root / "reports" / files.check_name(name, "the name of a table or sweep"))
 
     def reported(self) -> list[str]:
         """Names of the tables and sweeps that have facts."""

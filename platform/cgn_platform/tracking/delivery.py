@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgn.errors import PlatformError, StudyError, first_line
+from cgn.files import is_name
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
@@ -131,7 +132,9 @@ class _Delivery:
         parents = {}
         for folder in self.store.outboxes():
             notes = read_notes(folder)
-            if "parent" in notes:
+            if "parent" in notes and not is_name(study := notes["parent"]["study"]):
+                self.warn(f"left out: {study!r} of {folder} is not a valid name of a sweep or table any more")
+            elif "parent" in notes:
                 parents[folder] = RunInfo(**notes["parent"])
             elif (folder / DATABASE).exists():
                 self.warn(f"left out: {folder} does not name its sweep or table (damaged?): run that again")

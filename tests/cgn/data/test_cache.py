@@ -328,6 +328,16 @@ def test_a_manifest_with_the_name_of_another_cache_is_refused(copy):
         open_cache(copy)
 
 
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", None, ["x"], "x" * 300])
+def test_a_cache_whose_own_name_is_a_path_is_refused(copy, name):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["sha256"]
+    (copy / "manifest.json").write_bytes(sealed.seal({**manifest, "name": name}))
+    for opened in (open_cache, open_splits):
+        with pytest.raises(CacheError, match=r"manifest.json .*its name is not that of a data set"):
+            opened(copy)
+
+
 def test_a_cache_is_opened_by_address(written):
     pairs = open_cache(written.path.as_uri())
     np.testing.assert_array_equal(pairs.target, open_cache(written.path).target)

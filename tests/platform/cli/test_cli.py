@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +61,30 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cache(
         "phantom", options, Preprocessing(48), SplitPlan(3), caches=tmp_path_factory.mktemp("store") / "cache"
     ).path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sweep", SMOKE, "--data", "CACHE", "--name", "../../x"),
+        ("table", TABLE, "--data", "CACHE", "--name", "a/b"),
+        ("sweep", "MY FILE", "--data", "CACHE"),
+        ("report", "../../x"),
+        ("promote", "../../x"),
+    ],
+)
+def test_names_that_are_paths_are_refused_and_nothing_is_written(
+    cgn: Cgn, cache: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    file = tmp_path / "my file.py"
+    shutil.copy(SMOKE, file)
+    words = {"CACHE": str(cache), "MY FILE": str(file)}
+    told = cgn(*(words.get(word, word) for word in arguments), "--store", str(tmp_path / "a" / "b"))
+    assert told.code == 2
+    assert told.err.count("\n") == 1
+    assert "must consist of at most 200 letters" in told.err
+    assert ("give a --name" in told.err) == ("MY FILE" in arguments)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_help_comes_at_once_and_teaches(cgn: Cgn) -> None:

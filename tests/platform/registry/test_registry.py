@@ -7,6 +7,7 @@ import pytest
 from cgn.errors import ConfigError, RegistryError
 from cgn_platform.registry.registry import CHAMPION, Registry
 from cgn_platform.store.layout import Store
+from cgn_platform.tracking import mlflow_client
 
 EVIDENCE: dict[str, Any] = {
     "gate": {"checks": [{"name": "auc", "figure": 0.8}, {"name": "champion", "figure": None}]}
@@ -57,9 +58,10 @@ def test_an_interrupted_run_of_the_same_key_is_deleted(registry: Registry, clien
     assert client.get_run(interrupted).info.lifecycle_stage == "deleted"
 
 
-def test_a_name_that_mlflow_could_not_search_for_is_refused(registry: Registry, store: Store) -> None:
-    with pytest.raises(ConfigError, match="--model-name must consist of letters"):
-        Registry(registry.uri, "a'b", store.mlflow_artifacts)
+@pytest.mark.parametrize("name", ["a'b", "../x", "mod\u00e8le"])
+def test_a_name_that_mlflow_could_not_search_for_is_refused(name: str, store: Store) -> None:
+    with pytest.raises(ConfigError, match="--model-name must consist of at most"):
+        Registry(mlflow_client.default_uri(store), name, store.mlflow_artifacts)
 
 
 def test_a_registry_that_does_not_answer_is_one_line_with_a_remedy(store: Store) -> None:

@@ -4,6 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
+from cgn.errors import ConfigError
 from cgn_platform.store.layout import Store
 
 
@@ -31,3 +34,10 @@ def test_reports_outboxes_and_caches_are_found(tmp_path: Path) -> None:
     (cache / "manifest.json").write_text(json.dumps({"fingerprint": "c0ffee"}))
     assert store.cache_with("c0ffee") == cache
     assert store.cache_with("decaf") is None
+
+
+def test_names_do_not_lead_out_of_a_store(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for lookup in (store.report, store.outbox):
+        with pytest.raises(ConfigError, match="must consist of at most"):
+            lookup("../../x")

@@ -192,3 +192,13 @@ def test_an_outbox_of_an_older_version_is_delivered(tracked: Store, runs: Any, s
     assert sorted(shown) == sorted(["smoke", *(f"trial {n}" for n in range(7, 12))])
     assert shown["trial 9"]["metrics"]["val_auc"] == 9 / 7
     assert [path.name for path in folder.iterdir() if not path.name.startswith(outbox.DATABASE)] == []
+
+
+def test_a_sweep_with_a_name_that_is_a_path_is_left_out(store: Store) -> None:
+    with outbox.Outbox(store.outbox("5eed")) as old:
+        old.note(parent={"study": "../../x", "time": 1})
+    lines: list[str] = []
+    assert track(store, default_uri(store), warn=lines.append) == []
+    assert lines == [
+        f"left out: '../../x' of {store.outbox('5eed')} is not a valid name of a sweep or table any more"
+    ]
