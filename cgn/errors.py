@@ -9,6 +9,7 @@ CGNError
 │   └── ModelError           a missing or damaged model
 ├── WeightsError         pre-trained weights that cannot be loaded
 ├── DivergedError        a loss or score that is not finite
+├── TimeLimitError       work that does not fit the caller's time limit
 └── PlatformError        the cluster, the study, the ledger or the tracking server
     ├── ResourcesError       a request that no node can meet
     ├── StudyError           a study that another driver holds, or another study of this name
@@ -113,6 +114,10 @@ class WeightsError(CGNError):
 
 class DivergedError(CGNError):
     """A loss or score that is not finite."""
+
+
+class TimeLimitError(CGNError):
+    """Work that does not fit the caller's time limit."""
 
 
 class PlatformError(CGNError):

@@ -3,8 +3,10 @@
 import json
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -22,9 +24,9 @@ from cgn.data.breast import Preprocessing
 from cgn.data.pairs import Pairs
 from cgn.data.reading.dicom import DicomOptions
 from cgn.data.reading.films import FilmPair, OpenedPair, open_pair
-from cgn.data.reading.workers import Pool
+from cgn.data.reading.workers import NO_DEADLINE, Pool
 from cgn.data.records import Rejection
-from cgn.errors import ModelError
+from cgn.errors import ModelError, TimeLimitError
 from cgn.fit import Images, network_of, predict, weights_hash
 from cgn.methods import Counterfactual, Network
 from cgn.metrics import box_from_cam
@@ -32,6 +34,10 @@ from cgn.predict.folder import PROBE_IMAGES, PROBE_OUTPUT, fold_file, read_facts
 from cgn.predict.input_warnings import input_warnings
 from cgn.predict.prediction import EMPTY_BOX, EnsembleOutput, PairPrediction, refused_pair
 from cgn.predict.prepared import ImageStack, pairs_of_films, pairs_of_images
+
+
+def _ignore_progress(_opened: int) -> None:
+    pass
 
 
 class Probe(NamedTuple):
@@ -99,10 +105,29 @@ class Ensemble:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def predict(self, pairs: Sequence[FilmPair]) -> list[PairPrediction]:
-        """Predict each pair of films, in the given order. A pair that cannot be used is refused by itself."""
-        with self._lock, tempfile.TemporaryDirectory(prefix="cgn-") as folder:
-            outcomes = dict(self._films.run(list(_on_disk(pairs, Path(folder)))))
+    def predict(
+        self,
+        pairs: Sequence[FilmPair],
+        *,
+        seconds: float | None = None,
+        on_opened: Callable[[int], None] = _ignore_progress,
+    ) -> list[PairPrediction]:
+        """Predict each pair of films, in the given order. A pair that cannot be used is refused by itself.
+
+        Args:
+            pairs: to predict.
+            seconds: within which all films must be opened, waiting for other threads included.
+            on_opened: called with the number of pairs that were opened so far.
+
+        Raises:
+            TimeLimitError: `seconds` were not enough; processes that open films are free again.
+        """
+        deadline = NO_DEADLINE if seconds is None else time.monotonic() + seconds
+        with self._turn(seconds), tempfile.TemporaryDirectory(prefix="cgn-") as folder:
+            outcomes: dict[int, Any] = {}
+            for number, opened in self._films.run(list(_on_disk(pairs, Path(folder))), deadline):
+                outcomes[number] = opened
+                on_opened(len(outcomes))
             usable = [number for number in range(len(pairs)) if isinstance(outcomes[number], OpenedPair)]
             films = [outcomes[number] for number in usable]
             output = self.predict_prepared(pairs_of_films(films)) if films else None
@@ -169,6 +194,16 @@ class Ensemble:
         expected = [np.array(stored["fold_p"]), np.array(stored["boxes"])]
         computed = [output.fold_p, np.array(self.localise(output))]
         return float(max(np.abs(a - b).max() for a, b in zip(expected, computed, strict=True)))
+
+    @contextmanager
+    def _turn(self, seconds: float | None) -> Iterator[None]:
+        """One thread at a time. Raises TimeLimitError if others take so many seconds."""
+        if not self._lock.acquire(timeout=-1 if seconds is None else seconds):
+            raise TimeLimitError("no pair of films was opened in time: other requests took all of it")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @property
     def _generates(self) -> bool:

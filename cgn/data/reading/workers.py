@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 
 from cgn.data.records import NamedPair, rejected
-from cgn.errors import Reason
+from cgn.errors import Reason, TimeLimitError
 
 MEMORY_LIMIT = 6 * 2**30
 """Bytes of address space of a process; the largest films need a fifth of it."""
@@ -44,19 +44,25 @@ class Pool:
         self._job, self._limit = job, processes or os.cpu_count() or 1
         self._idle: list[_Worker] = []
 
-    def run(self, records: Sequence[NamedPair]) -> Iterator[tuple[int, Any]]:
+    def run(self, records: Sequence[NamedPair], deadline: float = NO_DEADLINE) -> Iterator[tuple[int, Any]]:
         """Apply the job to every record.
+
+        Args:
+            records: to work on.
+            deadline: of the whole run, as `time.monotonic` counts.
 
         Yields:
             The index of a record, and the job's result or a `Rejection`, in the order of completion.
 
         Raises:
             RuntimeError: processes cannot start.
+            TimeLimitError: the deadline has passed; processes that were working are ended.
             Exception: what the job raised, with the traceback of the process as a note.
         """
         pending = deque(enumerate(records))
         busy: list[_Worker] = []
         results: list[tuple[int, Any]] = []
+        done = 0
         try:
             while pending or busy or results:
                 while pending and len(busy) < self._limit:
@@ -64,7 +70,10 @@ class Pool:
                     busy.append(worker)
                     worker.assign(*pending.popleft())
                 yield from results  # only now, so that no process waits for the caller
-                results = list(self._collect(busy))
+                done += len(results)
+                if done < len(records) and time.monotonic() >= deadline:
+                    raise TimeLimitError(f"only {done} of {len(records)} pairs of films were opened in time")
+                results = list(self._collect(busy, deadline))
         finally:
             for worker in busy:
                 worker.end()
@@ -83,9 +92,9 @@ class Pool:
             worker.end()
         return None
 
-    def _collect(self, busy: "list[_Worker]") -> Iterator[tuple[int, Any]]:
+    def _collect(self, busy: "list[_Worker]", deadline: float) -> Iterator[tuple[int, Any]]:
         """Wait for a message or a deadline; remove finished workers from `busy` and yield their results."""
-        for worker in _ready(busy):
+        for worker in _ready(busy, deadline):
             result = worker.result()
             if result is not None:
                 busy.remove(worker)
@@ -152,11 +161,11 @@ class _Worker:
             self.pipe.send(message)
 
 
-def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
-    """Waits until a worker sends a message, dies, or passes its deadline."""
+def _ready(workers: Sequence[_Worker], deadline: float) -> list[_Worker]:
+    """Waits until a worker sends a message, dies, or passes its deadline, or until the given deadline."""
     if not workers:
         return []
-    deadline = min(worker.deadline for worker in workers)
+    deadline = min(deadline, *(worker.deadline for worker in workers))
     timeout = None if deadline == NO_DEADLINE else max(0.0, deadline - time.monotonic())
     readable = wait([worker.pipe for worker in workers], timeout)
     return [worker for worker in workers if worker.pipe in readable or time.monotonic() >= worker.deadline]

@@ -1,4 +1,4 @@
-"""Commands about servers: up, down, doctor."""
+"""Commands about servers: up, down, serve, doctor."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ from cgn_platform.cli.options import (
     StoreAt,
     open_store,
 )
+from cgn_platform.registry.registry import CHAMPION, DEFAULT_MODEL
 from cgn_platform.servers import ports
 
 if TYPE_CHECKING:
@@ -74,6 +75,30 @@ def down(store_path: StoreAt = DEFAULT_STORE) -> None:
 
     store = open_store(store_path)
     typer.echo("ended" if up.down(store) else f"no servers are running for {store}")
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a model's folder.")
+    ] = f"models:/{DEFAULT_MODEL}@{CHAMPION}",
+    store_path: StoreAt = DEFAULT_STORE,
+    port: Annotated[int, typer.Option(help="Port on the loopback address.")] = ports.MODEL,
+    timeout: Annotated[int, typer.Option(min=1, help="Seconds that a request may take.")] = 600,
+    max_body: Annotated[int, typer.Option(min=1, help="Megabytes that a request may have.")] = 256,
+) -> None:
+    """Serve a model on this machine's loopback address until Ctrl-C, as MLflow's model server does.
+
+    POST /invocations takes pairs of films and GET /progress lists the running requests; the guide "Models and
+    serving" shows complete requests. Requests of other hosts and of web pages of other sites are refused.
+    Every account of this machine can ask for predictions. For many films, 'cgn predict --manifest' is faster.
+
+      cgn serve --model models:/cgn@champion
+    """
+    from cgn_platform.servers import model_app
+
+    store = open_store(store_path)
+    model_app.serve(model, store, port=port, seconds=timeout, max_bytes=max_body * 10**6)
 
 
 @app.command()

@@ -43,10 +43,12 @@ class Guard:
     Attributes:
         authorization: the header that the server requires; None if it requires no login.
         hint: where the login is written down, for the text of a refusal.
+        max_bytes: of a request's body; None for any size.
     """
 
     authorization: str | None = None
     hint: str = ""
+    max_bytes: int | None = None
 
     def refusal(self, path: str, headers: Mapping[str, str]) -> Refusal | None:
         """Why a request is refused; None if the application answers.
@@ -62,6 +64,12 @@ class Guard:
             )
         if origin is not None and origin.lower().partition("://")[2] != host:
             return Refusal(HTTPStatus.FORBIDDEN, f"Origin must be http://{host} but is {origin!r}")
+        length = headers.get("content-length", "0")
+        if self.max_bytes is not None and length.isdecimal() and int(length) > self.max_bytes:
+            return Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"a request may have {self.max_bytes} bytes but has {length}: send fewer pairs of films",
+            )
         if self.authorization is None or path in OPEN_PATHS:
             return None
         if hmac.compare_digest(headers.get("authorization", "").encode(), self.authorization.encode()):
@@ -86,7 +94,11 @@ class Guard:
 
     def asgi(self, app: "ASGIApp") -> "ASGIApp":
         """The application behind these rules."""
+        from starlette.middleware.body_limit import RequestBodyLimitMiddleware
         from starlette.responses import PlainTextResponse
+
+        if self.max_bytes is not None:  # of bodies whose size is not announced
+            app = RequestBodyLimitMiddleware(app, self.max_bytes)
 
         async def guarded(scope: "Scope", receive: "Receive", send: "Send") -> None:
             if scope["type"] == "lifespan":

@@ -106,11 +106,15 @@ def load(
 @contextmanager
 def ensemble_folder(where: str | Path, store: Store) -> Iterator[Path]:
     """The folder that `load` loads from. A downloaded one is removed at the end of the block."""
-    with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
-        folder = Path(where)
-        if str(where).startswith(REGISTERED):
-            folder = _download(str(where), store, scratch)
+    with model_folder(where, store) as folder:
         yield ensemble_in(folder)
+
+
+@contextmanager
+def model_folder(where: str | Path, store: Store) -> Iterator[Path]:
+    """The folder of a model as MLflow knows it. A downloaded one is removed at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
+        yield _download(str(where), store, scratch) if str(where).startswith(REGISTERED) else Path(where)
 
 
 def example_input() -> "pd.DataFrame":

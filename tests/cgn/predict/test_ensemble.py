@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import threading
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from cgn.data.breast import PreparedImage, Preprocessing, to_cached
 from cgn.data.datasets import mias
 from cgn.data.preparation import prepare_pair
 from cgn.data.reading.films import FilmPair, OpenedFilm, open_pair
-from cgn.errors import ConfigError, ModelError
+from cgn.errors import ConfigError, ModelError, TimeLimitError
 from cgn.figures import draw_prediction, save
 from cgn.fit import Images, network_of, predict
 from cgn.metrics import box_from_cam
@@ -52,6 +53,26 @@ def test_one_pair_from_files_is_predicted_as_in_a_batch_from_bytes(films, ensemb
     assert single.p_malignant == pytest.approx(batched.p_malignant, abs=1e-6)
     assert single.box == batched.box
     assert ensemble.predict([]) == []
+
+
+def test_a_time_limit_includes_the_wait_for_other_threads(films, ensemble):
+    counts, opened, go_on = [], threading.Event(), threading.Event()
+
+    def hold(_count):
+        opened.set()
+        go_on.wait()
+
+    other = threading.Thread(target=ensemble.predict, args=(films[:1],), kwargs={"on_opened": hold})
+    other.start()
+    opened.wait()
+    with pytest.raises(TimeLimitError, match="other requests"):
+        ensemble.predict(films, seconds=0.01)
+    go_on.set()
+    other.join()
+    with pytest.raises(TimeLimitError, match=f"of {len(films)} pairs"):
+        ensemble.predict(films, seconds=0)
+    assert len(ensemble.predict(films, seconds=100, on_opened=counts.append)) == len(films)
+    assert counts == list(range(1, len(films) + 1))
 
 
 def test_a_reloaded_ensemble_reproduces_its_stored_output(ensemble):

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_mlflow_loads_the_model_without_a_pickle_and_predicts_the_same(
         table = model.predict(pd.DataFrame([*rows, {"target": b"no film", "reference": b"at all"}]))
         example = model.predict(package.example_input())
         for wrong in ({"target": str(trained.films[0][0])}, {"laterality": "left"}):
-            with pytest.raises(mlflow.MlflowException, match=r"not paths|must be L or R"):
+            with pytest.raises(mlflow.MlflowException, match=r"opens no paths|must be L or R"):
                 model.predict(pd.DataFrame([rows[0] | wrong]))
     expected = trained.predictions()
     assert table["p_malignant"].tolist()[:-1] == [row["p_malignant"] for row in expected]
@@ -49,14 +49,82 @@ def test_mlflow_loads_the_model_without_a_pickle_and_predicts_the_same(
     model.unwrap_python_model().close()
 
 
+BODIES = {  # as MLflow's scoring protocol allows, and its clients send
+    "dataframe_records": lambda pairs: [{"target": t, "reference": r} for t, r in pairs],
+    "dataframe_split": lambda pairs: {"columns": ["target", "reference"], "data": [list(p) for p in pairs]},
+    "inputs": lambda pairs: {"target": [t for t, _ in pairs], "reference": [r for _, r in pairs]},
+    "instances": lambda pairs: [
+        {"target": t, "reference": r, "laterality": None, "view": "MLO"} for t, r in pairs
+    ],
+}
+
+
+@pytest.fixture
+def scoring(trained: Any) -> Iterator[Callable[[Any], Any]]:
+    """What MLflow's server does with a body, without a server."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+        from mlflow.pyfunc import scoring_server
+
+        model = mlflow.pyfunc.load_model(str(trained.model))
+
+        def invoke(body: Any) -> Any:
+            schema = model.metadata.get_input_schema()
+            answer = scoring_server.invocations(json.dumps(body), "application/json", model, schema)
+            return json.loads(answer.response)["predictions"]
+
+        yield invoke
+        assert model.unwrap_python_model().progress() == []
+        model.unwrap_python_model().close()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_every_format_of_a_body_is_answered_with_the_same_numbers(
+    trained: Any, scoring: Callable[[Any], Any], name: str
+) -> None:
+    films = trained.films[:2]
+    pairs = [[base64.b64encode(path.read_bytes()).decode() for path in pair] for pair in films]
+    rows = scoring({name: BODIES[name](pairs)})
+    expected = trained.predictions()[:2]
+    for row, one in zip(rows, expected, strict=True):
+        assert row["p_malignant"] == pytest.approx(one["p_malignant"], abs=1e-6)
+        assert row["warnings"] == "[]"
+
+
+def test_a_path_is_answered_in_words(trained: Any, scoring: Callable[[Any], Any]) -> None:
+    (row,) = scoring({"inputs": BODIES["inputs"]([tuple(map(str, trained.films[0]))])})
+    assert row["p_malignant"] is None
+    assert "the server opens no paths" in row["warnings"]
+
+
+def test_a_request_beyond_the_time_limit_is_refused_with_the_way(
+    trained: Any, scoring: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowException
+
+    pair = [base64.b64encode(path.read_bytes()).decode() for path in trained.films[0]]
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
+    with pytest.raises(
+        MlflowException, match=r"only 0 of 9 pairs.*0 s for a request.*fewer.*--manifest"
+    ) as error:
+        scoring({"inputs": BODIES["inputs"]([pair] * 9)})
+    assert error.value.get_http_status_code() == http.HTTPStatus.GATEWAY_TIMEOUT
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "100")
+    assert scoring({"inputs": BODIES["inputs"]([pair])})[0]["p_malignant"] is not None
+
+
+MLFLOW_SERVE = ("mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1", "-m")
+CGN_SERVE = ("cgn_platform.cli", "serve", "--max-body", "1", "--model")
+
+
 @contextlib.contextmanager
-def serve(model: Path, folder: Path, until: Any) -> Iterator[int]:
-    """`mlflow models serve` on loopback, in a process group of its own that ends with the block."""
+def serve(program: tuple[str, ...], model: Path, folder: Path, until: Any) -> Iterator[int]:
+    """A model server on loopback, in a process group of its own that ends with the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "--env-manager", "local"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", *program, str(model), "--port", str(port)]
     quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     log = folder / "server.log"
@@ -81,10 +149,10 @@ def answers(port: int) -> bool:
     return False
 
 
-def send(port: int, method: str, where: str, body: str | None = None) -> tuple[int, bytes]:
+def send(port: int, method: str, where: str, body: str | None = None, **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request(method, where, body, {"Content-Type": "application/json"})
+        connection.request(method, where, body, {"Content-Type": "application/json", **headers})
         response = connection.getresponse()
         return response.status, response.read()
     finally:
@@ -96,11 +164,14 @@ def invoke(port: int, *rows: dict[str, str]) -> tuple[int, bytes]:
 
 
 @pytest.mark.integration
-def test_a_server_answers_with_the_same_numbers(trained: Any, tmp_path: Path, until: Any) -> None:
+@pytest.mark.parametrize("program", [MLFLOW_SERVE, CGN_SERVE], ids=["mlflow models serve", "cgn serve"])
+def test_a_server_answers_with_the_same_numbers(
+    trained: Any, tmp_path: Path, until: Any, program: tuple[str, ...]
+) -> None:
     films = trained.films[:3]
     with package.load(trained.model, processes=1) as ensemble:  # one by one: sums of a batch differ by bits
         predictions = [ensemble.predict([FilmPair.of(*pair)])[0].facts() for pair in films]
-    with serve(trained.model, tmp_path, until) as port:
+    with serve(program, trained.model, tmp_path, until) as port:
         for pair, expected in zip(films, predictions, strict=True):
             target, reference = (base64.b64encode(path.read_bytes()).decode() for path in pair)
             status, content = invoke(port, {"target": target, "reference": reference})
@@ -122,3 +193,23 @@ def test_a_server_answers_with_the_same_numbers(trained: Any, tmp_path: Path, un
         assert status != http.HTTPStatus.OK or json.loads(content)["predictions"][0]["p_malignant"] is None
         sockets = [entry for entry in psutil.net_connections("tcp") if entry.status == "LISTEN"]
         assert {entry.laddr.ip for entry in sockets if entry.laddr.port == port} == {"127.0.0.1"}
+        if program == CGN_SERVE:
+            assert b"the server opens no paths" in content
+            check_limits(port)
+
+
+def check_limits(port: int) -> None:
+    """What `cgn serve` refuses, in one line each."""
+    assert send(port, "GET", "/progress") == (http.HTTPStatus.OK, b"[]")
+    body = json.dumps({"dataframe_records": []})
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+        assert send(port, "POST", "/invocations", body, **headers)[0] == http.HTTPStatus.FORBIDDEN
+        assert send(port, "GET", "/progress", **headers)[0] == http.HTTPStatus.FORBIDDEN
+    status, text = send(port, "POST", "/invocations", "x" * 1_100_000)
+    assert (status, b"send fewer pairs" in text) == (http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, True)
+    chunks = (b"x" * 100_000 for _ in range(11))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(
+        "POST", "/invocations", chunks, {"Content-Type": "application/json"}, encode_chunked=True
+    )
+    assert connection.getresponse().status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE

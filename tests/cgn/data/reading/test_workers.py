@@ -17,7 +17,7 @@ from cgn.data.preparation import PreparedPair, prepare_pair, prepare_pairs
 from cgn.data.reading import workers
 from cgn.data.reading.workers import Pool
 from cgn.data.records import Rejection
-from cgn.errors import Reason
+from cgn.errors import Reason, TimeLimitError
 
 SMALL = Preprocessing(32)
 
@@ -69,6 +69,18 @@ def test_a_decoder_that_hangs_costs_one_pair(records, monkeypatch):
     assert outcomes[1].reason == Reason.DECODER_TIMEOUT
     assert "took more than 3 s" in outcomes[1].message
     assert sum(isinstance(outcome, Rejection) for outcome in outcomes.values()) == 1
+
+
+def test_a_run_that_passes_its_deadline_frees_its_processes(records):
+    """Without it, a request that its server has given up would still occupy every decoder."""
+    stuck = with_load(records, 1, partial(time.sleep, 1000))
+    with closing(Pool(partial(prepare_pair, preprocessing=SMALL), processes=2)) as pool:
+        with pytest.raises(TimeLimitError, match=r"only \d of 6 pairs of films were opened in time"):
+            list(pool.run(stuck, time.monotonic() + 5))
+        assert len(dict(pool.run(records, time.monotonic() + 100))) == 6
+        with pytest.raises(TimeLimitError, match="only 0 of 6"):
+            list(pool.run(records, time.monotonic() - 1))
+    assert not processes()
 
 
 def test_an_error_of_the_job_is_raised_with_its_traceback(records):
