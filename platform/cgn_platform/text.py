@@ -1,6 +1,8 @@
 """Numbers and parameters as text: the same in the terminal, in MLflow and in decisions about models."""
 
+import html
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -90,6 +92,20 @@ def short(value: Any) -> str:
 def params(values: Mapping[str, Any]) -> str:
     """Parameters in one line: `alpha 0.5, bilateral none`."""
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
+
+
+MARKDOWN = re.compile(r"[\\`*<>|~]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=[#\w])|!(?=\[)")
+"""What means something in a line of Markdown."""
+
+
+def markdown(typed: str) -> str:
+    """Text that people typed, in one line of Markdown that shows it as it is."""
+    return MARKDOWN.sub(lambda match: f"\\{match[0]}", " ".join(typed.split()))
+
+
+def chart_text(typed: str) -> str:
+    """Text that people typed, for a chart: Plotly interprets some tags of HTML."""
+    return html.escape(typed, quote=False)
 
 
 def _values(interval: Interval | Mapping[str, float]) -> tuple[float, float, float]:

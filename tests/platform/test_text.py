@@ -50,3 +50,23 @@ def test_parameters_are_short() -> None:
     assert text.params({"alpha": 0.123456, "seed": 3, "bilateral": "none"}) == (
         "alpha 0.123, seed 3, bilateral none"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("better on the new films", "better on the new films"),
+        ("table_3-mias, alpha 0.5 [0.4, 0.6]", "table_3-mias, alpha 0.5 [0.4, 0.6]"),
+        ("<img src=x onerror=alert(1)>", "\\<img src=x onerror=alert(1)\\>"),
+        ("a | b\n\n# Approved", "a \\| b # Approved"),
+        ("[click](javascript:x) ![](x)", "[click\\](javascript:x) \\![\\](x)"),
+        ("*very* _good_ `code` ~~no~~ &lt;", "\\*very\\* \\_good\\_ \\`code\\` \\~\\~no\\~\\~ \\&lt;"),
+        ("a\\*b", "a\\\\\\*b"),
+    ],
+)
+def test_what_people_type_is_shown_as_it_is_in_markdown(typed: str, shown: str) -> None:
+    assert text.markdown(typed) == shown
+
+
+def test_tags_in_charts_are_shown_as_they_are() -> None:
+    assert text.chart_text("<b>R&D</b>") == "&lt;b&gt;R&amp;D&lt;/b&gt;"

@@ -99,12 +99,13 @@ def version_tags(key: str, evidence: Facts) -> dict[str, str]:
 def version_description(evidence: Facts) -> str:
     """The description of a version in MLflow, Markdown."""
     candidate, decision = evidence["candidate"], evidence["decision"]
-    reason = f": {decision['because']}" if decision["because"] else ""
+    reason = f": {text.markdown(decision['because'])}" if decision["because"] else ""
+    row, name = text.markdown(candidate["row"]), text.markdown(candidate["name"])
     paragraphs = [
-        f"**{candidate['row']}** of the {candidate['kind']} {candidate['name']}, "
+        f"**{row}** of the {candidate['kind']} {name}, "
         f"{len(candidate['served'])} networks of seed {candidate['seed']}.",
-        f"Promoted by {decision['by']}{reason}.",
-        "\n".join(f"- {check['words']}" for check in evidence["gate"]["checks"]),
+        f"Promoted by {text.markdown(decision['by'])}{reason}.",
+        "\n".join(f"- {text.markdown(check['words'])}" for check in evidence["gate"]["checks"]),
         "Not a medical device. See `model_card.md` and `evidence.json` among the files of the model.",
     ]
     return "\n\n".join(paragraphs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from cgn_platform.text import CHANCE
+from cgn_platform.text import CHANCE, chart_text
 
 BLUE, ORANGE, GREEN, GREY = "#2384C6", "#D55E00", "#009E73", "#808690"
 
@@ -42,7 +42,7 @@ def small_figure(x_title: str, y_title: str) -> go.Figure:
 def name_axis(names: Sequence[str]) -> dict[str, Any]:
     """A vertical axis of names, the first one at the top; name `i` is at `y=i`."""
     count = len(names)
-    ticks = dict(tickvals=list(range(count)), ticktext=list(names), ticklabelstandoff=6)
+    ticks = dict(tickvals=list(range(count)), ticktext=list(map(chart_text, names)), ticklabelstandoff=6)
     return dict(range=[count - 0.5, -0.5], showgrid=False, **ticks)
 
 

@@ -20,6 +20,7 @@ from cgn_platform.report.plot_style import (
     name_axis,
     new_figure,
 )
+from cgn_platform.text import chart_text
 
 SEED_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 
@@ -99,7 +100,7 @@ def forest(marks: Sequence[Mark], axis: str, detectable: float | None, line: flo
             ),
             mode="markers",
             marker=dict(color=colour, size=10, symbol=symbol),
-            customdata=[[mark.name, mark.low, mark.high] for _, mark in group],
+            customdata=[[chart_text(mark.name), mark.low, mark.high] for _, mark in group],
             hovertemplate="%{customdata[0]}<br>%{x:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}]"
             "<extra></extra>",
         )
@@ -124,7 +125,7 @@ def spread(names: Sequence[str], fold_auc: Sequence[Sequence[Sequence[float]]]) 
     for seed in range(seeds):
         offset = 0.5 * ((seed + 0.5) / seeds - 0.5)
         points = [
-            (auc, y + offset, names[y], fold)
+            (auc, y + offset, chart_text(names[y]), fold)
             for y, row in enumerate(fold_auc)
             for fold, auc in enumerate(row[seed] if seed < len(row) else ())
         ]
@@ -161,7 +162,7 @@ def bars(values: Mapping[str, float], axis: str, form: str) -> go.Figure:
         text=[format(value, form) for value in values.values()],
         textposition="outside",
         cliponaxis=False,
-        customdata=names,
+        customdata=list(map(chart_text, names)),
         hovertemplate="%{customdata}: %{text}<extra></extra>",
     )
     return figure.update_xaxes(range=[0, 1.12 * max(values.values(), default=1) or 1])

@@ -16,7 +16,7 @@ from cgn_platform.report.content import Chart, PageContent
 from cgn_platform.report.facts import Facts
 from cgn_platform.report.plot_style import BLUE, GREEN, GREY, ORANGE, add_chance_line, add_legend, new_figure
 from cgn_platform.report.row_charts import bars
-from cgn_platform.text import params, short
+from cgn_platform.text import chart_text, params, short
 
 VALUE = "validation AUC"
 
@@ -222,7 +222,7 @@ def _add_trial(figure: go.Figure, axes: Sequence[_Axis], trial: Facts, *, chosen
         line=dict(color=colour, width=width),
         opacity=opacity,
         marker_size=4,
-        text=params(values),
+        text=chart_text(params(values)),
         hovertemplate=f"trial {trial['number']}: %{{text}}<extra></extra>",
     )
 
@@ -230,9 +230,11 @@ def _add_trial(figure: go.Figure, axes: Sequence[_Axis], trial: Facts, *, chosen
 def _add_axis(figure: go.Figure, x: int, axis: _Axis) -> None:
     """A vertical line with its ticks, and its name below it."""
     figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, line=dict(color=GREY, width=1), layer="below")
-    figure.add_annotation(x=x, y=-0.12, text=f"<b>{axis.name}</b>", showarrow=False, xanchor="center")
+    figure.add_annotation(
+        x=x, y=-0.12, text=f"<b>{chart_text(axis.name)}</b>", showarrow=False, xanchor="center"
+    )
     for y, text in axis.ticks:
-        figure.add_annotation(x=x, y=y, text=text, showarrow=False, xshift=6, xanchor="left")
+        figure.add_annotation(x=x, y=y, text=chart_text(text), showarrow=False, xshift=6, xanchor="left")
 
 
 def _curve(trial: Facts) -> tuple[list[int], list[float]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import Response
 
 from cgn.errors import ClusterError, ModelError, first_line
@@ -21,7 +22,6 @@ from cgn_platform.store.layout import Store
 from cgn_platform.tracking import mlflow_client
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
     from starlette.types import ASGIApp
 
 
@@ -73,7 +73,7 @@ def application(folder: Path, seconds: int, max_bytes: int) -> "ASGIApp":
         """The running requests. Models of earlier versions report none."""
         return served.progress() if hasattr(served, "progress") else []
 
-    async def explain(request: Request, call_next: Any) -> Response:
+    async def explain(request: Request, call_next: Any) -> Any:
         """MLflow calls a path in place of a film "Incorrect padding"."""
         response = await call_next(request)
         if response.status_code != HTTPStatus.BAD_REQUEST:

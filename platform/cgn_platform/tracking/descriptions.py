@@ -6,7 +6,7 @@ from typing import Any
 from cgn.statistics import Interval
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.search.summary import summary
-from cgn_platform.text import bounds, chosen_trial, difference, measured_auc, number, params
+from cgn_platform.text import bounds, chosen_trial, difference, markdown, measured_auc, number, params
 from cgn_platform.tracking.events import RunInfo
 
 BEST = 5  # trials shown
@@ -74,11 +74,12 @@ def describe_table(facts: Mapping[str, Any], *, info: RunInfo, page: str, attach
         )
         for row in facts["rows"]
     ]
-    header = ("row", "mean test AUC [95 %]", "difference", f"compared with {facts['baseline']}")
+    baseline = markdown(facts["baseline"])
+    header = ("row", "mean test AUC [95 %]", "difference", f"compared with {baseline}")
     counts = f"{data['pairs']} pairs of {data['patients']} patients, {data['folds']} folds"
     seeds = len(facts["run"]["seeds"])
     return _paragraphs(
-        f"{facts['title']}: {counts}, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
+        f"{markdown(facts['title'])}: {counts}, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
         _links(info, page, attached, "rows"),
         _table(header, rows),
         ""
@@ -90,7 +91,9 @@ def describe_table(facts: Mapping[str, Any], *, info: RunInfo, page: str, attach
 
 def _data_and_code(info: RunInfo) -> str:
     names = [name for name in ("cache", "splits", "code") if name in info.tags]
-    return f"Ran on {info.experiment}: {', '.join(f'{name} `{info.tags[name]}`' for name in names)}."
+    return (
+        f"Ran on {markdown(info.experiment)}: {', '.join(f'{name} `{info.tags[name]}`' for name in names)}."
+    )
 
 
 def _links(info: RunInfo, page: str, attached: bool | None, children: str) -> str:
@@ -123,8 +126,8 @@ def _with_bounds(estimate: float | None, interval: Interval | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    lines = [header, ["---"] * len(header), *([markdown(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _paragraphs(*parts: str) -> str:

@@ -1,3 +1,5 @@
+import re
+
 """What is recorded with a version: evidence, tags, description, model card."""
 
 from pathlib import Path
@@ -68,6 +70,19 @@ def test_every_variant_of_the_card_can_be_filled(
     assert "trained on synthetic phantoms" in card
     assert "| kinds of finding | unknown |" in card
     assert "\n\n\n" not in card
+
+
+def test_what_people_type_is_escaped_in_card_and_description(evidence: dict[str, Any]) -> None:
+    hostile = "<img src=x onerror=alert(1)> | [x](http://evil.example)\n\n# Approved"
+    decision = {**evidence["decision"], "because": hostile, "by": hostile}
+    data = {**evidence["data"], "kinds": [hostile], "name": hostile}
+    candidate = {**evidence["candidate"], "row": hostile, "name": hostile}
+    changed = {**evidence, "decision": decision, "data": data, "candidate": candidate}
+    for page in (model_card(changed), version_description(changed)):
+        assert page.count("onerror") >= 4
+        assert not re.search(r"(?<!\\)<img|(?<!\\)\]\(http|^# Approved", page, re.M)
+    rows = [line for line in model_card(changed).splitlines() if line.startswith("| kinds")]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3]
 
 
 def test_tags_name_row_units_data_and_decision(evidence: dict[str, Any]) -> None:
