@@ -89,9 +89,10 @@ def serve(
 ) -> None:
     """Serve a model on this machine's loopback address until Ctrl-C, as MLflow's model server does.
 
-    POST /invocations takes pairs of films and GET /progress lists the running requests; the guide "Models and
-    serving" shows complete requests. Requests of other hosts and of web pages of other sites are refused.
-    Every account of this machine can ask for predictions. For many films, 'cgn predict --manifest' is faster.
+    POST /invocations takes pairs of films, GET /example returns the body of such a request, and GET /progress
+    lists the running requests; the guide "Models and serving" shows all of it. Requests to other host names
+    and of web pages of other sites are refused. Every account of this machine can ask for predictions. For
+    many films, 'cgn predict --manifest' is faster.
 
       cgn serve --model models:/cgn@champion
     """

@@ -68,10 +68,17 @@ def application(folder: Path, seconds: int, max_bytes: int) -> "ASGIApp":
             raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
         app = scoring_server.init(model)
     served = model.unwrap_python_model()
+    body = folder / "serving_input_example.json"
+    example_body = body.read_bytes() if body.is_file() else b""
 
     async def progress() -> Any:
         """The running requests. Models of earlier versions report none."""
         return served.progress() if hasattr(served, "progress") else []
+
+    async def example() -> Response:
+        """The body of a complete request, as it lies beside the model."""
+        status = HTTPStatus.OK if example_body else HTTPStatus.NOT_FOUND
+        return Response(example_body, status, media_type="application/json")
 
     async def explain(request: Request, call_next: Any) -> Any:
         """MLflow calls a path in place of a film "Incorrect padding"."""
@@ -84,6 +91,7 @@ def application(folder: Path, seconds: int, max_bytes: int) -> "ASGIApp":
         return Response(body, response.status_code, media_type="application/json")
 
     app.get("/progress")(progress)
+    app.get("/example")(example)
     app.middleware("http")(explain)
     guarded: ASGIApp = Guard(max_bytes=max_bytes).asgi(app)
     return guarded

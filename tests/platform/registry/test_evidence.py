@@ -1,7 +1,6 @@
-import re
-
 """What is recorded with a version: evidence, tags, description, model card."""
 
+import re
 from pathlib import Path
 from typing import Any
 

@@ -199,8 +199,12 @@ def test_a_server_answers_with_the_same_numbers(
 
 
 def check_limits(port: int) -> None:
-    """What `cgn serve` refuses, in one line each."""
+    """The example that it gives, and what it refuses, in one line each."""
     assert send(port, "GET", "/progress") == (http.HTTPStatus.OK, b"[]")
+    example = send(port, "GET", "/example")[1].decode()
+    status, content = send(port, "POST", "/invocations", example)
+    assert status == http.HTTPStatus.OK
+    assert 0 < json.loads(content)["predictions"][0]["p_malignant"] < 1
     body = json.dumps({"dataframe_records": []})
     for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
         assert send(port, "POST", "/invocations", body, **headers)[0] == http.HTTPStatus.FORBIDDEN
