@@ -65,9 +65,21 @@ class Place:
         try:
             return bytes(self._system.cat_file(f"{self.root}/{name}"))
         except (FileNotFoundError, NotADirectoryError):
-            if self.folder is not None and (self.folder / name).is_symlink():
-                raise OSError(errno.ENOENT, "a link that leads nowhere") from None
+            self._check_link(name)
             return None
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None if it is not there. Raises OSError, also for what is no file."""
+        try:
+            facts = self._system.info(f"{self.root}/{name}")
+        except (FileNotFoundError, NotADirectoryError):
+            facts = None
+        if facts is None or facts["type"] == "link":
+            self._check_link(name)
+            return None
+        if facts["type"] != "file":
+            raise OSError(f"{name} is a {facts['type']} and no file")
+        return int(facts["size"])
 
     def write(self, name: str, content: bytes) -> None:
         """A file, in place of an older one. Raises OSError."""
@@ -77,6 +89,11 @@ class Place:
             files.write(self.folder / name, content)
         else:  # an object store writes an object whole or not at all
             self._system.pipe_file(f"{self.root}/{name}", content)
+
+    def _check_link(self, name: str) -> None:
+        """Raise OSError for a link without a file."""
+        if self.folder is not None and (self.folder / name).is_symlink():
+            raise OSError(errno.ENOENT, "a link that leads nowhere")
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there. Raises OSError."""

@@ -57,7 +57,7 @@ def unseal(content: bytes, formats: Collection[int], form: str = "format") -> di
         number: Any = facts
         for step in form.split("."):
             number = number[step]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # the last: deep nesting
         raise DamagedError("it cannot be read") from None
     if number not in formats:  # before the hash: another version may seal in another way
         raise FormatError(f"has format {number} but this version reads format {_listed(formats)}")

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from cgn import files, provenance, sealed
-from cgn.data import cache_files, datasets, leaks
+from cgn.data import cache_files, cache_manifest, datasets, leaks
 from cgn.data.breast import DEFAULT_PREPROCESSING, Preprocessing
 from cgn.data.cache_files import CacheContent, open_cache, open_splits
 from cgn.data.datasets import DatasetOptions, Scan
@@ -102,7 +102,7 @@ def write_cache(
     scan = _scan(dataset, options, preprocessing.size)
     files.check_name(scan.name, "the name of a data set")
     recipe = _recipe(dataset, options, preprocessing, scan)
-    fingerprint = cache_files.fingerprint_of(recipe)
+    fingerprint = cache_manifest.fingerprint_of(recipe)
     name = f"{scan.name}-{preprocessing.size}-{fingerprint[:12]}"
     folder = (caches / name if out is None else out).absolute()
 
@@ -113,16 +113,16 @@ def write_cache(
             if not _exists(folder, fingerprint, splits):  # another process may have written it meanwhile
                 outcomes, preparing = _prepare_all(scan, preprocessing, progress)
                 _write(folder, CacheContent(scan, recipe, fingerprint, outcomes, splits))
-    manifest = cache_files.read_manifest(Place(folder))
+    manifest = cache_manifest.read_manifest(Place(folder))
     return CacheReport(
         path=folder,
         fingerprint=fingerprint,
         fresh=preparing is not None,
-        counts=manifest["counts"],
-        missing=tuple(manifest["missing"]),
-        rejected=tuple(Rejection(*row) for row in manifest["rejected"]),
-        quarantine=_quarantine(folder) if manifest["rejected"] else None,
-        notes=tuple(manifest["notes"]),
+        counts=manifest.counts,
+        missing=tuple(manifest.missing),
+        rejected=tuple(Rejection(*row) for row in manifest.rejected),
+        quarantine=_quarantine(folder) if manifest.rejected else None,
+        notes=tuple(manifest.notes),
         seconds=time.monotonic() - started,
         images_per_second=2 * len(scan.records) / preparing if preparing else 0.0,
     )
@@ -142,7 +142,7 @@ def _recipe(
 ) -> dict[str, Any]:
     """What decides the content of a cache; the fingerprint is its hash."""
     return {
-        "format": cache_files.FORMAT,
+        "format": cache_manifest.FORMAT,
         "dataset": dataset,
         "options": options.content(),
         "size": preprocessing.size,
@@ -197,19 +197,19 @@ def _exists(folder: Path, fingerprint: str, splits: SplitPlan) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     place = Place(folder)
-    if cache_files.MANIFEST not in place.names():
+    if cache_manifest.MANIFEST not in place.names():
         raise CacheError(f"{folder} holds something that is no cache", "choose another folder")
-    manifest = cache_files.read_manifest(place)
-    if manifest["fingerprint"] != fingerprint:
+    manifest = cache_manifest.read_manifest(place)
+    if manifest.fingerprint != fingerprint:
         raise CacheError(
             f"{folder} must hold the cache {fingerprint} but holds another cache "
-            f"({manifest['name']}, {manifest['fingerprint']})",
+            f"({manifest.name}, {manifest.fingerprint})",
             "choose another folder",
         )
     open_cache(folder)
-    if manifest["splits"]["drawn"] != splits.facts():
+    if manifest.splits.drawn != splits.facts():
         raise CacheError(
-            f"{folder} has {_described(manifest['splits']['drawn'])} and splits are written once, "
+            f"{folder} has {_described(manifest.splits.drawn)} and splits are written once, "
             f"but {_described(splits.facts())} were requested",
             "choose another folder",
         )

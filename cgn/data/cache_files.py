@@ -9,8 +9,8 @@ name. Raw films are identified by their sha256; no path of the machine is stored
 """
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,16 @@ from numpy.typing import NDArray
 
 from cgn import files, sealed
 from cgn.data import leaks
+from cgn.data.cache_manifest import (
+    MANIFEST,
+    SHARD,
+    SPLITS,
+    Manifest,
+    Shard,
+    damaged,
+    read_file,
+    read_manifest,
+)
 from cgn.data.datasets import Scan
 from cgn.data.folds import SplitPlan, named, numbered, splits_fingerprint
 from cgn.data.pairs import Pairs, Split
@@ -30,15 +40,17 @@ from cgn.data.records import PairRecord, Rejection
 from cgn.errors import CacheError, NotADatasetError, one_line
 from cgn.places import Place, shown
 
-FORMAT = 2
-"""Format number of the files; caches of another format are refused."""
-
-SHARD = 256
-"""Pairs in a file."""
-
 ROW_GROUP = 32
 
-MANIFEST, SPLITS = "manifest.json", "splits.json"
+LARGEST_LIST = 1000
+"""Values that a column may have for one pair, on average."""
+
+ENCODINGS = {"PLAIN", "RLE"}
+"""How values are written. A dictionary, for example, could repeat a long text without end."""
+
+LARGEST_RATIO, SLACK = 200, 64 * 2**20
+"""How much a shard may unpack to: so many times its bytes, and this much in any case. Films shrink by a tenth
+of the ratio at most."""
 
 FACTS = pa.schema(
     [
@@ -56,6 +68,13 @@ FACTS = pa.schema(
     ]
 )
 """Columns of a shard before those with pixels."""
+
+LONGEST_NAME = 1000
+"""Letters of a name. Names are stored at equal length in memory."""
+
+NAMES = ("pair_id", "patient_id", "study_id", "view")
+CHECKED = (*NAMES, "label", "side", "kinds", "boxes", "target_crop", "reference_crop")
+"""Columns whose values must be short names, known values, or finite numbers."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -90,13 +109,13 @@ def open_cache(address: str | Path, verify: bool = True) -> Pairs:
     place = _place(address)
     manifest = read_manifest(place)
     splits = _splits(place, manifest)
-    table = pa.concat_tables([_read_shard(place, shard, verify) for shard in manifest["shards"]])
+    table = pa.concat_tables(_tables(place, manifest, verify))
     column = {name: table.column(name).to_pylist() for name in FACTS.names}
-    size = manifest["recipe"]["size"]
+    size = manifest.size
     counterfactual = table.column("counterfactual")
     pairs = Pairs(
-        name=manifest["name"],
-        fingerprint=manifest["fingerprint"],
+        name=manifest.name,
+        fingerprint=manifest.fingerprint,
         pair_id=_frozen(np.array(column["pair_id"], np.str_)),
         patient_id=_frozen(np.array(column["patient_id"], np.str_)),
         study_id=_frozen(np.array(column["study_id"], np.str_)),
@@ -111,7 +130,7 @@ def open_cache(address: str | Path, verify: bool = True) -> Pairs:
         counterfactual=None if counterfactual.null_count else _images(counterfactual, size),
         target_crop=_frozen(np.array(column["target_crop"], np.int64)),
         reference_crop=_frozen(np.array(column["reference_crop"], np.int64)),
-        recipe=manifest["recipe"],
+        recipe=manifest.recipe,
     )
     if reason := leaks.overlap(pairs, splits, images=verify):
         raise CacheError(
@@ -131,38 +150,17 @@ def open_splits(address: str | Path) -> tuple[Split, ...]:
     return _splits(place, read_manifest(place))
 
 
-def _splits(place: Place, manifest: dict[str, Any]) -> tuple[Split, ...]:
-    content = _verified(place, SPLITS, manifest["splits"]["sha256"])
-    return numbered(manifest["pair_ids"], json.loads(content)["folds"])
-
-
-def read_manifest(place: Place) -> dict[str, Any]:
-    """The manifest of a cache.
-
-    Raises:
-        CacheError: there is no cache, or its manifest is damaged or of another format.
-    """
-    content = _read(place, MANIFEST)
-    if content is None:
-        raise CacheError(
-            f"no cache at {place.shown}", f"run 'cgn cache DATASET --out {shlex.quote(place.shown)}'"
-        )
+def _splits(place: Place, manifest: Manifest) -> tuple[Split, ...]:
+    content = read_file(place, SPLITS, manifest.splits.sha256)
     try:
-        manifest = sealed.unseal(content, (FORMAT,), "recipe.format")
-    except sealed.FormatError as error:
-        raise CacheError(f"the cache at {place.shown} {error}") from None
-    except sealed.DamagedError as error:
-        raise _damaged(place, MANIFEST, str(error)) from None
-    if not files.is_name(manifest.get("name")):
-        raise _damaged(place, MANIFEST, "its name is not that of a data set")
-    if manifest.get("fingerprint") != fingerprint_of(manifest["recipe"]):
-        raise _damaged(place, MANIFEST, "its fingerprint is not that of its recipe")
-    return manifest
-
-
-def fingerprint_of(recipe: Mapping[str, Any]) -> str:
-    """What names a cache: a hash of what decides its content."""
-    return sealed.digest(recipe)[:16]
+        stored = json.loads(content)
+        splits = numbered(manifest.pair_ids, stored["folds"])
+        owner = stored["cache"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise damaged(place, SPLITS, "it must list the pairs of every part of every fold") from None
+    if not splits or owner != manifest.fingerprint:
+        raise damaged(place, SPLITS, "it must have the folds of this cache")
+    return splits
 
 
 def _place(address: str | Path) -> Place:
@@ -172,29 +170,67 @@ def _place(address: str | Path) -> Place:
         raise CacheError(f"no cache at {shown(str(address))}: {one_line(error)}") from None
 
 
-def _read(place: Place, name: str) -> bytes | None:
+def _tables(place: Place, manifest: Manifest, verify: bool) -> Iterator[pa.Table]:
+    """The rows of each shard: those of the pairs that the manifest lists, in this order."""
+    start = 0
+    for shard in manifest.shards:
+        table = _read_shard(place, shard, manifest.size, verify)
+        if table.column("pair_id").to_pylist() != manifest.pair_ids[start : start + shard.rows]:
+            raise damaged(place, shard.name, "its pairs are not those of the manifest")
+        if name := _invalid({name: table.column(name).to_pylist() for name in CHECKED}):
+            raise damaged(place, shard.name, f"no pair has such a value of {name}")
+        start += shard.rows
+        yield table
+
+
+def _read_shard(place: Place, shard: Shard, size: int, verify: bool) -> pa.Table:
+    content = read_file(place, shard.name, shard.sha256 if verify else None, size=shard.bytes)
     try:
-        return place.read(name)
-    except OSError as error:
-        raise CacheError(f"cannot read {name} of the cache at {place.shown}: {one_line(error)}") from None
-
-
-def _verified(place: Place, name: str, sha256: str | None) -> bytes:
-    """The content of a file; `sha256` is compared unless it is None."""
-    content = _read(place, name)
-    if content is None:
-        raise _damaged(place, name, "missing")
-    if sha256 is not None and sealed.sha256(content) != sha256:
-        raise _damaged(place, name, "its sha256 differs")
-    return content
-
-
-def _read_shard(place: Place, shard: dict[str, Any], verify: bool) -> pa.Table:
-    content = _verified(place, shard["name"], shard["sha256"] if verify else None)
-    try:
-        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        reason = _unexpected(file, shard, size)
+        if not reason:
+            table = file.read()
+            table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(place, shard["name"], one_line(error)) from None
+        raise damaged(place, shard.name, one_line(error)) from None
+    if reason:
+        raise damaged(place, shard.name, reason)
+    return table
+
+
+def _unexpected(file: pq.ParquetFile, shard: Shard, size: int) -> str:
+    """What makes a shard another one than the manifest says, before its rows are read; "" if nothing does."""
+    footer = file.metadata
+    if footer.num_rows != shard.rows:
+        return f"it must have {shard.rows} rows but has {footer.num_rows}"
+    if not file.schema_arrow.equals(schema(size)):
+        return f"it must have the columns of a cache of {size} x {size} pixels"
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(footer.num_columns)]
+    if sum(chunk.num_values for chunk in chunks) > LARGEST_LIST * footer.num_columns * shard.rows:
+        return f"a pair must have at most {LARGEST_LIST} values in a column"
+    if encodings := {encoding for chunk in chunks for encoding in chunk.encodings} - ENCODINGS:
+        return f"its values must be written as {' or '.join(sorted(ENCODINGS))}, not as {min(encodings)}"
+    if sum(chunk.total_uncompressed_size for chunk in chunks) > SLACK + LARGEST_RATIO * shard.bytes:
+        return f"it must not unpack to more than {LARGEST_RATIO} times its size"
+    return ""
+
+
+def _invalid(column: dict[str, list[Any]]) -> str:
+    """The first column with a value that no pair has; "" if there is none."""
+    numbers = {"target_crop": column["target_crop"], "reference_crop": column["reference_crop"]}
+    numbers["boxes"] = [box for boxes in column["boxes"] for box in boxes]
+    for name, rows in numbers.items():
+        if not all(row and all(n is not None and math.isfinite(n) for n in row) for row in rows):
+            return name
+    known: dict[str, set[Any]] = {"label": {0, 1}, "side": {"L", "R"}}
+    for name, values in known.items():
+        if not set(column[name]) <= values:
+            return name
+    for name in NAMES:
+        if max(map(len, column[name])) > LONGEST_NAME:
+            return name
+    return "kinds" if any(kind is None for kinds in column["kinds"] for kind in kinds) else ""
 
 
 def _images(column: pa.ChunkedArray, size: int) -> NDArray[np.uint8]:
@@ -204,13 +240,6 @@ def _images(column: pa.ChunkedArray, size: int) -> NDArray[np.uint8]:
         for chunk in column.chunks
     ]
     return _frozen(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
-
-
-def _damaged(place: Place, name: str, reason: str) -> CacheError:
-    return CacheError(
-        f"{name} of the cache at {place.shown} is damaged ({reason})",
-        "remove the cache and run 'cgn cache' again",
-    )
 
 
 def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:

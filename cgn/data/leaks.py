@@ -105,6 +105,8 @@ def _overlaps(
     for split in splits:
         rows: dict[str, NDArray[np.int64]] = {part: getattr(split, part) for part in PARTS}
         for part, text in PARTS.items():
+            if len(set(rows[part])) < len(rows[part]):
+                yield f"fold {split.fold}: the {text} part must have a pair once"
             if len(np.unique(pairs.label[rows[part]])) < 2:
                 yield f"fold {split.fold}: the {text} part must have both classes"
         for one, other in combinations(PARTS, 2):

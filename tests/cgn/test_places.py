@@ -28,6 +28,18 @@ def test_files_are_written_listed_read_and_removed(place: Place) -> None:
     assert place.names("a") == []
 
 
+def test_the_size_of_a_file_is_known_before_it_is_read(place: Place) -> None:
+    place.write("a/x", b"123")
+    assert (place.size("a/x"), place.size("a/y"), place.size("a/x/z"), place.size("b/x")) == (
+        3,
+        None,
+        None,
+        None,
+    )
+    with pytest.raises(OSError, match="a is a directory and no file"):
+        place.size("a")
+
+
 def test_drafts_are_hidden_and_removed(place: Place) -> None:
     place.write("a/x", b"1")
     assert place.folder is not None
