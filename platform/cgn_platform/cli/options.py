@@ -121,9 +121,10 @@ def open_ledger(
     return Ledger(address, checkpoint_every, warn) if warn else Ledger(address, checkpoint_every)
 
 
-def print_address(console: "Console", purpose: str, uri: str, page: str | None = None) -> None:
+def print_address(console: "Console", purpose: str, store: Store, page: str | None = None) -> None:
     """Print how to open MLflow, on the page of a sweep or table if it is given."""
     from cgn_platform.tracking.links import PAGE, how_to_look
+    from cgn_platform.tracking.mlflow_client import default_uri
 
-    where = how_to_look(uri, page or PAGE)
+    where = how_to_look(store, default_uri(store), page or PAGE)
     console.print(f"{purpose}: {where}", soft_wrap=True, markup=False, highlight=False)

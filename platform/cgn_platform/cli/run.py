@@ -172,7 +172,6 @@ def _say_results(console: "Console", records: Any, result: str, store: Store, na
     from cgn_platform.console.tables import leader_board
     from cgn_platform.search.summary import summary
     from cgn_platform.tracking.links import page_of
-    from cgn_platform.tracking.mlflow_client import default_uri
 
     console.print(leader_board(records))
     console.print(result, highlight=False, markup=False, style="bold")
@@ -193,7 +192,7 @@ def _say_results(console: "Console", records: Any, result: str, store: Store, na
             highlight=False,
             markup=False,
         )
-    print_address(console, "to compare in MLflow", default_uri(store), page_of(store, name))
+    print_address(console, "to compare in MLflow", store, page_of(store, name))
 
 
 @app.command()
@@ -297,7 +296,7 @@ def table(
         facts = _table(declared, pairs, splits, name, seeds, site, console)
     _print_table(facts, console)
     track_table(facts, store=store, uri=default_uri(store), warn=partial(console.print, style="yellow"))
-    print_address(console, "to compare in MLflow", default_uri(store), page_of(store, name))
+    print_address(console, "to compare in MLflow", store, page_of(store, name))
 
 
 def _table(

@@ -1,4 +1,4 @@
-"""Commands about servers: up, down, serve, doctor."""
+"""Commands about servers: up, down, mlflow, serve, doctor."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,7 @@ from cgn_platform.cli.app import app
 from cgn_platform.cli.options import (
     DEFAULT_STORE,
     StoreAt,
+    Tracking,
     open_store,
 )
 from cgn_platform.registry.registry import CHAMPION, DEFAULT_MODEL
@@ -44,8 +45,9 @@ def up(
     from cgn_platform.tracking import links
     from cgn_platform.tracking.login import USER
 
+    store = open_store(store_path)
     state, fresh = up.up(
-        open_store(store_path),
+        store,
         ray_port=ray_port,
         mlflow_port=mlflow_port,
         num_cpus=num_cpus,
@@ -56,7 +58,7 @@ def up(
     lines = [
         "" if fresh else "already running",
         f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
-        f"MLflow  {links.how_to_look(state.mlflow)}",
+        f"MLflow  {links.how_to_look(store, state.mlflow)}",
         *([f"Optuna  {state.ui}  (running studies, read-only)"] if state.ui else []),
         *([f"login   user {USER}; the password is in {state.login}"] if state.login else []),
         f"metrics {state.temporary}/r/{up.EXPORTERS} lists the targets for Prometheus (dashboards/grafana)",
@@ -75,6 +77,26 @@ def down(store_path: StoreAt = DEFAULT_STORE) -> None:
 
     store = open_store(store_path)
     typer.echo("ended" if up.down(store) else f"no servers are running for {store}")
+
+
+@app.command()
+def mlflow(
+    store_path: StoreAt = DEFAULT_STORE,
+    url: Tracking = None,
+    port: Annotated[int, typer.Option(help="Port on the loopback address.")] = ports.MLFLOW,
+) -> None:
+    """Open the runs of a store in MLflow on this machine's loopback address, until Ctrl-C.
+
+    MLflow requires a login, which is in a file of the store that only you can read. While 'cgn up' is
+    running, its MLflow shows the same runs.
+
+      cgn mlflow
+    """
+    from cgn_platform.servers import mlflow_app
+    from cgn_platform.tracking.mlflow_client import default_uri
+
+    store = open_store(store_path)
+    mlflow_app.show(store, default_uri(store, url), port, typer.echo)
 
 
 @app.command()

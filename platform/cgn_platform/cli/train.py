@@ -96,8 +96,8 @@ def train(
     if track:
         from cgn_platform.tracking.runs import log_training
 
-        uri = log_training(config, pairs, splits, (reports, result, written), store, console.print)
-        print_address(console, "to view in MLflow", uri)
+        log_training(config, pairs, splits, (reports, result, written), store, console.print)
+        print_address(console, "to view in MLflow", store)
 
 
 def _follow(run: "CrossRun", config: "Config", console: "Console") -> "tuple[list[CrossReport], CrossResult]":

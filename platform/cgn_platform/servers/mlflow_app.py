@@ -1,4 +1,4 @@
-"""The MLflow server of `cgn up`: MLflow's application behind a login, its files in the store alone.
+"""The MLflow server of `cgn up` and `cgn mlflow`: MLflow's application behind a login, files in the store.
 
 `python -m cgn_platform.servers.mlflow_app STORE PORT` is what `mlflow server` does with one worker.
 `mlflow server` itself cannot be given an application, unless a package declares it when it is installed.
@@ -6,23 +6,35 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
 import uvicorn  # before MLflow, which otherwise leaves out its checks of requests
 
-from cgn_platform.cluster.processes import LOOPBACK
+from cgn.errors import ClusterError, ConfigError
+from cgn_platform.cluster.processes import LOOPBACK, is_free
 from cgn_platform.servers.guard import Guard
-from cgn_platform.store.databases import sqlite_url
+from cgn_platform.servers.launch import MLFLOW_ENVIRONMENT
+from cgn_platform.servers.state import read_state
+from cgn_platform.store.databases import hidden, sqlite_url
 from cgn_platform.store.layout import Store
-from cgn_platform.tracking.mlflow_client import artifact_location
+from cgn_platform.tracking.links import how_to_look
+from cgn_platform.tracking.login import write_login
+from cgn_platform.tracking.mlflow_client import artifact_location, connect
 
 PROXIED = "mlflow-artifacts:/"
 """Locations that the server maps to a folder of its own; the default of every experiment."""
 
 
-def main(store: Store, port: int) -> None:
+def main(store: Store, port: int, backend: str, log_level: str = "info") -> None:
     """Serve until the process is ended.
+
+    Args:
+        store: contains the login and the artifacts.
+        port: to listen on.
+        backend: address of the database of the runs.
+        log_level: of the server's log.
 
     Raises:
         ClusterError: the store has no login.
@@ -30,7 +42,8 @@ def main(store: Store, port: int) -> None:
     guard = Guard.with_login(store.mlflow_login)
     os.environ.update(
         {
-            "_MLFLOW_SERVER_FILE_STORE": sqlite_url(store.mlflow_database),
+            **MLFLOW_ENVIRONMENT,
+            "_MLFLOW_SERVER_FILE_STORE": backend,
             "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifact_location(store.mlflow_artifacts),
             "_MLFLOW_SERVER_ARTIFACT_ROOT": PROXIED,
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
@@ -41,7 +54,42 @@ def main(store: Store, port: int) -> None:
     from mlflow.server.fastapi_app import app
 
     flask_app.before_request(_keep_to_the_artifact_root)
-    uvicorn.run(guard.asgi(app), host=LOOPBACK, port=port, proxy_headers=False, timeout_graceful_shutdown=3)
+    uvicorn.run(
+        guard.asgi(app),
+        host=LOOPBACK,
+        port=port,
+        proxy_headers=False,
+        timeout_graceful_shutdown=3,
+        log_level=log_level,
+    )
+
+
+def show(store: Store, uri: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the runs of a store until the process is ended, as `cgn mlflow` does.
+
+    Args:
+        store: contains the login.
+        uri: of the database of the runs.
+        port: to listen on.
+        announce: called with lines about where MLflow is and how to log in.
+
+    Raises:
+        ClusterError: the port is taken, or `cgn up` is running for this store.
+        ConfigError: the address is that of a server.
+    """
+    if uri.startswith("http"):
+        raise ConfigError(f"{hidden(uri)} is a server already", remedy=f"open {how_to_look(store, uri)}")
+    if (running := read_state(store)) is not None and running.alive():
+        where = how_to_look(store, running.mlflow)
+        raise ClusterError(f"'cgn up' is running for {store}", remedy=f"open {where}")
+    if not is_free(port):
+        raise ClusterError(f"port {port} is taken", remedy="choose another one with --port")
+    store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    connect(uri)  # creates its tables
+    login = write_login(store, f"http://{LOOPBACK}:{port}")
+    announce(f"MLflow  {how_to_look(store, login.uri)}")
+    announce(f"login   user {login.user}; the password is in {store.mlflow_login}; Ctrl-C ends the server")
+    main(store, port, uri, log_level="warning")
 
 
 def is_within_root(location: str) -> bool:
@@ -72,4 +120,5 @@ def _keep_to_the_artifact_root() -> object:
 
 
 if __name__ == "__main__":
-    main(Store(Path(sys.argv[1])), int(sys.argv[2]))
+    in_folder = Store(Path(sys.argv[1]))
+    main(in_folder, int(sys.argv[2]), sqlite_url(in_folder.mlflow_database))

@@ -22,13 +22,17 @@ def runs_page(experiment: str, study_id: str) -> str:
     return f"#/experiments/{experiment}/runs?viewStateShareKey={study_id}&{WORKFLOW}"
 
 
-def how_to_look(uri: str, page: str = PAGE) -> str:
-    """What a person types in a shell, or opens, to see the runs. No password is shown."""
+def how_to_look(store: Store, uri: str, page: str = PAGE) -> str:
+    """What a person types in a shell, or opens, to see the runs. No password is shown.
+
+    Not `mlflow ui`: every account of the machine could write to the database while it runs.
+    """
     if uri.startswith("http"):
         return f"{hidden(uri)}/{page}"
-    mlflow = shlex.quote(os.path.relpath(Path(sys.executable).with_name("mlflow")))
-    address = shlex.quote(uri) if hidden(uri) == uri else '"$MLFLOW_TRACKING_URI"'
-    return f"{mlflow} ui --backend-store-uri {address}\nand open http://127.0.0.1:5000/{page}"
+    words = [os.path.relpath(Path(sys.executable).with_name("cgn")), "mlflow"]
+    if (folder := os.path.relpath(store)) != "runs":
+        words += ["--store", folder]
+    return f"{shlex.join(words)}\nand open http://127.0.0.1:5000/{page}"
 
 
 def page_of(store: Store, name: str) -> str:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from cgn_platform.store.databases import sqlite_url
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking import links
 from cgn_platform.tracking.outbox import Outbox
@@ -37,16 +36,20 @@ def test_reading_the_page_changes_no_outbox_not_even_a_damaged_one(tmp_path: Pat
 
 
 def test_how_to_look_is_an_address_or_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert links.how_to_look("http://127.0.0.1:5000", "#/p") == "http://127.0.0.1:5000/#/p"
-    command, address = links.how_to_look("sqlite:////s/mlflow.db", "#/p").splitlines()
-    assert command.endswith("mlflow ui --backend-store-uri sqlite:////s/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "runs")
+    assert links.how_to_look(store, "http://127.0.0.1:5000", "#/p") == "http://127.0.0.1:5000/#/p"
+    command, address = links.how_to_look(store, "sqlite:////s/mlflow.db", "#/p").splitlines()
+    assert command.endswith("/cgn mlflow")
     assert address == "and open http://127.0.0.1:5000/#/p"
 
 
-def test_the_command_can_be_pasted_into_a_shell_and_shows_no_password() -> None:
-    url = sqlite_url(Path("/a b/$(date)/mlflow.db"))
-    assert shlex.split(links.how_to_look(url).splitlines()[0])[1:] == ["ui", "--backend-store-uri", url]
-    secret = "postgresql+psycopg://me:secret@host/mlflow"
-    command = links.how_to_look(secret).splitlines()[0]
-    assert command.endswith('--backend-store-uri "$MLFLOW_TRACKING_URI"')
-    assert "secret" not in links.how_to_look("http://me:secret@host:5000")
+def test_the_command_can_be_pasted_into_a_shell_and_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "a b" / "$(date)")
+    for uri in ("sqlite:///x/mlflow.db", "postgresql+psycopg://me:secret@host/mlflow"):
+        command = links.how_to_look(store, uri).splitlines()[0]
+        assert shlex.split(command)[1:] == ["mlflow", "--store", "a b/$(date)"]
+    assert "secret" not in links.how_to_look(store, "http://me:secret@host:5000")
