@@ -68,7 +68,8 @@ class Guard:
         if self.max_bytes is not None and length.isdecimal() and int(length) > self.max_bytes:
             return Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"a request may have {self.max_bytes} bytes but has {length}: send fewer pairs of films",
+                f"a request may have {self.max_bytes} bytes but has {length}: send fewer pairs of films, or "
+                "predict a table of films with 'cgn predict --manifest'",
             )
         if self.authorization is None or path in OPEN_PATHS:
             return None
@@ -109,6 +110,8 @@ class Guard:
             if refusal is None:
                 await app(scope, receive, send)
             elif scope["type"] == "http":
+                if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                    await _discard(receive)
                 answer = PlainTextResponse(f"{refusal.text}\n", refusal.status, dict(refusal.headers))
                 await answer(scope, receive, send)
             else:
@@ -133,6 +136,12 @@ class Guard:
             return [f"{refusal.text}\n".encode()]
 
         return guarded
+
+
+async def _discard(receive: "Receive") -> None:
+    """Read a body, and keep nothing of it: clients that are still sending do not read an answer."""
+    while (await receive()).get("more_body"):
+        pass
 
 
 def _host_name(host: str) -> str | None:

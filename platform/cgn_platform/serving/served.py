@@ -23,7 +23,7 @@ from cgn.predict import Ensemble, PairPrediction
 
 COLUMNS = ("p_malignant", "spread", "x0", "y0", "x1", "y1", "warnings")
 TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"  # set by servers; after so many seconds they answer 504
-SHARE = 0.9  # of these seconds may pass until all films are opened; the rest is for the networks
+SHARE = 0.75  # of these seconds may pass until all films are opened; JSON and networks need the rest
 BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 """No film consists of such bytes alone. MLflow decodes base64 in data frames, but not in `inputs` and
 `instances`."""
