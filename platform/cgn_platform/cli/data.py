@@ -304,9 +304,11 @@ def _print_report(report: Any) -> None:
 
 
 def _reasons(rejected: Any) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("pairs", "reason", "for example", box=None)
     for reason, count in Counter(r.reason for r in rejected).most_common():
-        table.add_row(str(count), reason, str(next(r for r in rejected if r.reason == reason)))
+        example = str(next(r for r in rejected if r.reason == reason))
+        table.add_row(str(count), reason, escape(example))
     return table

@@ -260,7 +260,7 @@ def _predict_table(table: Path, out: Path, model: str, store: Store, address: st
                 out,
                 folder,
                 slots=cluster.slots(Resources()),
-                warn=bar.console.print,
+                warn=lambda line: bar.console.print(line, markup=False),
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
     typer.echo(f"{result.predicted} rows predicted, {result.existing} predicted before: {out}")

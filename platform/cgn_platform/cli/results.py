@@ -128,7 +128,7 @@ def units(
 
     console = make_console()
     source = open_ledger(
-        ledger, open_store(store_path), warn=lambda line: console.print(line, style="yellow")
+        ledger, open_store(store_path), warn=lambda line: console.print(line, markup=False, style="yellow")
     )
     chosen = [unit for unit in source.names() if not names or any(unit.startswith(name) for name in names)]
     if names and not chosen:
@@ -149,7 +149,7 @@ def _readable(ledger: "Ledger", ids: list[str], console: "Console") -> "Iterator
         try:
             yield ledger.open(unit_id, verify=False)
         except LedgerError as error:
-            console.print(str(error), style="yellow")
+            console.print(str(error), markup=False, style="yellow")
 
 
 def _verify(ledger: "Ledger", ids: list[str], console: "Console") -> None:

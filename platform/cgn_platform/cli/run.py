@@ -295,7 +295,9 @@ def table(
             )
         facts = _table(declared, pairs, splits, name, seeds, site, console)
     _print_table(facts, console)
-    track_table(facts, store=store, uri=default_uri(store), warn=partial(console.print, style="yellow"))
+    track_table(
+        facts, store=store, uri=default_uri(store), warn=partial(console.print, markup=False, style="yellow")
+    )
     print_address(console, "to compare in MLflow", store, page_of(store, name))
 
 

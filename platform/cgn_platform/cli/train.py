@@ -1,5 +1,6 @@
 """`cgn train`: one configuration in this process."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,11 +85,13 @@ def train(
     store, console = open_store(store_path), make_console()
     chosen = tuple(splits) if fold is None else (splits[fold],)
     console.print(
-        f"{pairs.name}: {len(pairs)} pairs, {len(chosen)} folds; configuration {config.fingerprint()}"
+        f"{pairs.name}: {len(pairs)} pairs, {len(chosen)} folds; configuration {config.fingerprint()}",
+        markup=False,
     )
+    warn = partial(console.print, markup=False)
     images = Images(pairs, device)
     snapshots = snapshots_of(config, images, chosen[0]) if figures else None
-    units = open_ledger(ledger, store, checkpoint_every, console.print)
+    units = open_ledger(ledger, store, checkpoint_every, warn)
     run = train_folds(config, images, splits, chosen, ledger=units, snapshots=snapshots)
     reports, result = _follow(run, config, console)
     written = _draw(snapshots, result, figures, console) if figures and snapshots else []
@@ -96,7 +99,7 @@ def train(
     if track:
         from cgn_platform.tracking.runs import log_training
 
-        log_training(config, pairs, splits, (reports, result, written), store, console.print)
+        log_training(config, pairs, splits, (reports, result, written), store, warn)
         print_address(console, "to view in MLflow", store)
 
 
@@ -126,7 +129,7 @@ def _draw(snapshots: "Snapshots", result: "CrossResult", folder: Path, console: 
     for name, figure in snapshots.figures(result.folds[0]).items():
         written.append(folder / f"{name}.png")
         save(figure, written[-1])
-    console.print(f"figures in {folder}", highlight=False)
+    console.print(f"figures in {folder}", highlight=False, markup=False)
     return written
 
 
