@@ -11,8 +11,9 @@ help:  ## list the targets
 setup: .venv/.installed  ## create .venv with the pinned packages and this project (about 4 minutes, 7 GB)
 
 .venv/.installed: pyproject.toml constraints.txt
+	@echo 'installing the pinned packages into .venv: about 4 minutes, 7 GB'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --progress-bar off -e '.[dev]' -c constraints.txt
+	$(BIN)/pip install $(if $(MAKE_TERMOUT),,--quiet --progress-bar off) -e '.[dev]' -c constraints.txt
 	touch $@
 
 demo: setup  ## make phantoms and run a small pruned sweep on a local Ray

@@ -10,6 +10,9 @@ CHANCE = 0.5
 """AUC of a random score."""
 
 
+SHORT_UNITS = {"seconds": "s", "minutes": "min", "hours": "h"}
+
+
 class Interval(Protocol):
     """An estimate with its bounds, e.g. `cgn.statistics.Interval` or `Difference`."""
 
@@ -87,6 +90,19 @@ def chosen_trial(
 def short(value: Any) -> str:
     """A setting: three significant digits of a float, anything else as it is."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def duration_parts(seconds: float) -> tuple[float, str]:
+    """A duration in a unit that suits it: `(4.2, "minutes")`."""
+    if seconds < 100:
+        return seconds, "seconds"
+    return (seconds / 60, "minutes") if seconds < 100 * 60 else (seconds / 3600, "hours")
+
+
+def duration(seconds: float) -> str:
+    """A duration: `45 s`, `4.2 min`, `2.5 h`."""
+    value, unit = duration_parts(seconds)
+    return f"{value:{'.0f' if unit == 'seconds' else '.1f'}} {SHORT_UNITS[unit]}"
 
 
 def params(values: Mapping[str, Any]) -> str:

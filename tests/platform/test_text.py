@@ -70,3 +70,11 @@ def test_what_people_type_is_shown_as_it_is_in_markdown(typed: str, shown: str) 
 
 def test_tags_in_charts_are_shown_as_they_are() -> None:
     assert text.chart_text("<b>R&D</b>") == "&lt;b&gt;R&amp;D&lt;/b&gt;"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 s"), (99, "99 s"), (252, "4.2 min"), (5999, "100.0 min"), (9000, "2.5 h")],
+)
+def test_a_duration_has_a_unit_that_suits_it(seconds: float, expected: str) -> None:
+    assert text.duration(seconds) == expected

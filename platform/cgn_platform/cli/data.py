@@ -1,6 +1,7 @@
 """Commands about data: caches, the symmetric prior, pictures of pairs, phantom films, pseudonyms."""
 
 import inspect
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from cgn_platform.cli.options import (
     Data,
     Edits,
     StoreAt,
+    announce,
     edits_of,
     open_data,
 )
@@ -240,6 +242,7 @@ def _bilateral_command(dataset: str) -> Callable[..., None]:
         from cgn_platform.console.tables import bilateral_table
 
         config = Config().edit(**edits_of(edits))
+        announce(f"reading all healthy and unhealthy pairs of {dataset} ...")
         trunk = measure.trunk(config.backbone, config.backbone_weights, config.seed)
         features = f"{config.backbone}, weights {config.backbone_weights}, seed {config.seed}"
         tests, rejected = measure.symmetry_test(
@@ -296,6 +299,7 @@ def _print_report(report: Any) -> None:
     speed = f" ({report.images_per_second:.1f} images/s)" if report.fresh else ""
     typer.echo(f"{'written' if report.fresh else 'nothing to do'} in {report.seconds:.1f} s{speed}: {counts}")
     typer.echo(report.path)
+    announce(f"next, look at some pairs: {shlex.join(['cgn', 'look', '--data', str(report.path)])}")
     if report.rejected:  # the cache is complete without them, but the exit code must say it
         raise DataError(
             f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "

@@ -15,6 +15,8 @@ from cgn_platform.cli.options import (
     LedgerAt,
     StoreAt,
     Tracking,
+    announce,
+    announce_ray,
     open_data,
     open_ledger,
     open_store,
@@ -114,6 +116,7 @@ def promote(
     if facts["kind"] == "table" or row is not None:
         find_row(facts, row)  # before the cache and MLflow are opened
     pairs, _ = open_data(data or cache_of(store, facts))
+    announce("checking its units, packaging its networks and loading them again (about a minute) ...")
     decision = promotion.promote(
         facts,
         pairs,
@@ -221,6 +224,7 @@ def predict(
     from cgn.errors import Reason, UnreadableImageError
     from cgn_platform.serving import package
 
+    announce(f"loading {model} ...")
     with package.load(model, store=store, processes=1) as ensemble:
         (prediction,) = ensemble.predict([FilmPair.of(target, reference, side)])
         if prediction.refused:
@@ -250,6 +254,7 @@ def _predict_table(table: Path, out: Path, model: str, store: Store, address: st
     from cgn_platform.serving import package
 
     console = make_console(stderr=True)
+    announce_ray(address)
     with package.ensemble_folder(model, store) as folder, connect(address) as cluster:
         from cgn_platform.serving.batch import predict_table  # after Ray's environment was set
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,10 +122,40 @@ def open_ledger(
     return Ledger(address, checkpoint_every, warn) if warn else Ledger(address, checkpoint_every)
 
 
+def announce(line: str) -> None:
+    """Say what takes long before it begins: on a terminal only, like progress bars."""
+    from cgn_platform.console.live import make_console
+
+    console = make_console(stderr=True)
+    if console.is_terminal:
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def announce_ray(address: str | None) -> None:
+    """Say which Ray is started or joined."""
+    from cgn_platform.cluster.connect import LOCAL, address_of
+
+    where = address_of(address)
+    starting = where == LOCAL
+    announce("starting Ray on this machine (10 to 30 seconds) ..." if starting else f"joining {where} ...")
+
+
+def report_command(name: str, data: str, store_path: Path, ledger: str | None) -> str:
+    """The command that makes the page of a finished table or sweep, as one types it."""
+    options = ["--data", data]
+    options += ["--store", str(store_path)] if store_path != DEFAULT_STORE else []
+    options += ["--ledger", ledger] if ledger else []
+    return shlex.join(["cgn", "report", name, *options])
+
+
 def print_address(console: "Console", purpose: str, store: Store, page: str | None = None) -> None:
     """Print how to open MLflow, on the page of a sweep or table if it is given."""
     from cgn_platform.tracking.links import PAGE, how_to_look
     from cgn_platform.tracking.mlflow_client import default_uri
 
-    where = how_to_look(store, default_uri(store), page or PAGE)
-    console.print(f"{purpose}: {where}", soft_wrap=True, markup=False, highlight=False)
+    print_plainly(console, f"{purpose}: {how_to_look(store, default_uri(store), page or PAGE)}")
+
+
+def print_plainly(console: "Console", line: str) -> None:
+    """Print a line as it is: neither wrapped nor coloured, so that it can be copied."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

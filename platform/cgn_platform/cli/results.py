@@ -11,6 +11,7 @@ from cgn_platform.cli.options import (
     LedgerAt,
     StoreAt,
     Tracking,
+    announce,
     open_data,
     open_ledger,
     open_store,
@@ -45,6 +46,7 @@ def report(
     store = open_store(store_path)
     pairs = None if data is None else open_data(data)[0]
     units = open_ledger(ledger, store)
+    announce("drawing the page (up to a minute) ...")
     typer.echo(write_report(store, name, units, pairs))
     if links.is_tracked(store, name):
         try:

@@ -18,11 +18,15 @@ from cgn_platform.cli.options import (
     Edits,
     LedgerAt,
     StoreAt,
+    announce,
+    announce_ray,
     edits_of,
     open_data,
     open_ledger,
     open_store,
     print_address,
+    print_plainly,
+    report_command,
 )
 from cgn_platform.store.layout import Store
 
@@ -108,7 +112,7 @@ def sweep(
     """
     from cgn_platform.cluster.connect import connect
     from cgn_platform.cluster.resources import Resources
-    from cgn_platform.console.live import make_console
+    from cgn_platform.console.live import counted, header, make_console
     from cgn_platform.search.load import check_names, load_space
 
     resources = Resources(cpus, gpus)
@@ -119,6 +123,9 @@ def sweep(
     console = make_console()
     name = name or _default_name(f"{file.stem}-{pairs.name}")
     units = open_ledger(ledger, store, checkpoint_every)
+    plan = f"{counted(space.trials, 'trial')} of {counted(space.base.epochs, 'epoch')}"
+    print_plainly(console, header(name, plan, pairs, len(splits)))
+    announce_ray(address)
     with connect(address) as cluster:
         from cgn_platform.report.facts import write_facts
         from cgn_platform.report.sweep_facts import result_of, sweep_facts
@@ -129,6 +136,7 @@ def sweep(
         facts = sweep_facts(space, pairs, splits, name=name, records=records, site=site)
         write_facts(store, facts)
     _say_results(console, records, result_of(facts), store, name)
+    print_plainly(console, f"next, the page of results: {report_command(name, data, store_path, ledger)}")
 
 
 def _sweep(
@@ -141,7 +149,6 @@ def _sweep(
     audit: float = 0.0,
 ) -> "list[TrialRecord]":
     """Run a sweep, shown in the terminal, in MLflow and to Prometheus."""
-    console.rule(name, align="left")
     from cgn_platform.console.live import SweepConsole, TableScreen
     from cgn_platform.run.prometheus import SweepMetrics
     from cgn_platform.run.sweep import recompute_lost_units, run_sweep
@@ -155,13 +162,9 @@ def _sweep(
         on_problem=lambda line: console.print(line, markup=False, style="yellow"),
     )
     listeners: list[Listener] = [tracker, SweepMetrics(lambda: tracker.pending), SweepConsole(console)]
-    try:
-        records = run_sweep(space, pairs, splits, name=name, site=site, listeners=listeners, audit=audit)
-        with TableScreen(console, "that finished trials have lost") as screen:
-            lost = recompute_lost_units(records, pairs, splits, site=site, screen=screen)
-    except SystemExit:
-        console.print("interrupted: run the same command again to resume")
-        raise
+    records = run_sweep(space, pairs, splits, name=name, site=site, listeners=listeners, audit=audit)
+    with TableScreen(console, "of units that finished trials have lost") as screen:
+        lost = recompute_lost_units(records, pairs, splits, site=site, screen=screen)
     for unit_id, reason in lost.items():
         line = f"unit {unit_id} is lost and was not computed again: {reason}"
         console.print(line, markup=False, style="yellow")
@@ -267,20 +270,21 @@ def table(
     """
     from cgn_platform.cluster.connect import connect
     from cgn_platform.cluster.resources import Resources
-    from cgn_platform.console.live import make_console
+    from cgn_platform.console.live import counted, header, make_console
     from cgn_platform.search.load import check_names, load_table
-    from cgn_platform.tracking.links import page_of
-    from cgn_platform.tracking.mlflow_client import default_uri
-    from cgn_platform.tracking.tables import track_table
 
     resources, store = Resources(cpus, gpus), open_store(store_path)
     declared = load_table(file).edit(**edits_of(edits))
     for row in declared.rows:
         check_names(declared.config(row))
     pairs, splits = open_data(data)
-    console = make_console()
+    output = make_console()
+    console = output if output.is_terminal else make_console(stderr=True)  # only results go into a pipe
     name = name or _default_name(f"{file.stem}-{pairs.name}{'-retuned' if retune else ''}")
     units = open_ledger(ledger, store, checkpoint_every)
+    plan = f"{counted(len(declared.rows), 'row')}, {counted(seeds, 'seed')}"
+    print_plainly(console, header(name, plan, pairs, len(splits)))
+    announce_ray(address)
     with connect(address) as cluster:
         from cgn_platform.run.retune import retune as tune_rows
         from cgn_platform.run.site import Site
@@ -291,14 +295,32 @@ def table(
                 declared,
                 name,
                 retune,
-                lambda study, space: _sweep(space, pairs, splits, study, site, console),
+                lambda study, space: _row_sweep(space, pairs, splits, study, site, console),
             )
         facts = _table(declared, pairs, splits, name, seeds, site, console)
-    _print_table(facts, console)
-    track_table(
-        facts, store=store, uri=default_uri(store), warn=partial(console.print, markup=False, style="yellow")
-    )
-    print_address(console, "to compare in MLflow", store, page_of(store, name))
+    _print_table(facts, output)
+    _track_table(facts, store, console)
+    print_plainly(console, f"next, the page of results: {report_command(name, data, store_path, ledger)}")
+
+
+def _track_table(facts: "Facts", store: Store, console: "Console") -> None:
+    """Write a table to MLflow, and print where it is."""
+    from cgn_platform.tracking.links import page_of
+    from cgn_platform.tracking.mlflow_client import default_uri
+    from cgn_platform.tracking.tables import track_table
+
+    uri = default_uri(store)
+    announce("writing the table to MLflow ...")
+    track_table(facts, store=store, uri=uri, warn=partial(console.print, markup=False, style="yellow"))
+    print_address(console, "to compare in MLflow", store, page_of(store, facts["name"]))
+
+
+def _row_sweep(
+    space: "Space", pairs: "Pairs", splits: "Sequence[Split]", name: str, site: "Site", console: "Console"
+) -> "list[TrialRecord]":
+    """The search of a row of a retuned table."""
+    console.rule(name, align="left")
+    return _sweep(space, pairs, splits, name, site, console)
 
 
 def _table(

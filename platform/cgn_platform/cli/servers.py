@@ -10,6 +10,7 @@ from cgn_platform.cli.options import (
     DEFAULT_STORE,
     StoreAt,
     Tracking,
+    announce,
     open_store,
 )
 from cgn_platform.registry.registry import CHAMPION, DEFAULT_MODEL
@@ -46,6 +47,7 @@ def up(
     from cgn_platform.tracking.login import USER
 
     store = open_store(store_path)
+    announce("starting the servers (up to a minute) ...")
     state, fresh = up.up(
         store,
         ray_port=ray_port,

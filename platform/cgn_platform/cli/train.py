@@ -14,11 +14,13 @@ from cgn_platform.cli.options import (
     Edits,
     LedgerAt,
     StoreAt,
+    announce,
     edits_of,
     open_data,
     open_ledger,
     open_store,
     print_address,
+    print_plainly,
 )
 
 if TYPE_CHECKING:
@@ -77,17 +79,17 @@ def train(
         from cgn.measure import check
 
         check(config)
+    announce("loading PyTorch and the networks ...")
     from cgn.fit import Images
-    from cgn_platform.console.live import make_console
+    from cgn_platform.console.live import counted, header, make_console
     from cgn_platform.run.train import snapshots_of
     from cgn_platform.run.train import train as train_folds
 
     store, console = open_store(store_path), make_console()
     chosen = tuple(splits) if fold is None else (splits[fold],)
-    console.print(
-        f"{pairs.name}: {len(pairs)} pairs, {len(chosen)} folds; configuration {config.fingerprint()}",
-        markup=False,
-    )
+    plan = f"{counted(len(chosen), 'fold')} in lockstep, {counted(config.epochs, 'epoch')}"
+    print_plainly(console, header(f"configuration {config.fingerprint()}", plan, pairs, len(splits)))
+    print_plainly(console, "each epoch: mean validation AUC over folds (0.5 is chance), then the loss terms")
     warn = partial(console.print, markup=False)
     images = Images(pairs, device)
     snapshots = snapshots_of(config, images, chosen[0]) if figures else None

@@ -35,7 +35,15 @@ LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Without it, Ray replaces a loopback address by the machine's own. With it, all of Ray's services listen on
 127.0.0.1, and nodes of other machines cannot join."""
 
+LOCAL = "local"
+"""In place of an address: a Ray that is started for this process."""
+
 _joined: list[str] = []  # the address of the Ray that this process has joined, even if it has left it
+
+
+def address_of(address: str | None) -> str:
+    """The address that is used where a user gave this one."""
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def in_job() -> bool:
@@ -61,14 +69,14 @@ def connect(
         ClusterError: nothing answers, or Ray refuses the token.
         RuntimeError: this process has joined a Ray before.
     """
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    where = address_of(address)
     if where.startswith("http"):
         raise ClusterError(
             f"{where} accepts jobs, not drivers",
             remedy=f"use 'ray job submit --address {shlex.quote(where)} -- cgn sweep ...', "
             "or --address local",
         )
-    if own := where == "local":
+    if own := where == LOCAL:
         prepare_local()
         remove_leftovers()
     else:

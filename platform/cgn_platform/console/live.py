@@ -3,6 +3,7 @@ elsewhere.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Self
 
@@ -18,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cgn.data.pairs import Pairs
 from cgn.results import CrossReport
 from cgn_platform import text
 from cgn_platform.search.records import ENDED, EpochUpdate, StudyInfo, TrialRecord, TrialSpec, best_of
@@ -29,10 +31,16 @@ class SweepConsole:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._ended: list[TrialRecord] = []
+        self._trials = 0
         self._running: dict[int, tuple[TrialSpec, EpochUpdate | None]] = {}
         self._lock = threading.Lock()  # the live table is drawn by a thread of its own
         self._progress = Progress(
-            TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
         )
         self._bar = self._progress.add_task("trials", total=None)
         self._live = Live(
@@ -42,6 +50,7 @@ class SweepConsole:
     def begin(self, study: StudyInfo) -> None:
         """Say what the study holds already, and show the live table on a terminal."""
         self._ended = [record for record in study.records if record.state in ENDED]
+        self._trials = study.trials
         self._progress.update(self._bar, total=study.trials, completed=len(self._ended))
         if self._ended or study.orphans:
             queued = f", {study.orphans} of a driver that ended are queued again" if study.orphans else ""
@@ -81,8 +90,10 @@ class SweepConsole:
         best = best_of(self._ended)
         if record.value is not None and best is not None:
             rank = "the best so far" if best is record else f"best: trial {best.number}, {best.value:.3f}"
-            line = f"mean validation AUC {record.value:.3f} in {record.facts['seconds']:.0f} s ({rank})"
-        self._line(record.number, record.state, line)
+            duration = text.duration(record.facts["seconds"])
+            line = f"mean validation AUC {record.value:.3f} in {duration} ({rank})"
+        count = f"{len(self._ended)} of {self._trials} trials"
+        self._line(record.number, record.state, f"{line}; {count}" if line else count)
 
     def _line(self, number: int, event: str, line: str) -> None:
         self._console.print(f"trial {number:<3} {event:<9} {line}", highlight=False, markup=False)
@@ -107,6 +118,17 @@ def make_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=140)
 
 
+def header(name: str, plan: str, pairs: Pairs, folds: int) -> str:
+    """The first line of a run: what runs, on which data."""
+    patients = len(set(pairs.patient_id.tolist()))
+    return f"{name}: {plan}, on {pairs.name}: {len(pairs)} pairs of {patients} patients, {folds} folds"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 row`, `2 rows`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def epoch_line(report: CrossReport, epochs: int) -> str:
     """The line that `cgn train` prints for an epoch: mean over folds of validation AUC and losses."""
     losses = "  ".join(f"{name} {value:.3f}" for name, value in sorted(report.losses.items()))
@@ -119,12 +141,14 @@ class TableScreen:
     unit.
     """
 
-    def __init__(self, console: Console, which: str = "") -> None:
+    def __init__(
+        self, console: Console, which: str = "for rows, seeds and folds that are not in the ledger"
+    ) -> None:
         """Nothing is printed before `begin`.
 
         Args:
             console: receives the output.
-            which: units these are, for the first line.
+            which: trainings these are, for the first line.
         """
         self._console, self._which = console, which
         self._bars = Progress(
@@ -137,7 +161,8 @@ class TableScreen:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._units = self._done = 0
+        self._units = self._ended = self._epochs = self._epochs_left = 0
+        self._began = 0.0
         self._bar = self._bars.add_task("epochs", total=None)
 
     def __enter__(self) -> Self:
@@ -149,17 +174,28 @@ class TableScreen:
 
     def begin(self, units: int, epochs: int) -> None:
         """This many units and epochs are missing."""
-        self._units = units
+        self._units, self._epochs, self._began = units, epochs, time.monotonic()
+        self._epochs_left = epochs
         self._bars.update(self._bar, total=epochs)
-        which = f" {self._which}" if self._which else ""
-        self._console.print(f"{units} units{which} to train, {epochs} epochs", highlight=False)
+        self._console.print(
+            f"{counted(units, 'training')} {self._which}, {counted(epochs, 'epoch')}", highlight=False
+        )
 
     def epoch(self) -> None:
         """An epoch of some unit is finished."""
         self._bars.advance(self._bar)
 
-    def ended(self, unit: str, failure: str) -> None:
-        """A unit is finished, or failed for this reason."""
-        self._done += 1
-        line = f"unit {self._done} of {self._units}: {unit} {failure or 'finished'}"
-        self._console.print(line, highlight=False, markup=False)
+    def ended(self, job: str, epochs: int, failure: str) -> None:
+        """A job of this name and number of epochs is finished, or failed for this reason."""
+        self._ended += 1
+        self._epochs_left -= epochs
+        line = f"training {self._ended} of {self._units}: {job}: {failure or 'finished'}{self._time_left()}"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _time_left(self) -> str:
+        """From the epochs of the jobs that have ended; their numbers of epochs may differ."""
+        ended = self._epochs - self._epochs_left
+        if not self._epochs_left or not ended:
+            return ""
+        seconds = (time.monotonic() - self._began) / ended * self._epochs_left
+        return f"; about {text.duration(seconds)} left"

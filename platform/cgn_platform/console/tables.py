@@ -3,11 +3,13 @@
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cgn.metrics import IOU_THRESHOLD
 from cgn_platform import text
 from cgn_platform.console.fitting import Column, fitting, plain
 from cgn_platform.search.records import ENDED
@@ -28,6 +30,8 @@ UNIT_COLUMNS = {
     **{"val AUC": 0, "test AUC": 0, "seconds": 4, "reused": 0},
 }
 """Columns of `cgn units`; the largest number is left out first where there is no room, 0 never."""
+AUC_MEANING = "AUC: 0.5 is chance, 1 is perfect"
+MISSED = f"share of the annotated lesions that were missed (IoU below {IOU_THRESHOLD:g}, or wrong class)"
 UNRANKED = {"pruned": 1, "failed": 2, "orphan": 3}  # below the complete trials
 
 
@@ -52,7 +56,10 @@ def leader_board(records: "Sequence[TrialRecord]", rows: int = 10) -> Table:
             epochs,
             text.params(record.params),
         )
-    table.caption = "trial 0 is the default; * on the test pairs, mean over folds, never used to choose"
+    table.caption = (
+        "trial 0 is the default; * on the test pairs, mean over folds, never used to choose; "
+        f"{AUC_MEANING}; loc. error: {MISSED}"
+    )
     if len(ended) > rows:
         table.caption += f"; {len(ended) - rows} more trials are in MLflow"
     table.caption_justify = "left"
@@ -105,7 +112,13 @@ def fold_table(folds: "Sequence[FoldResult]") -> Table:
         table.add_section()
         names = ("val_auc", "test_auc", "localization_error", "localization_error_any_class")
         means = [statistics.fmean(getattr(fold, name) for fold in folds) for name in names]
-        table.add_row("mean", "", *map(text.number, means), f"{sum(fold.seconds for fold in folds):.1f}")
+        total = f"{sum(fold.seconds for fold in folds):.1f} in all"
+        table.add_row("mean", "", *map(text.number, means), total)
+    table.caption = (
+        f"at the best epoch by validation AUC; {AUC_MEANING}; localisation error: {MISSED}; "
+        "of any class: the location only"
+    )
+    table.caption_justify = "left"
     return table
 
 
@@ -114,16 +127,31 @@ def table_of(facts: Mapping[str, Any], width: int = 140) -> Table:
 
     Row names and verdicts are never cut. Where there is no room, published columns are left out first.
     """
-    data = facts["data"]
-    title = f"{facts['title']} on {data['name']}: {data['pairs']} pairs, {data['folds']} folds"
-    table = fitting(_table_columns(facts), width, title)
-    table.caption = "; ".join([*([str(table.caption)] if table.caption else []), *_table_notes(facts)])
+    table = fitting(_table_columns(facts), width, _table_title(facts))
+    settings = _settings(facts)
+    notes = [str(table.caption)] if table.caption else []
+    notes += [f"({', '.join(settings)}): as published, on other data"] if settings else []
+    table.caption = "; ".join([*notes, *_table_notes(facts)])
     return table
 
 
 def table_text(facts: Mapping[str, Any]) -> str:
-    """`cgn table` in a pipe: a line for each row, cells separated by tabs."""
-    return plain([column for column in _table_columns(facts) if not column.name.startswith("(")])
+    """`cgn table` in a pipe: title and notes as lines that begin with `#`, then cells separated by tabs.
+
+    pandas reads it with `comment="#"`; therefore no cell contains that character.
+    """
+    comments = [_table_title(facts), *_table_notes(facts)]
+    columns = [
+        replace(column, cells=[cell.replace("#", "no. ") for cell in column.cells])
+        for column in _table_columns(facts)
+        if not column.name.startswith("(")  # published
+    ]
+    return "\n".join([*(f"# {comment}" for comment in comments), plain(columns)])
+
+
+def _table_title(facts: Mapping[str, Any]) -> str:
+    data = facts["data"]
+    return f"{facts['title']} on {data['name']}: {data['pairs']} pairs, {data['folds']} folds"
 
 
 def _table_columns(facts: Mapping[str, Any]) -> list[Column]:
@@ -149,9 +177,10 @@ def _table_columns(facts: Mapping[str, Any]) -> list[Column]:
 
 
 def _table_notes(facts: Mapping[str, Any]) -> list[str]:
-    settings = _settings(facts)
-    notes = [f"({', '.join(settings)}): as published, on other data"] if settings else []
-    notes.append("AUC: mean over folds and seeds, 95 % interval over patients")
+    notes = [f"{AUC_MEANING}; mean over folds and seeds, with a 95 % interval over patients"]
+    resources = facts["run"]["resources"]
+    unit, reserved = ("GPU-s", "GPUs") if resources["gpus"] else ("CPU-s", "CPUs")
+    notes.append(f"{unit}: seconds of training times reserved {reserved}, tuning included")
     if facts["run"]["mode"] == "retuned":
         notes.append(f"each row was tuned by a search of {facts['rows'][0]['tuned']['trials']} trials")
     if facts["detectable"] is not None:

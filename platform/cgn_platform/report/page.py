@@ -31,7 +31,7 @@ from cgn_platform.report.templates import dashboards, environment
 from cgn_platform.report.trial_charts import add_trial_charts
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
-from cgn_platform.text import CHANCE, against_chance
+from cgn_platform.text import CHANCE, against_chance, duration_parts
 
 SHORT_VERDICTS = {  # of the verdicts that facts store
     statistics.BETTER: "better",
@@ -130,7 +130,9 @@ def derived_figures(facts: Facts) -> dict[str, Any]:
         "unclear": verdicts[statistics.UNCLEAR],
         "incomplete": sum(not row["complete"] for row in rows),
         "guessing": baseline is not None and baseline["low"] <= CHANCE <= baseline["high"],
-        "hours": _training_seconds(facts) / 3600,
+        "training": _duration(_training_seconds(facts)),
+        "cpu": _duration((facts["run"].get("cpu_hours") or 0) * 3600),
+        "gpu": _duration((facts["run"].get("gpu_hours") or 0) * 3600),
         "fragile": sum(_is_fragile(row, facts["detectable"]) for row in rows),
     }
     if facts["kind"] == "sweep":
@@ -153,6 +155,12 @@ def _ranking(trials: Sequence[Facts]) -> list[int]:
         return state, -(trial["value"] or 0.0), trial["number"]
 
     return sorted(range(len(trials)), key=rank)
+
+
+def _duration(seconds: float) -> dict[str, Any]:
+    """A duration in a unit that suits it."""
+    value, unit = duration_parts(seconds)
+    return {"value": value, "unit": unit}
 
 
 def _training_seconds(facts: Facts) -> float:

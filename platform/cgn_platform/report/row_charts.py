@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from cgn import statistics
+from cgn_platform import text
 from cgn_platform.report.content import Chart, PageContent
 from cgn_platform.report.facts import Facts
 from cgn_platform.report.format import typographic
@@ -54,9 +55,12 @@ def add_row_charts(facts: Facts, rows: Sequence[Facts], page: PageContent) -> No
         figure = spread([row["name"] for row in rows], [row["fold_auc"] for row in rows])
         label = "Test AUC of every fold and seed, by row. The numbers are listed below the chart."
         page.charts["spread"] = [Chart("spread", figure, label)]
-        hours = {row["name"]: row["seconds"] / 3600 for row in rows}
-        figure = bars(hours, "hours of training, summed over units", ".2g")
-        page.charts["cost"] = [Chart("cost", figure, "Hours of training of each row.")]
+        longest = max(row["seconds"] for row in rows)
+        value, unit = text.duration_parts(longest)
+        scale = value / longest if longest else 1.0
+        times = {row["name"]: row["seconds"] * scale for row in rows}
+        figure = bars(times, f"{unit} of training, summed over units", ".2g")
+        page.charts["cost"] = [Chart("cost", figure, f"{unit.capitalize()} of training of each row.")]
     localized = [row for row in rows if row.get("localization_error")]
     if localized:
         marks = [_mark(row, "localization_error", row.get("localization_words")) for row in localized]

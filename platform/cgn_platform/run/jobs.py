@@ -24,13 +24,20 @@ class Job:
         id: the unit's id.
         config: the configuration.
         number: the number of the split.
+        owner: the row or trial that needs it first.
         attempt: how often the job was retried.
     """
 
     id: str
     config: Config
     number: int
+    owner: str
     attempt: int = 0
+
+    @property
+    def name(self) -> str:
+        """What is trained, for people."""
+        return f"{self.owner}, seed {self.config.seed}, fold {self.number}"
 
 
 class Screen(Protocol):
@@ -42,8 +49,8 @@ class Screen(Protocol):
     def epoch(self) -> None:
         """An epoch of some unit is finished."""
 
-    def ended(self, unit: str, failure: str) -> None:
-        """A unit is finished, or has failed for this reason."""
+    def ended(self, job: str, epochs: int, failure: str) -> None:
+        """A job of this name and number of epochs is finished, or has failed for this reason."""
 
 
 class Training:
@@ -99,7 +106,7 @@ class Training:
             self._assign(actor if alive else self._actor())
             return
         if isinstance(answer, FoldResult):
-            self._screen.ended(job.id, "")
+            self._screen.ended(job.name, job.config.epochs, "")
             self._assign(actor)
         else:
             self._screen.epoch()
@@ -111,4 +118,4 @@ class Training:
             self._queue.append(replace(job, attempt=job.attempt + 1))
             return
         self._failed[job.id] = f"{type(cause).__name__}: {one_line(cause)}"
-        self._screen.ended(job.id, self._failed[job.id])
+        self._screen.ended(job.name, job.config.epochs, self._failed[job.id])

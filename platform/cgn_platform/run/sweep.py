@@ -90,7 +90,7 @@ def recompute_lost_units(
             if unit_id in jobs or unit_id in lost or spec.ledger.find(unit_id) is not None:
                 continue
             if record.config is not None and _current_id(spec, record.config, number) == unit_id:
-                jobs[unit_id] = Job(unit_id, record.config, number)
+                jobs[unit_id] = Job(unit_id, record.config, number, f"trial {record.number}")
             else:
                 lost[unit_id] = f"fold {number} of trial {record.number} was trained by other code of cgn"
     if jobs:

@@ -85,7 +85,7 @@ def make_plan(table: Table, spec: TrainingSpec, seeds: int) -> TableRun:
         if unit_id not in checked:
             checked.add(unit_id)
             if spec.ledger.find(unit_id) is None:
-                missing[unit_id] = Job(unit_id, config, number)
+                missing[unit_id] = Job(unit_id, config, number, row.name)
         return unit_id
 
     folds = range(len(spec.splits))

@@ -19,6 +19,7 @@ from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.errors import CacheError
 from cgn_platform import cli
+from cgn_platform.cli.options import report_command
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking.mlflow_client import connect
 
@@ -125,7 +126,10 @@ def test_training_prints_epochs_and_folds(cgn: Cgn, cache: Path, tmp_path: Path)
     assert told.code == 0
     assert "epoch   1 of 1  val AUC" in told.out
     assert "mean" in told.out
-    assert "1 folds" in cgn("train", "--data", str(cache), "--fold", "1", *edits).out
+    assert (
+        "1 fold in lockstep, 1 epoch, on phantom: 24 pairs"
+        in cgn("train", "--data", str(cache), "--fold", "1", *edits).out
+    )
     assert cgn("train", "--data", str(cache), "--fold", "3").code == 2
 
 
@@ -351,6 +355,20 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
     assert message in answer.stderr
     for heavy in ("torch", "ray", "mlflow"):
         assert not re.search(rf"\| +{heavy}$", answer.stderr, re.MULTILINE)
+
+
+def test_the_next_command_names_what_the_user_named() -> None:
+    assert report_command("t", "runs/cache/a b", Path("runs"), None) == "cgn report t --data 'runs/cache/a b'"
+    assert (
+        report_command("t", "c", Path("/s"), "s3://b") == "cgn report t --data c --store /s --ledger s3://b"
+    )
+
+
+def test_setup_says_how_long_it_takes() -> None:
+    plan = subprocess.run(
+        ["make", "-n", "-B", "setup"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert plan.startswith("echo 'installing the pinned packages into .venv: about 4 minutes")
 
 
 def test_the_version_and_a_near_verb(cgn: Cgn) -> None:

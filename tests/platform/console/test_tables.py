@@ -4,6 +4,7 @@ from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 from rich.console import Console
 
@@ -65,10 +66,23 @@ def test_row_names_and_verdicts_are_whole_at_every_width(width: int) -> None:
 
 
 def test_in_a_pipe_a_row_is_a_line_of_cells() -> None:
-    lines = [line.split("\t") for line in table_text(facts()).splitlines()]
+    text = table_text(facts())
+    comments = [line for line in text.splitlines() if line.startswith("# ")]
+    assert comments[0] == "# Table III on mias-all: 90 pairs, 5 folds"
+    assert any("95 % interval over patients" in line for line in comments)
+    lines = [line.split("\t") for line in text.splitlines()[len(comments) :]]
     assert lines[0][:4] == ["Bilateral", "Negative embedding", "Feedback", "AUC here"]
     assert [tuple(line[:3]) for line in lines[1:]] == NAMES
     assert {line[5] for line in lines[1:]} == {VERDICT}
+
+
+def test_pandas_reads_what_a_pipe_gets() -> None:
+    table = facts()
+    table["rows"][0]["words"] = "a verdict with #"
+    frame = pandas.read_csv(StringIO(table_text(table)), sep="\t", comment="#")
+    assert list(frame["AUC here"]) == ["0.675 [0.550, 0.800]"] * 3
+    assert frame.shape == (3, 7)
+    assert list(frame["Feedback"]) == [cells[2] for cells in NAMES]
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -454,11 +454,11 @@ def test_a_unit_that_a_finished_trial_lost_is_computed_again_by_the_same_sweep(t
     content = path.read_bytes()
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     output, after = sweep()
-    assert "1 units that finished trials have lost to train, 2 epochs" in output
+    assert "1 training of units that finished trials have lost, 2 epochs" in output
     assert f"unit 1 of 1: {lost} finished" in output
     assert Ledger(tmp_path / "units").damage(lost) is None
     assert [row["auc"] for row in after] == [row["auc"] for row in before]
-    assert "lost to train" not in sweep()[0]
+    assert "have lost" not in sweep()[0]
 
 
 def test_a_unit_of_other_code_is_not_replaced_by_one_of_this_code(

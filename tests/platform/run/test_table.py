@@ -1,6 +1,9 @@
 """Tables on real Ray, with the simulated trainer and with the real one."""
 
+import io
+import itertools
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 from cgn import metrics
@@ -39,7 +43,7 @@ class Screen:
     """Records what it is shown."""
 
     def __init__(self) -> None:
-        self.units, self.endings = 0, list[str]()
+        self.units, self.endings, self.jobs = 0, list[str](), list[tuple[str, int]]()
 
     def begin(self, units: int, epochs: int) -> None:
         self.units += units
@@ -47,8 +51,9 @@ class Screen:
     def epoch(self) -> None:
         pass
 
-    def ended(self, unit: str, failure: str) -> None:
+    def ended(self, job: str, epochs: int, failure: str) -> None:
         self.endings.append(failure)
+        self.jobs.append((job, epochs))
 
 
 Run = Callable[..., dict[str, Any]]
@@ -84,6 +89,10 @@ def test_equal_rows_share_units_and_finished_units_are_not_trained_again(run: Ru
     screen = Screen()
     facts = run(declared(), seeds=2, screen=screen)
     assert screen.units == 2 * 3 * 2  # two distinct rows, three folds, two seeds
+    assert sorted(screen.jobs) == sorted(
+        (f"{row}, seed {seed}, fold {fold}", 2)
+        for row, seed, fold in itertools.product(("weak", "same as the best"), range(2), range(3))
+    )
     assert [row["complete"] for row in facts["rows"]] == [True] * 3
     assert facts["rows"][1]["units"] == facts["rows"][2]["units"]
     assert len(Ledger(store.units).names()) == 12
@@ -231,7 +240,13 @@ def test_a_killed_table_is_resumed_by_the_same_command(tmp_path: Path) -> None:
     assert 0 < len(finished) < 9
     again = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert again.returncode == 0, again.stderr
-    assert f"{9 - len(finished)} units to train" in again.stdout
+    assert again.stderr.startswith("mine-phantom: 3 rows, 1 seed, on phantom: 24 pairs of ")
+    assert f"{9 - len(finished)} training" in again.stderr
+    assert "fold 2: finished" in again.stderr
+    page = ["cgn", "report", "mine-phantom", "--data", str(cache), "--store", str(tmp_path)]
+    assert again.stderr.splitlines()[-1] == f"next, the page of results: {shlex.join(page)}"
+    frame = pandas.read_csv(io.StringIO(again.stdout), sep="\t", comment="#")  # nothing else is in the pipe
+    assert list(frame["row"]) == [0.2, 0.5, 0.8]
     for name, content in finished.items():
         assert (tmp_path / "units" / name / "unit.json").read_bytes() == content
     facts = json.loads((tmp_path / "reports" / "mine-phantom" / "facts.json").read_text())
