@@ -1,7 +1,8 @@
 """The lock of a study, and whether its database answers.
 
-One driver at a time writes to a study: it holds a file lock in the store and, if the study is in Postgres, an
-advisory lock too, since drivers of two stores may share that database. Both locks end with the process.
+One driver at a time writes to a study. It holds a file lock in its store, where a report has the study's
+name, and a lock that belongs to the study, since drivers of two stores may share its database: a file beside
+an SQLite database, an advisory lock in Postgres. All of them end with the process.
 """
 
 import contextlib
@@ -58,7 +59,7 @@ class StudyLock:
 
         Args:
             name: of the study.
-            store: holds the lock file.
+            store: of the driver.
             url: of the database.
 
         Raises:
@@ -71,7 +72,8 @@ class StudyLock:
         self._session: psycopg.Connection | None = None
         self._file_lock = contextlib.ExitStack()
         try:
-            self._acquire_file(store.locks)
+            for folder in _lock_folders(store, url):
+                self._acquire_file(folder)
             self.ensure_held()
         except BaseException:
             self.release()
@@ -99,7 +101,7 @@ class StudyLock:
             raise self._held_by(holder[0] if holder else "another process")
 
     def release(self) -> None:
-        """Release both locks."""
+        """Release all locks."""
         if self._session is not None:
             with contextlib.suppress(psycopg.Error):  # the server notices the end of a session only later
                 self._session.execute("SELECT pg_advisory_unlock_all()")
@@ -121,6 +123,20 @@ class StudyLock:
 
     def _held_by(self, holder: str) -> StudyError:
         return StudyError(f"study {self._name!r} is held by {holder}", remedy="wait for it, or end it")
+
+
+def _lock_folders(store: Store, url: str) -> list[Path]:
+    """Where the lock files of a study are: in the driver's store, and beside an SQLite database elsewhere.
+
+    Beside the `studies.db` of another store, they are that store's own.
+    """
+    folders = [store.locks]
+    if (database := sqlite_path(url)) is not None:
+        database = database.resolve()
+        owner = Store(database.parent)
+        beside = database.with_name(f"{database.name}.locks")
+        folders.append(owner.locks if owner.studies == database else beside)
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
 def _holder(pid: int, host: str, since: str) -> str:

@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -199,6 +200,31 @@ def test_a_second_driver_is_refused_and_the_holder_is_named(space: Space, store:
     ):
         opened(space, store)
     opened(space, store).close()
+
+
+def test_drivers_of_two_stores_on_one_database_exclude_each_other(space: Space, tmp_path: Path) -> None:
+    one, two = Store(tmp_path / "a"), Store(tmp_path / "b")
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+
+    def open_in(store: Store, database: Path, name: str = "s") -> Study:
+        return open_study(name, space, store=store, identity=IDENTITY, url=f"sqlite:///{database}")
+
+    def assert_held(store: Store, database: Path) -> None:
+        with pytest.raises(StudyError, match=rf"held by process {os.getpid()} on .* since 20\d\d-.*: wait"):
+            open_in(store, database)
+
+    with open_in(one, tmp_path / "shared.db") as study:
+        ask(study)
+        assert_held(two, tmp_path / "shared.db")
+        assert_held(two, tmp_path / "link" / "shared.db")
+        assert_held(one, tmp_path / "other.db")  # report and outbox of a store have the name once
+        assert study.trials()[0].state == "running"  # nobody queued it again
+        open_in(two, tmp_path / "shared.db", "other").close()
+    open_in(two, tmp_path / "shared.db").close()
+    with opened(space, one):
+        assert_held(two, one.studies)
+    with open_in(two, one.studies):
+        assert_held(one, one.studies)
 
 
 def test_a_pruned_trial_keeps_its_reports_and_a_failed_one_is_no_score(space: Space, store: Store) -> None:
