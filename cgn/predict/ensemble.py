@@ -1,7 +1,6 @@
 """The networks of all folds of one configuration, and the way from raw films to a prediction."""
 
 import json
-import tempfile
 import threading
 import time
 import weakref
@@ -34,6 +33,7 @@ from cgn.predict.folder import PROBE_IMAGES, PROBE_OUTPUT, fold_file, read_facts
 from cgn.predict.input_warnings import input_warnings
 from cgn.predict.prediction import EMPTY_BOX, EnsembleOutput, PairPrediction, refused_pair
 from cgn.predict.prepared import ImageStack, pairs_of_films, pairs_of_images
+from cgn.temporary import scratch
 
 
 def _ignore_progress(_opened: int) -> None:
@@ -123,9 +123,9 @@ class Ensemble:
             TimeLimitError: `seconds` were not enough; processes that open films are free again.
         """
         deadline = NO_DEADLINE if seconds is None else time.monotonic() + seconds
-        with self._turn(seconds), tempfile.TemporaryDirectory(prefix="cgn-") as folder:
+        with self._turn(seconds), scratch() as folder:
             outcomes: dict[int, Any] = {}
-            for number, opened in self._films.run(list(_on_disk(pairs, Path(folder))), deadline):
+            for number, opened in self._films.run(list(_on_disk(pairs, folder)), deadline):
                 outcomes[number] = opened
                 on_opened(len(outcomes))
             usable = [number for number in range(len(pairs)) if isinstance(outcomes[number], OpenedPair)]

@@ -18,7 +18,7 @@ import psutil
 from cgn.errors import ClusterError, first_line
 from cgn_platform.cluster.processes import END_SECONDS, LOOPBACK, end_processes, has_name, process_tree
 from cgn_platform.cluster.resources import Cluster
-from cgn_platform.cluster.temporary import DRIVERS, make_temporary, remove_folder, remove_leftovers
+from cgn_platform.cluster.temporary import make_temporary, remove_folder, remove_leftovers
 
 QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a trial without a GPU must not hide the node's
@@ -91,7 +91,7 @@ def connect(
     with contextlib.ExitStack() as ending:
         options: dict[str, Any] = {}
         if own:
-            temporary = make_temporary(DRIVERS)
+            temporary = make_temporary()
             ending.callback(remove_folder, temporary)
             options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
             options["_temp_dir"] = str(temporary / "r")

@@ -1,31 +1,30 @@
-"""Temporary folders of drivers and servers. The next driver removes those of drivers that were killed."""
+"""Temporary folders of Ray: at a short path, removed while processes that are ending still write to them."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+from cgn import temporary
 
-DRIVERS, SERVERS = "cgn-", "cgnup-"  # prefixes: temporary folders of drivers, and of `cgn up`
+SERVERS = "cgnup-"  # prefix of those of `cgn up`, whose servers outlive it
 LONGEST_BASE = 18  # characters; the path of a Unix socket of Ray may have 107
 
 
-def make_temporary(prefix: str) -> Path:
+def make_temporary(prefix: str = temporary.PREFIX) -> Path:
     """Make a folder that is named after this process and accessible to its owner only.
 
     Ray makes its own temporary folder accessible to everyone, so it gets one inside this folder.
     """
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=_base()))
+    return temporary.make(_base(), prefix)
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """A folder for files that are not needed later; the next driver removes it if this one is killed."""
-    folder = make_temporary(DRIVERS)
+    folder = make_temporary()
     try:
         yield folder
     finally:
@@ -43,12 +42,7 @@ def remove_folder(folder: Path) -> None:
 
 def remove_leftovers() -> None:
     """Remove this user's folders of drivers that were killed; Ray's processes ended with their driver."""
-    for folder in _base().glob(f"{DRIVERS}[0-9]*-*"):
-        owner = folder.name.removeprefix(DRIVERS).partition("-")[0]
-        with contextlib.suppress(OSError):
-            mine = folder.stat().st_uid == os.getuid()
-            if mine and owner.isdigit() and not psutil.pid_exists(int(owner)):
-                shutil.rmtree(folder, ignore_errors=True)
+    temporary.remove_leftovers(_base())
 
 
 def _base() -> Path:

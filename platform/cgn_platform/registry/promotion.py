@@ -13,7 +13,6 @@ the promotion.
 import getpass
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 from cgn import sealed
 from cgn.data.pairs import Pairs
 from cgn.errors import CGNError, ConfigError, ModelError, RegistryError
+from cgn.temporary import scratch
 from cgn_platform.registry import gate
 from cgn_platform.registry.evidence import (
     add_decision,
@@ -98,8 +98,8 @@ def promote(
         RegistryError: MLflow fails, or the champion was changed in the meantime.
     """
     selected = select_row(facts, pairs, request)
-    with one_decision_at_a_time(store), tempfile.TemporaryDirectory(prefix="cgn-promote-") as scratch:
-        return _Promotion(selected, request, store, registry, ledger, Path(scratch)).decide(pairs)
+    with one_decision_at_a_time(store), scratch() as folder:
+        return _Promotion(selected, request, store, registry, ledger, folder).decide(pairs)
 
 
 def rollback(*, store: Store, registry: Registry, by: str, because: str) -> Decision:
@@ -108,14 +108,14 @@ def rollback(*, store: Store, registry: Registry, by: str, because: str) -> Deci
     Raises:
         RegistryError: there is no previous champion, or MLflow fails.
     """
-    with one_decision_at_a_time(store), tempfile.TemporaryDirectory(prefix="cgn-rollback-") as scratch:
+    with one_decision_at_a_time(store), scratch() as folder:
         champion, previous = registry.with_alias(CHAMPION), registry.with_alias(PREVIOUS)
         if previous is None or champion is None:
             raise RegistryError(
                 f"{registry.model} has no previous champion to return to",
                 remedy="'cgn models' lists its versions",
             )
-        _, reload = _download(registry, previous, Path(scratch))
+        _, reload = _download(registry, previous, folder)
         check = gate.check_reload(reload)
         decision = decision_facts(registry, CHAMPION, by, because)
         evidence = {"decision": decision, "gate": {"checks": [asdict(check)]}}
@@ -149,9 +149,9 @@ class _Promotion:
         store: Store,
         registry: Registry,
         ledger: Ledger,
-        scratch: Path,
+        folder: Path,
     ) -> None:
-        self._selected, self._request, self._scratch = selected, request, scratch
+        self._selected, self._request, self._scratch = selected, request, folder
         self._store, self._registry, self._ledger = store, registry, ledger
         self._champion = registry.with_alias(CHAMPION)
         self._version = registry.with_units(selected.key)  # of an earlier promotion of the same units
@@ -263,16 +263,16 @@ class _Promotion:
         append_record(self._store, PROMOTED, evidence, version, registry.with_alias(PREVIOUS))
 
 
-def _download(registry: Registry, version: Version, scratch: Path) -> tuple[Path, ReloadResult]:
+def _download(registry: Registry, version: Version, folder: Path) -> tuple[Path, ReloadResult]:
     """A version's files as the registry stores them, and whether its model can be loaded from them."""
-    into = scratch / version.number
+    into = folder / version.number
     into.mkdir()
     try:
-        folder = registry.download(version.number, into)
-        check_origin(folder, f"version {version.number} of {registry.model}", version.tags)
+        model = registry.download(version.number, into)
+        check_origin(model, f"version {version.number} of {registry.model}", version.tags)
     except (RegistryError, ModelError) as error:
         return into, ReloadResult(error=str(error))
-    return folder, _reload(folder)
+    return model, _reload(model)
 
 
 def _reload(folder: Path) -> ReloadResult:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cgn import files
 from cgn.errors import CGNError, RegistryError, first_line
+from cgn.temporary import within_scratch
 from cgn_platform.store.databases import hidden
 from cgn_platform.tracking import mlflow_client
 
@@ -103,7 +104,8 @@ class Registry:
             for check in evidence["gate"]["checks"]:
                 if check["figure"] is not None:
                     self._client.log_metric(run, f"gate/{check['name']}", check["figure"])
-            self._client.log_dict(run, dict(evidence), "evidence.json")
+            with within_scratch():
+                self._client.log_dict(run, dict(evidence), "evidence.json")
             if folder is not None:
                 self._client.log_artifacts(run, str(folder), FOLDER)
             else:

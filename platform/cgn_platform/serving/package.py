@@ -6,7 +6,6 @@ artifacts/ensemble/             what `cgn.predict` loads
 evidence.json                   why the model may be served
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -20,6 +19,7 @@ from cgn.data.pairs import Pairs
 from cgn.data.phantom_films import encode_png
 from cgn.errors import ModelError, one_line
 from cgn.predict import Ensemble, write_ensemble
+from cgn.temporary import scratch, within_scratch
 from cgn_platform.serving.origin import ENSEMBLE, check_origin, ensemble_in
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Identity, Ledger, Unit
@@ -66,8 +66,8 @@ def package(
         raise ModelError(
             f"a model is never overwritten but {destination} exists", remedy="choose another folder"
         )
-    with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
-        ensemble = Path(scratch) / ENSEMBLE.name
+    with scratch() as folder:
+        ensemble = folder / ENSEMBLE.name
         states = {unit.identity.fold: unit.model() for unit in opened}
         made_from = {
             "units": {str(unit.identity.fold): unit.id for unit in opened},
@@ -113,8 +113,8 @@ def ensemble_folder(where: str | Path, store: Store) -> Iterator[Path]:
 @contextmanager
 def model_folder(where: str | Path, store: Store) -> Iterator[Path]:
     """The folder of a model as MLflow knows it. A downloaded one is removed at the end of the block."""
-    with tempfile.TemporaryDirectory(prefix="cgn-") as scratch:
-        yield _download(str(where), store, scratch) if str(where).startswith(REGISTERED) else Path(where)
+    with scratch() as into:
+        yield _download(str(where), store, into) if str(where).startswith(REGISTERED) else Path(where)
 
 
 def example_input() -> "pd.DataFrame":
@@ -127,7 +127,7 @@ def example_input() -> "pd.DataFrame":
     return pd.DataFrame([row | {"laterality": record.side, "view": record.view}])
 
 
-def _download(address: str, store: Store, into: str) -> Path:
+def _download(address: str, store: Store, into: Path) -> Path:
     uri = mlflow_client.default_uri(store)
     with mlflow_client.quiet_mlflow() as mlflow:
         try:
@@ -140,7 +140,7 @@ def _download(address: str, store: Store, into: str) -> Path:
                 version = client.get_model_version_by_alias(name, alias)
             source = client.get_model_version_download_uri(name, version.version)
             folder = Path(
-                mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=into, tracking_uri=uri)
+                mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=uri)
             )
         except (mlflow.exceptions.MlflowException, OSError) as error:
             raise ModelError(f"no model at {address}: {one_line(error)}") from None
@@ -172,7 +172,7 @@ def _shared_identity(units: Sequence[Unit], pairs: Pairs) -> Identity:
 
 def _save(destination: Path, ensemble: Path) -> None:
     """Write MLflow's model folder around an ensemble."""
-    with mlflow_client.quiet_mlflow():
+    with mlflow_client.quiet_mlflow(), within_scratch():
         from mlflow import pyfunc
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema

@@ -1,8 +1,10 @@
 """Promotion and rollback: what is registered, what is refused, and what a kill leaves behind."""
 
 import json
+import os
 import runpy
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +179,29 @@ def test_rollback_restores_the_previous_champion_once(
         rollback(store=store, registry=registry, by="bob", because="")
     assert promoter(OTHER).replaced == "1"  # a withdrawn version may pass the gate again
     assert promoter.aliases() == {"champion": "2", "previous": "1"}
+
+
+def test_everything_temporary_is_in_folders_that_the_next_start_removes(
+    promoter: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "temporary"
+    base.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(base))
+    made: list[Path] = []
+    mkdtemp = tempfile.mkdtemp
+
+    def note(*arguments: Any, **named: Any) -> str:
+        made.append(Path(mkdtemp(*arguments, **named)))
+        return str(made[-1])
+
+    monkeypatch.setattr("tempfile.mkdtemp", note)
+    promoter(GOOD)
+    promoter(OTHER)
+    rollback(store=store, registry=promoter.registry, by="bob", because="")
+    assert len(made) > 6
+    roots = {folder.relative_to(base).parts[0] for folder in made}
+    assert all(name.startswith(f"cgn-{os.getpid()}-") for name in roots)
+    assert list(base.iterdir()) == []
 
 
 class KilledError(BaseException):
