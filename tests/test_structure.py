@@ -41,6 +41,14 @@ def test_switches_are_read_by_the_tables_that_own_them(path):
     assert not read & switches
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_temporary_folders_are_made_where_the_next_start_finds_them(path):
+    """What a killed process leaves is removed by its name, which `cgn.temporary` gives."""
+    if path == ROOT / "cgn" / "temporary.py":
+        return
+    assert not re.search(r"TemporaryDirectory|mkdtemp|NamedTemporaryFile|SpooledTemp", path.read_text())
+
+
 def test_nothing_names_this_machine():
     """No path of a machine, no address of a package index."""
     texts = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/*/README.md"), *(ROOT / "tests").rglob("*.py")]
