@@ -32,7 +32,8 @@ def read_facts(store: Store, name: str) -> dict[str, Any]:
     """The facts of a finished table or sweep.
 
     Raises:
-        ConfigError: nothing of this name has finished, or an older version wrote the facts.
+        ConfigError: nothing of this name has finished, an older version wrote the facts, or they belong to
+            another name.
     """
     try:
         facts: dict[str, Any] = json.loads(store.report(name).facts.read_text())
@@ -45,6 +46,11 @@ def read_facts(store: Store, name: str) -> dict[str, Any]:
         raise ConfigError(
             f"the facts of {name!r} have format {form} but this version reads format {FORMAT}",
             remedy="use the version of cgn-platform that wrote them, or run the same command again",
+        )
+    if facts["name"] != name:
+        raise ConfigError(
+            f"{store.report(name).folder} holds the facts of {facts['name']!r}: it was renamed",
+            remedy="rename it back, or run the command of this table or sweep again",
         )
     if isinstance(facts.get("corrected"), float):  # without its interval
         raise ConfigError(

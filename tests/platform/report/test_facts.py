@@ -39,6 +39,14 @@ def test_facts_of_an_older_version_are_refused_with_a_remedy(tmp_path: Path, swe
         read_facts(Store(tmp_path), sweep["name"])
 
 
+def test_facts_in_the_folder_of_another_name_are_refused(tmp_path: Path, table: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    write_facts(store, {**table, "name": "mine"})
+    store.report("mine").folder.rename(store.report("yours").folder)
+    with pytest.raises(ConfigError, match=r"reports/yours holds the facts of 'mine': .*rename it back"):
+        read_facts(store, "yours")
+
+
 def test_a_name_belongs_to_one_table_on_one_data_set(
     tmp_path: Path, pairs: Pairs, splits: tuple[Split, ...]
 ) -> None:
