@@ -10,8 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from cgn import options as method_options
 from cgn.ablation import (
     Adversarial,
     Bilateral,
@@ -22,6 +31,9 @@ from cgn.ablation import (
     Variant,
 )
 from cgn.errors import ConfigError
+
+OPTION = "options."
+"""Prefix of the dotted name of an option."""
 
 
 class Config(BaseModel):
@@ -41,6 +53,12 @@ class Config(BaseModel):
     frozen_backbone: bool = Field(
         False,
         description="compute the backbone's features once and train on them: fast, but another setting",
+    )
+    options: dict[str, method_options.Value] = Field(
+        default_factory=dict,
+        exclude_if=lambda options: not options,
+        description="settings of the method by its file's `Options`, written options.NAME; those that equal "
+        "their default are left out",
     )
     feature_channels: int | None = Field(
         None,
@@ -75,14 +93,28 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _only_fields(cls, values: Any) -> Any:
-        unknown = sorted(set(values) - set(cls.model_fields)) if isinstance(values, Mapping) else []
-        if unknown:
+        if not isinstance(values, Mapping):
+            return values
+        dotted = {name: values[name] for name in values if name.startswith(OPTION)}
+        fields = {name: value for name, value in values.items() if name not in dotted}
+        if unknown := sorted(set(fields) - set(cls.model_fields)):
             near = difflib.get_close_matches(unknown[0], cls.model_fields, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
                 f"no field {unknown[0]!r}; {hint}the fields are {', '.join(sorted(cls.model_fields))}"
             )
-        return values
+        if dotted:
+            own = {name.removeprefix(OPTION): value for name, value in dotted.items()}
+            fields["options"] = {**fields.get("options", {}), **own}
+        return fields
+
+    @field_validator("options")
+    @classmethod
+    def _of_the_method(cls, values: dict[str, method_options.Value], info: ValidationInfo) -> dict[str, Any]:
+        known = {"method", "backbone"} <= set(info.data)  # an invalid one is reported by itself
+        if not values or not known:
+            return values
+        return method_options.canonical(info.data["method"], info.data["backbone"], values)
 
     @model_validator(mode="after")
     def _images_need_the_backbone(self) -> Self:
@@ -106,8 +138,22 @@ class Config(BaseModel):
             raise ConfigError("; ".join(_plain(e) for e in error.errors())) from None
 
     def edit(self, **changes: Any) -> "Config":
-        """The same configuration with these fields changed. Raises ConfigError as `of` does."""
-        return Config.of({**self.model_dump(), **changes})
+        """The same configuration with these fields changed. Raises ConfigError as `of` does.
+
+        An option is changed by its dotted name (`**{"options.NAME": value}`). Another method starts from its
+        own defaults: the options of the old one are dropped.
+        """
+        values = self.model_dump()
+        if changes.get("method", self.method) != self.method:
+            values.pop("options", None)
+        return Config.of({**values, **changes})
+
+    def value(self, name: str) -> Any:
+        """The plain value of a field, or of an option by its dotted name. Raises ConfigError."""
+        if name.startswith(OPTION):
+            given = method_options.load(self.method, self.backbone, self.options)
+            return method_options.value(given, self.method, name.removeprefix(OPTION))
+        return self.model_dump(mode="json")[name] if name != "options" else dict(self.options)
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits; equal configurations have equal fingerprints."""

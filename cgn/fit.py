@@ -7,7 +7,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -20,7 +20,7 @@ from cgn import methods, metrics
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError, DataError, DivergedError
-from cgn.methods import Batch, BatchPrediction, Network
+from cgn.methods import Batch, BatchPrediction, Method, Solving
 from cgn.results import (
     CheckpointStore,
     CrossReport,
@@ -76,11 +76,12 @@ def cross_validate(config: Config, pairs: Pairs, splits: Sequence[Split], device
     return lockstep([fit(config, images, split) for split in splits], config.epochs)
 
 
-def network_of(config: Config, state: Mapping[str, Tensor], device: str = "cpu") -> nn.Module:
+def network_of(config: Config, state: Mapping[str, Tensor], device: str = "cpu") -> Method:
     """The network of a finished fold, from its `FoldResult.state`, ready to predict."""
     network = methods.build(config.edit(backbone_weights="none"))
     network.load_state_dict(dict(state))
-    return network.to(_device(device)).eval()
+    network.to(_device(device)).eval()
+    return network
 
 
 class Images:
@@ -155,10 +156,11 @@ def weights_hash(trunk: nn.Module) -> str:
 class _Fold:
     """What changes while a fold trains, and its images; `trunk` holds the tensors that do not change."""
 
-    network: nn.Module
+    number: int
+    network: Method
     images: Images
     trunk: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None  # None if nothing is learned in steps
     order: torch.Generator
     reports: list[EpochReport]
     best_epoch: int
@@ -169,7 +171,7 @@ class _Fold:
         return self.reports[self.best_epoch].val_auc if self.reports else -math.inf
 
     def state(self) -> FoldState:
-        moments = self.optimizer.state_dict()["state"]
+        moments = self.optimizer.state_dict()["state"] if self.optimizer else {}
         tensors = {f"model.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= {f"adam.{i}.{name}": value for i, own in moments.items() for name, value in own.items()}
@@ -188,10 +190,10 @@ class _Fold:
         for name, tensor in parts["adam"].items():
             number, _, moment = name.partition(".")
             moments.setdefault(int(number), {})[moment] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        if self.optimizer:
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.order.set_state(state.tensors["order"])
-        device = next(self.network.parameters()).device
-        self.best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
+        self.best = {name: tensor.to(self.images.device) for name, tensor in parts["best"].items()}
         self.best_epoch = state.facts["best_epoch"]
         self.reports = [
             EpochReport(**{**report, "val_scores": np.array(report["val_scores"])})
@@ -210,7 +212,7 @@ def _fit(config: Config, images: Images, split: Split, checkpoints: CheckpointSt
     train = torch.as_tensor(split.train.copy())
     for epoch in range(len(fold.reports), config.epochs):
         begin = time.perf_counter()
-        losses = _train_epoch(fold, train, config.batch_size)
+        losses = _train_epoch(fold, train, epoch)
         scores = _scores(fold, split.val, epoch)
         val_auc = metrics.auc(images.pairs.label[split.val], scores)
         if val_auc > fold.best_auc:
@@ -252,30 +254,29 @@ def _start(config: Config, images: Images, number: int) -> _Fold:
     device = images.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, number, "weights"))
-        network = methods.build(config).to(device)
+        network = methods.build(config)
+    network.to(device)
     on_gpu = device.type == "cuda"
     if on_gpu:
-        network = network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trunk: dict[str, Tensor] = {}
     if config.frozen_backbone:
-        prefix, frozen = cast(Network, network).release_trunk()
+        prefix, frozen = network.release_trunk()
         images = images.through(frozen)
         trunk = {f"{prefix}{name}": tensor for name, tensor in frozen.state_dict().items()}
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=on_gpu)
+    groups = network.groups()
+    optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=on_gpu) if groups else None
     order = torch.Generator().manual_seed(stream_seed(config.seed, number, "order"))
-    return _Fold(network, images, trunk, optimizer, order, reports=[], best_epoch=-1, best={})
+    return _Fold(number, network, images, trunk, optimizer, order, reports=[], best_epoch=-1, best={})
 
 
-def _train_epoch(fold: _Fold, train: Tensor, batch_size: int) -> dict[str, float]:
+def _train_epoch(fold: _Fold, train: Tensor, epoch: int) -> dict[str, float]:
+    """One pass over the training pairs; means of the terms."""
     fold.network.train()
-    network = cast(Network, fold.network)
     sums: dict[str, Tensor] = {}
-    for index in torch.split(train[torch.randperm(len(train), generator=fold.order)], batch_size):
-        fold.optimizer.zero_grad(set_to_none=True)
-        batch = fold.images.batch(index, other=network.needs_other)
-        for name, value in network.gradients(batch).items():
+    for values in _solve(fold, train) if isinstance(fold.network, Solving) else _steps(fold, train, epoch):
+        for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value.double().sum()
-        fold.optimizer.step()
     means = {name: float(total) / len(train) for name, total in sums.items()}
     if diverged := [name for name, value in means.items() if not math.isfinite(value)]:
         raise DivergedError(
@@ -283,6 +284,33 @@ def _train_epoch(fold: _Fold, train: Tensor, batch_size: int) -> dict[str, float
             "lower the learning rate or the loss weights"
         )
     return means
+
+
+def _steps(fold: _Fold, train: Tensor, epoch: int) -> Iterator[dict[str, Tensor]]:
+    """One step of Adam per batch; the values of its terms.
+
+    The global random generators are seeded for each step and restored after it. A resumed fold therefore
+    draws the same numbers, and folds in lockstep do not influence each other.
+    """
+    config, network, optimizer = fold.network.config, fold.network, fold.optimizer
+    assert optimizer is not None  # noqa: S101  (only a method that is solved has none)
+    devices = [fold.images.device] if fold.images.device.type == "cuda" else []
+    batches = torch.split(train[torch.randperm(len(train), generator=fold.order)], config.batch_size)
+    for number, index in enumerate(batches):
+        optimizer.zero_grad(set_to_none=True)
+        batch = fold.images.batch(index, other=network.needs_other)
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(stream_seed(config.seed, fold.number, f"step/{epoch}/{number}"))
+            values = network.gradients(batch)
+        optimizer.step()
+        yield values
+
+
+def _solve(fold: _Fold, train: Tensor) -> Iterator[dict[str, Tensor]]:
+    """The solution on all training pairs."""
+    network, config = fold.network, fold.network.config
+    draw = torch.Generator().manual_seed(stream_seed(config.seed, fold.number, "solve"))
+    yield network.solve(fold.images.batch(train, other=network.needs_other), draw)
 
 
 def _scores(fold: _Fold, index: NDArray[np.int64], epoch: int) -> NDArray[np.float64]:
@@ -294,12 +322,11 @@ def _scores(fold: _Fold, index: NDArray[np.int64], epoch: int) -> NDArray[np.flo
     return cast("NDArray[np.float64]", scores)
 
 
-def predict(network: nn.Module, images: Images, index: NDArray[np.int64]) -> BatchPrediction:
+def predict(network: Method, images: Images, index: NDArray[np.int64]) -> BatchPrediction:
     """Predictions for the pairs at these rows of `images`; leaves the network in evaluation mode."""
     network.eval()
-    predicting = cast(Network, network)
     chunks = torch.split(torch.as_tensor(index.copy()), EVALUATION_BATCH)
-    parts = [predicting.predict(images.batch(chunk, other=predicting.needs_other)) for chunk in chunks]
+    parts = [network.predict(images.batch(chunk, other=network.needs_other)) for chunk in chunks]
     return BatchPrediction(torch.cat([p.p_malignant for p in parts]), torch.cat([p.cam for p in parts]))
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from cgn import equations as eq
 from cgn.ablation import Adversarial, Bilateral, CounterfactualGradient, Triplet, Variant
 from cgn.config import Config
-from cgn.errors import ConfigError
 
 PARTS = ("backbone", "generator", "classifier", "discriminator")
 
@@ -90,15 +89,7 @@ WITHOUT_NEGATIVE_EMBEDDING: Mapping[bool, tuple[Term, ...]] = {False: (L_NE,)}
 
 
 def terms(config: Config) -> tuple[Term, ...]:
-    """The terms of a configuration: those of its equation, without those that its switches remove.
-
-    Raises:
-        ConfigError: `loss_weights` names a term that no equation has.
-    """
-    if unknown := sorted(set(config.loss_weights) - set(TERM_NAMES)):
-        raise ConfigError(
-            f"loss_weights may name {', '.join(TERM_NAMES)} but got {unknown[0]!r}: take one of these"
-        )
+    """The terms of a configuration: those of its equation, without those that its switches remove."""
     removed = (
         *WITHOUT_BILATERAL.get(config.bilateral, ()),
         *WITHOUT_TRIPLET.get(config.triplet, ()),

@@ -24,7 +24,7 @@ TRAINING_FIELDS = (
 )
 """Fields of `Config` that `cgn.fit` reads for every method; a method's own fields are its `READS`."""
 
-NEUTRAL = ("cgn.config", "cgn.errors", "cgn.plugins")
+NEUTRAL = ("cgn.config", "cgn.errors", "cgn.options", "cgn.plugins")
 """Imported by the training code without deciding a number: an identity holds the configuration's values, the
 other two raise errors and find modules by name."""
 

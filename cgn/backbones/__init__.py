@@ -2,9 +2,15 @@
 
 A module defines `CHANNELS`, `IN_CHANNELS` and three functions: `build()` returns the network as published,
 `trunk(network)` returns its layers up to the last convolution layer (reading 4), and `imagenet()` returns the
-published weights. A trunk maps `(B, IN_CHANNELS, size, size)` to `(B, CHANNELS, h, w)`.
+published weights. A trunk is sequential and maps `(B, IN_CHANNELS, size, size)` to `(B, CHANNELS, h, w)`.
+`STAGE` is the number of its first layer that belongs to the last stage, and `STAGE_CHANNELS` what goes into it.
+
+A network that ends in more than a global average pool and a linear layer also defines `head(network)`: its
+layers between the trunk and the last linear layer, and the number of their outputs; if a pool follows the
+trunk directly, `pool()` returns it.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +42,61 @@ def load(name: str, weights: str = "none") -> Backbone:
         ConfigError: no such backbone.
         WeightsError: the weights cannot be downloaded or read, or belong to another network.
     """
+    return load_with_head(name, weights)[0]
+
+
+def load_with_head(name: str, weights: str = "none") -> tuple[Backbone, nn.Module, int]:
+    """The backbone, the published layers between it and the last linear layer, and the width of their output.
+
+    Both parts have the weights. The head of most networks is a global average pool. Raises what `load` raises.
+    """
     module = plugins.load(__name__, name)
     network: nn.Module = module.build()
+    head, width = module.head(network) if has_head(name) else (GlobalPool(), module.CHANNELS)
+    trunk = module.trunk(network)
     if weights != "none":
         state = _imagenet(module, name) if weights == "imagenet" else _read(Path(weights))
-        _fill(network, state, module.trunk(network), f"{weights} for {name}")
-    return Backbone(module.trunk(network), module.CHANNELS, module.IN_CHANNELS)
+        _fill(network, state, nn.ModuleList([trunk, head]), f"{weights} for {name}")
+    return Backbone(trunk, module.CHANNELS, module.IN_CHANNELS), head, width
+
+
+def has_head(name: str) -> bool:
+    """Whether the published network has more than a global average pool before its last linear layer."""
+    return hasattr(plugins.load(__name__, name), "head")
+
+
+def has_pool(name: str) -> bool:
+    """Whether a pool follows the trunk in the published network."""
+    return hasattr(plugins.load(__name__, name), "pool")
+
+
+def pool(name: str) -> nn.Module:
+    """The pool that follows the trunk in the published network; the identity if there is none."""
+    layer: nn.Module = plugins.load(__name__, name).pool() if has_pool(name) else nn.Identity()
+    return layer
+
+
+def split(name: str, backbone: Backbone) -> tuple[Backbone, nn.Module]:
+    """The backbone up to its last stage, and that stage. Both share their tensors with the backbone."""
+    module, layers = plugins.load(__name__, name), backbone.trunk
+    lower = Backbone(layers[: module.STAGE], module.STAGE_CHANNELS, backbone.in_channels)  # type: ignore[index]
+    return lower, layers[module.STAGE :]  # type: ignore[index]
+
+
+def same_grid(stage: nn.Module) -> nn.Module:
+    """A copy of a stage, with its weights, whose output has the grid of its input: every stride is 1."""
+    copied = copy.deepcopy(stage)
+    for layer in copied.modules():
+        if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
+            layer.stride, layer.padding = (1, 1), "same"
+    return copied
+
+
+class GlobalPool(nn.Module):
+    """Global average pool: `(B, C, h, w)` -> `(B, C)`."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.mean((2, 3))
 
 
 def _imagenet(module: Any, name: str) -> dict[str, Tensor]:

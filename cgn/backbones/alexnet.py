@@ -6,6 +6,7 @@ from torch import nn
 from torchvision import models
 
 CHANNELS, IN_CHANNELS = 256, 3
+STAGE, STAGE_CHANNELS = 10, 256  # conv5
 
 
 def build() -> nn.Module:
@@ -23,3 +24,14 @@ def trunk(network: Any) -> nn.Module:
     """All layers up to the ReLU of conv5."""
     cut: nn.Module = network.features[:12]
     return cut
+
+
+def head(network: Any) -> tuple[nn.Module, int]:
+    """Pool, fc6 and fc7 with their dropouts."""
+    layers = nn.Sequential(network.features[12], network.avgpool, nn.Flatten(), *network.classifier[:6])
+    return layers, network.classifier[6].in_features
+
+
+def pool() -> nn.Module:
+    """The pool behind conv5: 6 x 6 at 224."""
+    return nn.MaxPool2d(3, 2)

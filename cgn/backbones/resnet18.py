@@ -7,9 +7,10 @@ from torchvision import models
 
 from cgn.backbones._resnet import trunk
 
-__all__ = ["CHANNELS", "IN_CHANNELS", "build", "imagenet", "trunk"]
+__all__ = ["CHANNELS", "IN_CHANNELS", "STAGE", "STAGE_CHANNELS", "build", "imagenet", "trunk"]
 
 CHANNELS, IN_CHANNELS = 512, 3
+STAGE, STAGE_CHANNELS = 7, 256  # layer4
 
 
 def build() -> nn.Module:

@@ -7,6 +7,7 @@ from torch import nn
 from cgn.errors import WeightsError
 
 CHANNELS, IN_CHANNELS = 64, 1
+STAGE, STAGE_CHANNELS = 9, CHANNELS  # the last convolution
 
 
 def build() -> nn.Module:

@@ -1,16 +1,27 @@
 """What can be trained, one file per method.
 
-A module defines `build(config) -> Network`, and `READS`: the fields of `Config` that change the method,
-besides `provenance.TRAINING_FIELDS`. Other fields are not part of the identity of its results, and no search
-over it varies them. The contract test of all methods is `tests/contracts/test_methods.py`.
+A module defines `build(config) -> Method` and these constants:
+
+- `READS`: the fields of `Config` that change the method, besides `provenance.TRAINING_FIELDS`. Other fields
+  are not part of the identity of its results, and no search over it varies them.
+- `TERMS`: names of its loss terms, which `loss_weights` may name; empty if nothing is minimised in steps.
+- `REQUIRES` (optional): fields of `Config` that must have a certain value.
+- `Options` (optional): a subclass of `cgn.options.Options`, its own settings; `READS` then has "options".
+- `VARIANTS`: edits of `Config` that together reach every branch, for the contract tests of all methods
+  (`tests/contracts/test_methods.py`).
+
+A name that begins with `_` is a part that methods share.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from cgn import plugins
 from cgn.config import Config
+from cgn.errors import ConfigError
 
 
 class Batch(NamedTuple):
@@ -31,20 +42,68 @@ class BatchPrediction(NamedTuple):
     cam: Tensor
 
 
-class Network(Protocol):
-    """What `cgn.fit` requires of a method's network, which is also an `nn.Module`."""
+class Method(nn.Module):
+    """Base class of a method's network: what `cgn.fit` requires of it, with the usual answers.
 
-    needs_other: bool
+    Args:
+        config: what is trained.
+    """
+
+    needs_other: bool = False
     """Whether a batch must have the other view of each breast."""
 
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: nn.Module = nn.Identity()
+
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """One pass: fill `.grad` of every parameter and return each term's value per sample, `(B,)`."""
+        """One pass: fill `.grad` of every parameter and return each term's value per sample, `(B,)`.
+
+        A parameter whose `.grad` stays None keeps its value in this step.
+        """
+        raise NotImplementedError
 
     def predict(self, batch: Batch) -> BatchPrediction:
         """Predict without reading the labels."""
+        raise NotImplementedError
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of Adam; the learning rate is the configuration's where a group has none."""
+        return [{"params": list(self.parameters())}]
 
     def release_trunk(self) -> tuple[str, nn.Module]:
         """Remove the backbone, so that batches hold its features; return its name prefix and the backbone."""
+        backbone, self.backbone = self.backbone, nn.Identity()
+        return "backbone.", backbone
+
+    def backward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fill `.grad` from the weighted sum of the terms' means; return the values without their graph."""
+        weights = self.config.loss_weights
+        total = torch.stack([weights.get(name, 1.0) * value.mean() for name, value in values.items()]).sum()
+        total.backward()
+        return {name: value.detach() for name, value in values.items()}
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the configuration asks for it."""
+        device = next(iter((*self.parameters(), *self.buffers()))).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+@runtime_checkable
+class Solving(Protocol):
+    """A method that is solved on all training pairs at once, in place of an epoch of steps.
+
+    Its module requires `frozen_backbone=true` and `epochs=1` (`REQUIRES`).
+    """
+
+    def solve(self, batch: Batch, draw: torch.Generator) -> dict[str, Tensor]:
+        """Set the network's buffers from all training pairs; return each term's value per sample, `(n,)`.
+
+        Args:
+            batch: features of the frozen trunk; labels.
+            draw: the only source of random numbers.
+        """
 
 
 class Features(NamedTuple):
@@ -71,7 +130,26 @@ class Counterfactual(Protocol):
         """
 
 
-def build(config: Config) -> nn.Module:
-    """The network of `config.method`. Raises ConfigError if there is no such method."""
-    network: nn.Module = plugins.load(__name__, config.method).build(config)
+def check(config: Config) -> None:
+    """Check what a method requires of a configuration, without building it.
+
+    Raises:
+        ConfigError: no such method, an unknown loss term, or a field without the value that the method needs.
+    """
+    module = plugins.load(__name__, config.method)
+    if module.TERMS and (unknown := sorted(set(config.loss_weights) - set(module.TERMS))):
+        raise ConfigError(
+            f"loss_weights of method {config.method} may name {', '.join(module.TERMS)} "
+            f"but got {unknown[0]!r}: take one of these"
+        )
+    for name, required in getattr(module, "REQUIRES", {}).items():
+        if getattr(config, name) != required:
+            fix = f"{name}={str(required).lower()}"
+            raise ConfigError(f"method {config.method} needs {fix} but got {config.value(name)}: set {fix}")
+
+
+def build(config: Config) -> Method:
+    """The network of `config.method`. Raises ConfigError as `check` does, and WeightsError."""
+    check(config)
+    network: Method = plugins.load(__name__, config.method).build(config)
     return network

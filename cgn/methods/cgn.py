@@ -1,23 +1,31 @@
 """The paper's method (Sec. III-B, Fig. 3), with the switches of Tables III to V as tables."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from cgn import equations as eq
-from cgn import objective
+from cgn import objective, options
 from cgn.ablation import Bilateral, CamClass, GeneratorLevel, Triplet, Variant
 from cgn.config import Config
 from cgn.errors import ConfigError
-from cgn.methods import Batch, BatchPrediction, Features
+from cgn.methods import Batch, BatchPrediction, Features, Method
+from cgn.nets.cam import of_class
 from cgn.nets.discriminator import Discriminator
 from cgn.nets.extractor import Extractor
-from cgn.nets.fusion import FusionClassifier, GatedFusionClassifier
+from cgn.nets.fusion import (
+    DifferenceGatedFusionClassifier,
+    FusionClassifier,
+    GatedFusionClassifier,
+)
 from cgn.nets.generator import Generator, ImageGenerator
 from cgn.objective import ForwardPass
 
 READS = (
+    "options",
     "feature_channels",
     "generator_blocks",
     "alpha",
@@ -35,6 +43,20 @@ READS = (
     "precision",
 )
 """Fields of `Config` that change this method, besides `provenance.TRAINING_FIELDS`."""
+
+TERMS = objective.TERM_NAMES
+VARIANTS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"bilateral": "none", "negative_embedding": False, "triplet": "none", "precision": "bf16"},
+    {"bilateral": "bf_gan", "triplet": "non_feedback", "adversarial": "saturating"},
+    {"bilateral": "sff", "feature_channels": 16},
+    {"bilateral": "gf"},
+    {"bilateral": "gf", "options.gate_on": "difference"},
+    {"bilateral": "oracle"},
+    {"variant": "masked_adversary", "cam_class": "label", "omega_gradient": True},
+    {"variant": "direct", "counterfactual_gradient": "joint"},
+    {"generator_level": "image", "loss_weights": {"l_cls": 0.5}},
+)
 
 # The input of G, by Table III's first column: a function of H_T, H_R and alpha.
 GENERATOR_INPUT: Mapping[Bilateral, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -54,8 +76,21 @@ OTHER_INPUTS: Mapping[Bilateral, tuple[str, ...]] = {
     Bilateral.ADAIN_GAN: ("reference",),
     Bilateral.ORACLE: ("counterfactual",),
 }
+
+
+class Options(options.Options):
+    """Settings of rows of Table V that the paper leaves open."""
+
+    gate_on: Literal["concatenation", "difference"] = Field(
+        "concatenation", description="what GF's gate reads: both sides, or |H_T - H_R| (reading 28)"
+    )
+
+
 # Classifiers other than simple fusion.
-CLASSIFIERS: Mapping[Bilateral, type[FusionClassifier]] = {Bilateral.GF: GatedFusionClassifier}
+CLASSIFIERS: Mapping[tuple[Bilateral, str], type[FusionClassifier]] = {
+    (Bilateral.GF, "concatenation"): GatedFusionClassifier,
+    (Bilateral.GF, "difference"): DifferenceGatedFusionClassifier,
+}
 GENERATORS: Mapping[GeneratorLevel, Callable[[int, int], nn.Module]] = {
     GeneratorLevel.FEATURE: Generator,
     GeneratorLevel.IMAGE: ImageGenerator,
@@ -79,12 +114,12 @@ DISCRIMINATOR_INPUT: Mapping[Variant, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class CGN(nn.Module):
+class CGN(Method):
     """Fig. 3, with only those parts that the terms of the configuration need."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
+        own = Options.model_validate(config.options)
         self.terms = objective.terms(config)
         self.needs = objective.needs(config)
         self.inputs = ("target", *OTHER_INPUTS[config.bilateral])
@@ -97,7 +132,7 @@ class CGN(nn.Module):
         self.discriminator = Discriminator(channels) if "fake" in self.needs else None
         # The classifier's input is H_T, with the residual H_T - H_C, with H_R, or alone.
         fused = self.generates or len(self.inputs) > 1
-        classifier = CLASSIFIERS.get(config.bilateral, FusionClassifier)
+        classifier = CLASSIFIERS.get((config.bilateral, own.gate_on), FusionClassifier)
         self.classifier = classifier(channels * (2 if fused else 1), channels)
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
@@ -106,7 +141,7 @@ class CGN(nn.Module):
         The graph is built once. Each distinct set of terms is one backward pass through it, and D's logits
         are used for the losses of both D and G.
         """
-        with self._autocast():
+        with self.autocast():
             computed = self(batch)
             values = {term.name: term.value(computed, self.config) for term in self.terms}
         weights, present = self.config.loss_weights, dict(self.named_children())
@@ -123,9 +158,9 @@ class CGN(nn.Module):
     @torch.no_grad()
     def predict(self, batch: Batch) -> BatchPrediction:
         """Sec. IV-E: probability and the map of the predicted class."""
-        with self._autocast():
+        with self.autocast():
             logits, cam = self._classify(self._features(batch, self.inputs))
-        return BatchPrediction(logits.softmax(1)[:, 1], _of_class(cam, logits.argmax(1)))
+        return BatchPrediction(logits.softmax(1)[:, 1], of_class(cam, logits.argmax(1)))
 
     def release_trunk(self) -> tuple[str, nn.Module]:
         """The part whose features can be computed once; the projection stays and is trained."""
@@ -139,7 +174,7 @@ class CGN(nn.Module):
                 f"bilateral={self.config.bilateral} must generate a counterfactual to be measured but does "
                 "not: choose tf_gan, bf_gan or adain_gan"
             )
-        with self._autocast():
+        with self.autocast():
             h = self._features(batch, ("target", "reference"))
             truth = None if batch.counterfactual is None else self.backbone(batch.counterfactual).float()
         return Features(h["target"], h["reference"], h["counterfactual"], truth)
@@ -176,7 +211,7 @@ class CGN(nn.Module):
             evidence = eq.distance_map(computed.h_t, computed.h_c)
         else:
             chosen = CAM_CLASS[self.config.cam_class](computed.logits, computed.y)
-            evidence = _of_class(computed.cam, chosen)
+            evidence = of_class(computed.cam, chosen)
         return eq.lesion_map(evidence if self.config.omega_gradient else evidence.detach())
 
     def _features(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -213,15 +248,6 @@ class CGN(nn.Module):
             views.append(torch.cat([h["other_reference"], h["other_target"]], 1))
         logits, cam = self.classifier(torch.cat(views))
         return torch.stack(logits.float().chunk(len(views))).mean(0), cam.float().chunk(len(views))[0]
-
-    def _autocast(self) -> torch.autocast:
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-
-def _of_class(cam: Tensor, chosen: Tensor) -> Tensor:
-    """Each sample's map of its chosen class. (B,2,h,w), (B,) -> (B,h,w)"""
-    return cam[torch.arange(len(cam), device=cam.device), chosen]
 
 
 def build(config: Config) -> CGN:

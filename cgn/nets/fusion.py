@@ -48,3 +48,17 @@ class GatedFusionClassifier(FusionClassifier):
     def forward(self, features: Tensor, *, running_statistics: bool = False) -> tuple[Tensor, Tensor]:
         gated = features * self.gate(features).sigmoid()
         return super().forward(gated, running_statistics=running_statistics)
+
+
+class DifferenceGatedFusionClassifier(FusionClassifier):
+    """GF with one gate for both sides: a 1x1 convolution of |H_T - H_R| and a sigmoid (reading 28)."""
+
+    def __init__(self, in_channels: int, channels: int, classes: int = 2) -> None:
+        super().__init__(in_channels, channels, classes)
+        self.gate = nn.Conv2d(in_channels // 2, in_channels // 2, 1)
+
+    def forward(self, features: Tensor, *, running_statistics: bool = False) -> tuple[Tensor, Tensor]:
+        h_r, h_t = features.chunk(2, 1)
+        gate = self.gate((h_t - h_r).abs()).sigmoid()
+        gated = torch.cat([gate * h_r, gate * h_t], 1)
+        return super().forward(gated, running_statistics=running_statistics)

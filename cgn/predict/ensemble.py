@@ -27,7 +27,7 @@ from cgn.data.reading.workers import NO_DEADLINE, Pool
 from cgn.data.records import Rejection
 from cgn.errors import ModelError, TimeLimitError
 from cgn.fit import Images, network_of, predict, weights_hash
-from cgn.methods import Counterfactual, Network
+from cgn.methods import Counterfactual
 from cgn.metrics import box_from_cam
 from cgn.predict.folder import PROBE_IMAGES, PROBE_OUTPUT, fold_file, read_facts, read_file
 from cgn.predict.input_warnings import input_warnings
@@ -74,7 +74,7 @@ class Ensemble:
         self.networks = [network_of(self.config, state, device) for state in states]
         self._trunks: list[tuple[nn.Module, str]] = []
         if self.config.frozen_backbone:  # as in training: features are computed once for all equal trunks
-            released = [cast(Network, network).release_trunk()[1] for network in self.networks]
+            released = [network.release_trunk()[1] for network in self.networks]
             self._trunks = [(trunk, weights_hash(trunk)) for trunk in released]
         self._films = Pool(partial(open_pair, preprocessing=self.preprocessing, options=options), processes)
         self._lock = threading.Lock()

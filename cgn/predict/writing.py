@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from cgn.data.datasets import phantom
 from cgn.data.pairs import Pairs
 from cgn.data.preparation import PreparedPair, prepare_pair
 from cgn.errors import ConfigError, ModelError
-from cgn.methods import Network
 from cgn.predict.ensemble import Ensemble
 from cgn.predict.folder import FACTS, FORMAT, PROBE_IMAGES, PROBE_OUTPUT, fold_file
 from cgn.predict.input_warnings import training_ranges
@@ -50,7 +49,7 @@ def write_ensemble(
     """
     if folder.exists():
         raise ModelError(f"a model is written once but {folder} exists: choose another folder")
-    if cast(Network, methods.build(config.edit(backbone_weights="none"))).needs_other:
+    if methods.build(config.edit(backbone_weights="none")).needs_other:
         raise ConfigError(
             "this configuration needs both views of a breast but a pair to predict has one: "
             "choose another value of bilateral"

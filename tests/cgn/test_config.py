@@ -52,8 +52,60 @@ def test_every_field_changes_the_fingerprint():
         "bilateral": "sbf", "negative_embedding": False, "triplet": "none", "variant": "direct",
         "cam_class": "label", "omega_gradient": True, "adversarial": "saturating",
         "counterfactual_gradient": "joint", "generator_level": "image", "loss_weights": {"l_ne": 2.0},
-        "frozen_backbone": True, "precision": "bf16", "seed": 1,
+        "frozen_backbone": True, "precision": "bf16", "seed": 1, "options": {"gate_on": "difference"},
     }  # fmt: skip
     assert set(edits) == set(Config.model_fields)
     prints = {base.edit(**{field: value}).fingerprint() for field, value in edits.items()}
     assert len(prints | {base.fingerprint()}) == len(edits) + 1
+
+
+# ------------------------------------------------------------------------------------------ options of a method
+
+
+def test_options_are_those_of_the_method_and_kept_where_they_differ_from_their_defaults():
+    config = Config(method="zhu", options={"sparsity": 0.1, "scheme": "sparse"})
+    assert config.options == {"sparsity": 0.1}
+    assert config.edit(**{"options.scheme": "max"}).options == {"scheme": "max", "sparsity": 0.1}
+    assert config.edit(**{"options.sparsity": 1e-3}) == Config(method="zhu")
+    assert config.value("options.sparsity") == 0.1
+    assert config.value("options.scheme") == "sparse"
+    assert config.value("learning_rate") == 5e-5
+
+
+def test_a_configuration_without_options_is_written_as_before_they_existed():
+    assert "options" not in Config().model_dump(mode="json")
+    assert Config.of(Config(method="zhu", options={"assigned": 2}).model_dump()).options == {"assigned": 2}
+
+
+def test_another_method_drops_the_options_of_the_old_one():
+    config = Config(method="zhu", options={"sparsity": 0.1})
+    assert config.edit(method="abn").options == {}
+    assert config.edit(method="abn", **{"options.map": "attention"}).options == {"map": "attention"}
+    assert config.edit(method="zhu", alpha=0.1).options == {"sparsity": 0.1}
+
+
+def test_options_without_effect_on_a_backbone_are_at_their_default():
+    """With ResNet50, Vanilla and Vanilla + GAP of Table I are one network."""
+    gap = {"method": "vanilla", "options": {"head": "gap"}}
+    assert Config.of(gap | {"backbone": "alexnet"}).options == {"head": "gap"}
+    assert Config.of(gap | {"backbone": "resnet50"}) == Config(method="vanilla", backbone="resnet50")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"options.scheme": "mean"},
+            "options.scheme: Input should be 'max', 'assign', 'sparse' or 'attention'",
+        ),
+        ({"options.sparsty": 1}, "method zhu has no option 'sparsty'; did you mean 'sparsity'?"),
+        ({"options.sparsity": -1}, "options.sparsity: Input should be greater than or equal to 0 but got -1"),
+        ({"method": "asm", "options.x": 1}, "no 'asm' among the methods"),
+        ({"method": "crossview", "options.sparsity": 1}, "method crossview has no option 'sparsity'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(values, message):
+    with pytest.raises(ConfigError) as error:
+        Config.of({"method": "zhu"} | values)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -8,39 +8,44 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cgn import methods, objective, plugins, provenance
+from cgn import methods, plugins, provenance
 from cgn.config import Config
-from cgn.methods import Batch
+from cgn.methods import Batch, Solving
 
 RECORDER = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "record_training.py"))
 RECORDED = json.loads(RECORDER["FILE"].read_text())
 WATCHED = {"d_tc", "d_rc"}  # distances that are logged beside the losses
 SIZE, PAIRS = 32, 4
 
-every_method = pytest.mark.parametrize("method", plugins.names("cgn.methods"))
-# Together they reach every branch of a method; one that does not read a switch gives the same network again.
-VARIANTS: tuple[dict[str, Any], ...] = (
-    {},
-    {"bilateral": "none", "negative_embedding": False, "triplet": "none", "precision": "bf16"},
-    {"bilateral": "bf_gan", "triplet": "non_feedback", "adversarial": "saturating"},
-    {"bilateral": "sff", "feature_channels": 16},
-    {"bilateral": "oracle"},
-    {"variant": "masked_adversary", "cam_class": "label", "omega_gradient": True},
-    {"variant": "direct", "counterfactual_gradient": "joint"},
-    {"generator_level": "image", "loss_weights": {"l_cls": 0.5}},
+METHODS = plugins.names("cgn.methods")
+every_method = pytest.mark.parametrize("method", METHODS)
+CASES = [
+    pytest.param(method, variant, id=" ".join((method, *map(str, variant.values()))))
+    for method in METHODS
+    for variant in plugins.load("cgn.methods", method).VARIANTS
+]
+every_stepping_method = pytest.mark.parametrize(
+    "method", [name for name in METHODS if plugins.load("cgn.methods", name).TERMS]
 )
-every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: " ".join(v) or "default")
+every_variant = pytest.mark.parametrize(("method", "variant"), CASES)
 
 
 def configure(method: str, tiny: Config, **switches: Any) -> Config:
-    return tiny.edit(method=method, **switches)
+    required = getattr(plugins.load("cgn.methods", method), "REQUIRES", {})
+    return tiny.edit(method=method, **required, **switches)
 
 
 def build(config: Config) -> Any:
     torch.manual_seed(0)
     return methods.build(config)
+
+
+def learn(network: Any, batch: Batch) -> dict[str, Tensor]:
+    """One pass over a batch: gradients, or the solution."""
+    solving = isinstance(network, Solving)
+    return network.solve(batch, torch.Generator()) if solving else network.gradients(batch)
 
 
 @pytest.fixture
@@ -107,8 +112,7 @@ def fields_read(config: Config, batch: Batch) -> set[str]:
     recording = RecordingConfig(**config.model_dump())
     FIELDS_READ.clear()
     network: Any = methods.build(recording)
-    network.train()
-    network.gradients(batch)
+    learn(network.train(), batch)
     network.eval().predict(batch)
     return set(FIELDS_READ)
 
@@ -116,7 +120,7 @@ def fields_read(config: Config, batch: Batch) -> set[str]:
 @every_method
 def test_no_other_field_is_read(method, tiny, batch):
     read = set()
-    for variant in VARIANTS:
+    for variant in plugins.load("cgn.methods", method).VARIANTS:
         read |= fields_read(configure(method, tiny, **variant), batch)
     assert read <= {*reads(method), *provenance.TRAINING_FIELDS}
     assert set(reads(method)) <= read  # a field that is declared but not read would rename results
@@ -142,15 +146,13 @@ def test_a_field_that_is_read_but_not_declared_is_noticed(monkeypatch, tiny, bat
 # ------------------------------------------------------------------------------------------------ training
 
 
-@every_method
 @every_variant
-def test_gradients_reach_every_trainable_parameter(method, variant, tiny, batch):
+def test_gradients_reach_every_parameter_that_the_optimiser_steps(method, variant, tiny, batch):
     network = build(configure(method, tiny, **variant)).train()
-    assert isinstance(network, nn.Module)
-    values = network.gradients(batch)
-    without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
-    assert not without
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad)
+    values = learn(network, batch)
+    stepped = [parameter for group in network.groups() for parameter in group["params"]]
+    assert all(parameter.grad is not None for parameter in stepped)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in stepped)
     assert values
     for name, value in values.items():
         assert value.shape == (PAIRS,), name
@@ -158,16 +160,16 @@ def test_gradients_reach_every_trainable_parameter(method, variant, tiny, batch)
         assert not value.requires_grad, name
 
 
-@every_method
 @every_variant
 def test_losses_have_the_names_that_can_be_weighted(method, variant, tiny, batch):
     network = build(configure(method, tiny, **variant)).train()
-    names = set(network.gradients(batch)) - WATCHED
+    names = set(learn(network, batch)) - WATCHED
     assert names
-    assert names <= set(objective.TERM_NAMES)
+    terms = plugins.load("cgn.methods", method).TERMS
+    assert names <= set(terms) or (isinstance(network, Solving) and not terms)
 
 
-@every_method
+@every_stepping_method
 def test_a_step_lowers_the_loss_of_its_own_batch(method, tiny, batch):
     network = build(configure(method, tiny)).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -182,7 +184,6 @@ def test_a_step_lowers_the_loss_of_its_own_batch(method, tiny, batch):
 # ---------------------------------------------------------------------------------------------- prediction
 
 
-@every_method
 @every_variant
 def test_predictions_are_probabilities_and_maps(method, variant, tiny, batch):
     network = build(configure(method, tiny, **variant)).eval()
@@ -196,7 +197,6 @@ def test_predictions_are_probabilities_and_maps(method, variant, tiny, batch):
     assert not cam.requires_grad
 
 
-@every_method
 @every_variant
 def test_labels_do_not_change_a_prediction(method, variant, tiny, batch):
     network = build(configure(method, tiny, **variant)).eval()
@@ -205,7 +205,6 @@ def test_labels_do_not_change_a_prediction(method, variant, tiny, batch):
     assert all(torch.equal(a, b) for a, b in zip(first, permuted, strict=True))
 
 
-@every_method
 @every_variant
 def test_the_other_view_is_needed_only_where_it_is_asked_for(method, variant, tiny, batch):
     network = build(configure(method, tiny, **variant)).eval()
@@ -214,13 +213,13 @@ def test_the_other_view_is_needed_only_where_it_is_asked_for(method, variant, ti
         assert torch.equal(network.predict(without).p_malignant, network.predict(batch).p_malignant)
 
 
-@every_method
 @every_variant
 def test_a_state_dict_restores_the_predictions(method, variant, tiny, batch):
     config = configure(method, tiny, **variant)
     trained = build(config).train()
-    trained.gradients(batch)
-    torch.optim.SGD(trained.parameters(), lr=0.01).step()
+    learn(trained, batch)
+    if groups := trained.groups():
+        torch.optim.SGD(groups, lr=0.01).step()
     torch.manual_seed(99)
     restored: Any = methods.build(config)
     restored.load_state_dict({name: tensor.clone() for name, tensor in trained.state_dict().items()})
@@ -246,6 +245,6 @@ def test_a_released_trunk_computes_what_the_network_no_longer_does(method, tiny,
     expected, result = whole.predict(batch), network.predict(features)
     np.testing.assert_allclose(result.p_malignant, expected.p_malignant, rtol=1e-5)
     np.testing.assert_allclose(result.cam, expected.cam, rtol=1e-4, atol=1e-6)
-    values = network.train().gradients(features)
+    values = learn(network.train(), features)
     assert all(torch.isfinite(value).all() for value in values.values())
     assert all(p.grad is None for p in trunk.parameters())
