@@ -32,9 +32,6 @@ from cgn.ablation import (
 )
 from cgn.errors import ConfigError
 
-OPTION = "options."
-"""Prefix of the dotted name of an option."""
-
 
 class Config(BaseModel):
     """Sec. III-B and IV-A. Everything that changes the result of a run, and nothing else.
@@ -95,7 +92,7 @@ class Config(BaseModel):
     def _only_fields(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        dotted = {name: values[name] for name in values if name.startswith(OPTION)}
+        dotted = {name: values[name] for name in values if name.startswith(method_options.PREFIX)}
         fields = {name: value for name, value in values.items() if name not in dotted}
         if unknown := sorted(set(fields) - set(cls.model_fields)):
             near = difflib.get_close_matches(unknown[0], cls.model_fields, 1)
@@ -104,7 +101,7 @@ class Config(BaseModel):
                 f"no field {unknown[0]!r}; {hint}the fields are {', '.join(sorted(cls.model_fields))}"
             )
         if dotted:
-            own = {name.removeprefix(OPTION): value for name, value in dotted.items()}
+            own = {name.removeprefix(method_options.PREFIX): value for name, value in dotted.items()}
             fields["options"] = {**fields.get("options", {}), **own}
         return fields
 
@@ -150,9 +147,9 @@ class Config(BaseModel):
 
     def value(self, name: str) -> Any:
         """The plain value of a field, or of an option by its dotted name. Raises ConfigError."""
-        if name.startswith(OPTION):
+        if name.startswith(method_options.PREFIX):
             given = method_options.load(self.method, self.backbone, self.options)
-            return method_options.value(given, self.method, name.removeprefix(OPTION))
+            return method_options.value(given, self.method, name.removeprefix(method_options.PREFIX))
         return self.model_dump(mode="json")[name] if name != "options" else dict(self.options)
 
     def fingerprint(self) -> str:

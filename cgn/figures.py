@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgn import files
 from cgn.config import Config
 from cgn.data.boxes import Box
 from cgn.errors import ConfigError
 from cgn.fit import Images, network_of, predict
-from cgn.methods import Counterfactual
+from cgn.methods import Counterfactual, Method
 from cgn.metrics import box_from_cam
 from cgn.predict import Ensemble, PairPrediction
 from cgn.results import FoldResult, FoldState
@@ -147,19 +147,19 @@ class Snapshots:
         }
         return draw_network(self._network(result, {}), self._images, self._index, history=history)
 
-    def _network(self, result: FoldResult, model: Mapping[str, Tensor]) -> nn.Module:
+    def _network(self, result: FoldResult, model: Mapping[str, Tensor]) -> Method:
         state = {**result.state, **model}  # only the result has a frozen trunk
         return network_of(self._config, state, str(self._images.device))
 
 
-def localisations_of(network: nn.Module, images: Images, index: NDArray[np.int64]) -> Localisations:
+def localisations_of(network: Method, images: Images, index: NDArray[np.int64]) -> Localisations:
     """Sec. IV-E. Maps and boxes of the class that a network predicts for these pairs."""
     cams = predict(network, images, index).cam.cpu().numpy()
     return Localisations(cams, [box_from_cam(cam, images.pairs.size) for cam in cams])
 
 
 def draw_network(
-    network: nn.Module,
+    network: Method,
     images: Images,
     index: NDArray[np.int64],
     name: str = "CGN",

@@ -258,7 +258,7 @@ def _start(config: Config, images: Images, number: int) -> _Fold:
     network.to(device)
     on_gpu = device.type == "cuda"
     if on_gpu:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     trunk: dict[str, Tensor] = {}
     if config.frozen_backbone:
         prefix, frozen = network.release_trunk()
@@ -308,8 +308,9 @@ def _steps(fold: _Fold, train: Tensor, epoch: int) -> Iterator[dict[str, Tensor]
 
 def _solve(fold: _Fold, train: Tensor) -> Iterator[dict[str, Tensor]]:
     """The solution on all training pairs."""
-    network, config = fold.network, fold.network.config
-    draw = torch.Generator().manual_seed(stream_seed(config.seed, fold.number, "solve"))
+    network = fold.network
+    assert isinstance(network, Solving)  # noqa: S101  (tells its type)
+    draw = torch.Generator().manual_seed(stream_seed(network.config.seed, fold.number, "solve"))
     yield network.solve(fold.images.batch(train, other=network.needs_other), draw)
 
 

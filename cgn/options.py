@@ -14,6 +14,8 @@ from cgn import plugins
 from cgn.errors import ConfigError
 
 Value = bool | int | float | str
+PREFIX = "options."
+"""Of the dotted name of an option."""
 
 
 class Options(BaseModel):

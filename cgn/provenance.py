@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from cgn import options
 from cgn.errors import ConfigError
 
 ROOT = Path(__file__).parent
@@ -74,6 +75,13 @@ def fields_read(method: str, root: Path = ROOT) -> frozenset[str]:
     raise ConfigError(
         f"method {method} must define READS, the fields of Config that it reads: add it to {path.name}"
     )
+
+
+def reads(method: str, name: str) -> bool:
+    """Whether a method reads a field of `Config`, or an option by its dotted name. Raises ConfigError."""
+    if name.startswith(options.PREFIX):
+        return name.removeprefix(options.PREFIX) in options.declared(method).model_fields
+    return name in fields_read(method)
 
 
 def import_closure(modules: Iterable[str], root: Path = ROOT) -> set[str]:

@@ -3,7 +3,8 @@
 A module defines `CHANNELS`, `IN_CHANNELS` and three functions: `build()` returns the network as published,
 `trunk(network)` returns its layers up to the last convolution layer (reading 4), and `imagenet()` returns the
 published weights. A trunk is sequential and maps `(B, IN_CHANNELS, size, size)` to `(B, CHANNELS, h, w)`.
-`STAGE` is the number of its first layer that belongs to the last stage, and `STAGE_CHANNELS` what goes into it.
+`STAGE` is the number of its first layer that belongs to the last stage, and `STAGE_CHANNELS` what goes into
+it.
 
 A network that ends in more than a global average pool and a linear layer also defines `head(network)`: its
 layers between the trunk and the last linear layer, and the number of their outputs; if a pool follows the
@@ -48,7 +49,8 @@ def load(name: str, weights: str = "none") -> Backbone:
 def load_with_head(name: str, weights: str = "none") -> tuple[Backbone, nn.Module, int]:
     """The backbone, the published layers between it and the last linear layer, and the width of their output.
 
-    Both parts have the weights. The head of most networks is a global average pool. Raises what `load` raises.
+    Both parts have the weights. The head of most networks is a global average pool. Raises what `load`
+    raises.
     """
     module = plugins.load(__name__, name)
     network: nn.Module = module.build()

@@ -49,6 +49,8 @@ class Method(nn.Module):
         config: what is trained.
     """
 
+    needs_reference: bool = False
+    """Whether a prediction depends on the other breast."""
     needs_other: bool = False
     """Whether a batch must have the other view of each breast."""
 
@@ -81,7 +83,7 @@ class Method(nn.Module):
         """Fill `.grad` from the weighted sum of the terms' means; return the values without their graph."""
         weights = self.config.loss_weights
         total = torch.stack([weights.get(name, 1.0) * value.mean() for name, value in values.items()]).sum()
-        total.backward()
+        torch.autograd.backward(total)
         return {name: value.detach() for name, value in values.items()}
 
     def autocast(self) -> torch.autocast:
@@ -139,7 +141,7 @@ def check(config: Config) -> None:
     module = plugins.load(__name__, config.method)
     if module.TERMS and (unknown := sorted(set(config.loss_weights) - set(module.TERMS))):
         raise ConfigError(
-            f"loss_weights of method {config.method} may name {', '.join(module.TERMS)} "
+            f"loss_weights may name {', '.join(module.TERMS)} for method {config.method} "
             f"but got {unknown[0]!r}: take one of these"
         )
     for name, required in getattr(module, "REQUIRES", {}).items():

@@ -38,6 +38,7 @@ class Pooled(Method):
         self.backbone = backbone
         self.channels = backbone.channels
         self.width = self.channels * (1 if sides == "target" else 2)
+        self.needs_reference = sides != "target"
         self.sides = SIDES[sides]
 
     def groups(self) -> list[dict[str, Any]]:

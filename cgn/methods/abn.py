@@ -80,7 +80,7 @@ class ABN(Method):
 
 
 class _AttentionBranch(nn.Module):
-    """(B,C,h,w) -> logits (B,2), map (B,1,h,w) in (0, 1). Layers as in the authors' code, with their norms."""
+    """(B,C,h,w) -> logits (B,2), map (B,1,h,w) in (0, 1). The norms are those of the authors' code."""
 
     def __init__(self, stage: nn.Module, channels: int, classes: int) -> None:
         super().__init__()

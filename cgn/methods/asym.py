@@ -32,6 +32,7 @@ class Asym(Method):
     s, m and t are learned; m and t begin as mean and standard deviation of max n in the first batch.
     """
 
+    needs_reference = True
     started: Tensor
 
     def __init__(self, config: Config) -> None:

@@ -123,6 +123,7 @@ class CGN(Method):
         self.terms = objective.terms(config)
         self.needs = objective.needs(config)
         self.inputs = ("target", *OTHER_INPUTS[config.bilateral])
+        self.needs_reference = "reference" in self.inputs
         self.needs_other = "other_target" in self.inputs
         self.backbone = Extractor(config)
         channels = self.backbone.channels
@@ -142,7 +143,7 @@ class CGN(Method):
         are used for the losses of both D and G.
         """
         with self.autocast():
-            computed = self(batch)
+            computed = self.forward(batch)
             values = {term.name: term.value(computed, self.config) for term in self.terms}
         weights, present = self.config.loss_weights, dict(self.named_children())
         for parts, terms in objective.by_part(self.terms):

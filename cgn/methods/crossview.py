@@ -1,4 +1,4 @@
-"""A transformer over the cells of all films of a woman (after Chen et al. 2022), for the label of the target."""
+"""A transformer over the cells of all films of a woman (after Chen et al. 2022), for the target's label."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +34,8 @@ class CrossView(Method):
 
     Sides are both oriented to the chest wall, so equal places of two films have equal embeddings.
     """
+
+    needs_reference = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

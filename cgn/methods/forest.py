@@ -29,7 +29,8 @@ class Options(_pooled.Options):
 
 
 class Forest(_pooled.Pooled):
-    """Trees as tensors of a fixed shape, so that the state needs no pickle: one row per tree, one column per node.
+    """Trees as tensors of a fixed shape, so that the state needs no pickle: a row per tree, a column per
+    node.
 
     `feature` is -1 in a leaf, and `p` is the share of malignant pairs in it.
     """
@@ -74,8 +75,8 @@ class Forest(_pooled.Pooled):
     def predict(self, batch: Batch) -> BatchPrediction:
         """Mean share of malignant pairs in the leaves.
 
-        The map is a surrogate, because a forest has none: channels weighted by their importance, with the sign
-        of the classes' difference in their means.
+        The map is a surrogate, because a forest has none: channels weighted by their importance, with the
+        sign of the classes' difference in their means.
         """
         h_t, x = self.read(batch)
         p = self._p(x)

@@ -1,7 +1,7 @@
 """Logistic regression on frozen features: the cheapest row, which every other one should beat.
 
-An analogue of "Pretrained CNN" of Table I (Dhungel et al. 2016), which is not an image-level method and is quoted
-there (reading 47).
+An analogue of "Pretrained CNN" of Table I (Dhungel et al. 2016), which is not an image-level method and is
+quoted there (reading 47).
 """
 
 from collections.abc import Mapping
@@ -60,13 +60,12 @@ class Logistic(_pooled.Pooled):
         fitted = LogisticRegression(C=self.c, max_iter=1000).fit(standardised, batch.y.cpu().numpy())
         self.weight.copy_(torch.from_numpy(fitted.coef_[0]))
         self.bias.copy_(torch.tensor(float(fitted.intercept_[0])))
-        return {
-            "l_cls": F.binary_cross_entropy_with_logits(self._score(x), batch.y.float(), reduction="none")
-        }
+        losses = F.binary_cross_entropy_with_logits(self._score(x), batch.y.float(), reduction="none")
+        return {"l_cls": losses}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> BatchPrediction:
-        """Probability, and each cell's share of the score of the predicted class that comes from the target."""
+        """Probability, and each cell's share of the score of the predicted class, target only."""
         h_t, x = self.read(batch)
         score = self._score(x)
         per_channel = (self.weight / self.scale)[: self.channels]

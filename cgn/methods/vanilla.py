@@ -1,7 +1,8 @@
 """Vanilla and Vanilla + GAP of Table I: the target alone (Zhou et al. 2016 for the class activation map).
 
-The paper's Vanilla and Vanilla + GAP are equal for ResNet50 and differ for AlexNet. Vanilla is therefore read as
-the network as published with two classes, and + GAP as a global average pool in place of its head (reading 38).
+The paper's Vanilla and Vanilla + GAP are equal for ResNet50 and differ for AlexNet. Vanilla is therefore read
+as the network as published with two classes, and + GAP as a global average pool in place of its head (reading
+38).
 """
 
 from collections.abc import Mapping

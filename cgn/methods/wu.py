@@ -40,9 +40,10 @@ class Options(options.Options):
     """Which films are fused; all share one backbone and one head (reading 42)."""
 
     fusion: Literal["view", "image", "side", "joint"] = Field(
-        "view", description="view: both sides of each view, probabilities averaged over the views; image: each "
-        "film of the side; side: both views of the side; joint: all four films"
-    )  # fmt: skip
+        "view",
+        description="view: both sides of each view, probabilities averaged over the views; image: each film "
+        "of the side; side: both views of the side; joint: all four films",
+    )
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on the images; 0.01 published")
 
 
@@ -60,6 +61,7 @@ class Wu(Method):
                 "set one of them to its default"
             )
         self.heads = HEADS[self.options.fusion]
+        self.needs_reference = "reference" in self.heads[0]
         backbone = backbones.load(config.backbone, config.backbone_weights)
         self.backbone = backbone
         pooled = len(self.heads[0]) * backbone.channels

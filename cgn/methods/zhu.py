@@ -30,9 +30,10 @@ class Options(options.Options):
     """Which cells the loss reads, and how strongly few are preferred."""
 
     scheme: Literal["max", "assign", "sparse", "attention"] = Field(
-        "sparse", description="max: the highest cell; assign: the `assigned` highest cells have the label, all "
-        "others are benign; sparse: max and a penalty on all cells; attention: a weighted mean of the cells"
-    )  # fmt: skip
+        "sparse",
+        description="max: the highest cell; assign: the `assigned` highest cells have the label, all others "
+        "are benign; sparse: max and a penalty on all cells; attention: a weighted mean of the cells",
+    )
     sparsity: float = Field(1e-3, ge=0, description="weight of the penalty of `sparse` (reading 41)")
     assigned: int = Field(1, ge=1, description="cells with the label of the film, for `assign`")
     assign_after: int = Field(0, ge=0, description="steps of `max` before `assign` begins")
@@ -84,7 +85,8 @@ class Zhu(Method):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> BatchPrediction:
-        """Probability of the highest cell; the map is each cell's probability of malignancy, for both classes.
+        """Probability of the highest cell; the map is each cell's probability of malignancy, for both
+        classes.
 
         `attention`: each cell's share of the logit of the predicted class.
         """

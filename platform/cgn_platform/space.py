@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal, TypeGuard, get_args
 
+from cgn import options
 from cgn.config import Config
 from cgn.errors import ConfigError
 
@@ -195,22 +196,22 @@ class Space:
         Raises:
             ConfigError: the values are not valid together.
         """
-        values: dict[str, Any] = self.base.model_dump(mode="json")
         chosen: dict[str, Scalar] = {}
         for name, dimension in self.dimensions.items():
             if all(
-                values[other] in map(_plain, allowed) for other, allowed in (dimension.when or {}).items()
+                (chosen[other] if other in chosen else self.base.value(other)) in map(_plain, allowed)
+                for other, allowed in (dimension.when or {}).items()
             ):
-                chosen[name] = values[name] = choose(name, dimension)
-        return Config.of(values), chosen
+                chosen[name] = choose(name, dimension)
+        return self.base.edit(**chosen), chosen
 
     def queued(self) -> Iterator[dict[str, Scalar]]:
         """The values of the trials that are declared: the base, then `first`."""
         for edit in ({}, *self.first):
-            values = self.base.edit(**edit).model_dump(mode="json")
+            config = self.base.edit(**edit)
 
-            def choose(name: str, dimension: Dimension, values: dict[str, Any] = values) -> Scalar:
-                value: Scalar = values[name]
+            def choose(name: str, dimension: Dimension, config: Config = config) -> Scalar:
+                value: Scalar = config.value(name)
                 if not dimension.contains(value):
                     raise ConfigError(
                         f"{name} must be in its range ({dimension}) in the base and in `first` "
@@ -247,16 +248,18 @@ class Space:
             _require(
                 not dimension.log or dimension.low > 0, name, "have low > 0 where log=True", dimension.low
             )
-        for end in dimension.extremes():
-            self.base.edit(**{name: end})
+        for method in (dimension.when or {}).get("method", (self.base.method,)):
+            for end in dimension.extremes():
+                self.base.edit(**{"method": method, name: end})
 
 
 TUNED: Mapping[str, Dimension] = {
     "learning_rate": Float(1e-5, 1e-2, log=True),
     "alpha": Float(0, 1, when={"bilateral": ("bf_gan", "adain_gan")}),
     "beta": Float(0.1, 1000, log=True, when={"triplet": ("feedback", "non_feedback")}),
+    "options.sparsity": Float(1e-5, 1e-1, log=True, when={"method": ("zhu",)}),
 }
-"""The dimensions in which each row of a retuned table is searched; alpha and beta only if it uses them."""
+"""The dimensions in which each row of a retuned table is searched, if its method reads them."""
 
 
 @dataclass(frozen=True)
@@ -390,7 +393,7 @@ def _brief(value: Any) -> str:
 
 def _check_field(name: str, where: str) -> None:
     fields = sorted(Config.model_fields)
-    if name in fields:
+    if name in fields or name.startswith(options.PREFIX):  # options are checked with their method
         return
     near = difflib.get_close_matches(name, fields, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -59,7 +59,7 @@ def test_every_field_changes_the_fingerprint():
     assert len(prints | {base.fingerprint()}) == len(edits) + 1
 
 
-# ------------------------------------------------------------------------------------------ options of a method
+# ---------------------------------------------------------------------------------------- options of a method
 
 
 def test_options_are_those_of_the_method_and_kept_where_they_differ_from_their_defaults():

@@ -9,12 +9,12 @@ from cgn.config import Config
 from cgn.errors import ConfigError, WeightsError
 from cgn.methods import build
 
-GRID = {"alexnet": 13, "resnet18": 7, "resnet50": 7, "tiny": 28}  # cells per side at 224 pixels
+GRID = {"alexnet": 13, "convnext_tiny": 7, "efficientnet_b0": 7, "resnet18": 7, "resnet50": 7, "tiny": 28}  # cells per side at 224 pixels
 
 every_backbone = pytest.mark.parametrize("name", plugins.names("cgn.backbones"))
 
 
-def test_the_backbones_of_the_paper_exist():
+def test_the_documented_backbones_exist():
     assert set(plugins.names("cgn.backbones")) == set(GRID)
 
 
@@ -90,3 +90,34 @@ def test_an_unknown_name_lists_the_existing_ones():
         backbones.load("vgg")
     with pytest.raises(ConfigError, match="among the methods: take one of cgn"):
         build(Config(method="cnn"))
+
+
+@every_backbone
+def test_the_last_stage_is_cut_off_and_keeps_the_grid_of_its_input_where_asked(name):
+    whole = backbones.load(name).eval()
+    lower, upper = backbones.split(name, whole)
+    x = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        g = lower(x)
+        assert g.shape[1] == lower.channels
+        assert torch.equal(upper(g), whole(x))
+        assert backbones.same_grid(upper)(g).shape == (1, whole.channels, *g.shape[2:])
+
+
+@every_backbone
+def test_the_published_head_has_the_published_weights(name, tmp_path):
+    torch.manual_seed(1)
+    module = plugins.load("cgn.backbones", name)
+    source = module.build().eval()
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    backbone, head, width = backbones.load_with_head(name, str(tmp_path / "weights.safetensors"))
+    head.eval()
+    x = torch.rand(2, 1, 224, 224)
+    with torch.no_grad():
+        pooled = head(backbone.eval()(x))
+    assert pooled.shape == (2, width)
+    if name != "tiny":  # which has no published head
+        *_, last = [layer for layer in source.modules() if isinstance(layer, torch.nn.Linear)]
+        with torch.no_grad():
+            expected = source(((x - backbones.MEAN) / backbones.STD).expand(-1, 3, -1, -1))
+            torch.testing.assert_close(last(pooled), expected)

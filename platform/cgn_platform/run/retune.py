@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cgn.files import check_name
-from cgn.provenance import fields_read
+from cgn.provenance import reads
 from cgn_platform.search.records import TrialRecord, best_of
 from cgn_platform.space import TUNED, Prune, Space, Table, Tuned
 
@@ -31,9 +31,10 @@ def searches(table: Table, name: str, trials: int, seed: int = 0) -> dict[str, t
     by_row: dict[str, tuple[str, Space]] = {}
     for number, row in enumerate(table.rows, 1):
         config = table.config(row)
-        read = fields_read(config.method)
         dimensions = {
-            field: range_ for field, range_ in TUNED.items() if field in read and field not in row.changes
+            name: range_
+            for name, range_ in TUNED.items()
+            if name not in row.changes and reads(config.method, name)
         }
         study = check_name(f"{name}-row{number}-{_slug(row.name)}", "the name of a row's study")
         space = Space(config, dimensions, trials, Prune("none"), seed=seed)

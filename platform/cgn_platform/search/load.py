@@ -11,7 +11,7 @@ from typing import TypeVar
 from cgn import plugins
 from cgn.config import Config
 from cgn.errors import CGNError, ConfigError
-from cgn.provenance import fields_read
+from cgn.provenance import fields_read, reads
 from cgn_platform.space import Dimension, Space, Table
 
 Declared = TypeVar("Declared", Space, Table)
@@ -69,14 +69,15 @@ def check_names(config: Config, dimensions: Mapping[str, Dimension] | None = Non
         }
         for value in values[name]:
             plugins.check(package, value)
-    if config.loss_weights:
-        from cgn import objective  # late: imports torch
+    if config.loss_weights or config.method != Config.model_fields["method"].default:
+        from cgn import methods  # late: imports torch, and the default method requires nothing
 
-        objective.terms(config)
-    read = frozenset[str]().union(*(fields_read(method) for method in values["method"]))
-    if unread := [name for name in dimensions or () if name not in read]:
+        methods.check(config)
+    chosen = sorted(values["method"])
+    read = frozenset[str]().union(*(fields_read(method) for method in chosen))
+    if unread := [name for name in dimensions or () if not any(reads(m, name) for m in chosen)]:
         raise ConfigError(
-            f"dimension {unread[0]!r} must be a field that {' or '.join(sorted(values['method']))} reads but "
+            f"dimension {unread[0]!r} must be a field that {' or '.join(chosen)} reads but "
             f"is not: it has no effect; remove it, or search {', '.join(sorted(read))}"
         )
 
