@@ -89,8 +89,8 @@ def same_grid(stage: nn.Module) -> nn.Module:
     """A copy of a stage, with its weights, whose output has the grid of its input: every stride is 1."""
     copied = copy.deepcopy(stage)
     for layer in copied.modules():
-        if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
-            layer.stride, layer.padding = (1, 1), "same"
+        if isinstance(layer, nn.Conv2d):
+            layer.stride = (1, 1)
     return copied
 
 

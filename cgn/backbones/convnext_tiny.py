@@ -6,7 +6,7 @@ from torch import nn
 from torchvision import models
 
 CHANNELS, IN_CHANNELS = 768, 3
-STAGE, STAGE_CHANNELS = 6, 384  # the last downsampling and the blocks behind it
+STAGE, STAGE_CHANNELS = 7, 768  # the blocks behind the last downsampling
 
 
 def build() -> nn.Module:

@@ -117,6 +117,8 @@ DISCRIMINATOR_INPUT: Mapping[Variant, Callable[[Tensor, Tensor], Tensor]] = {
 class CGN(Method):
     """Fig. 3, with only those parts that the terms of the configuration need."""
 
+    backbone: Extractor
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         own = Options.model_validate(config.options)

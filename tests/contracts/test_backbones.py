@@ -9,7 +9,14 @@ from cgn.config import Config
 from cgn.errors import ConfigError, WeightsError
 from cgn.methods import build
 
-GRID = {"alexnet": 13, "convnext_tiny": 7, "efficientnet_b0": 7, "resnet18": 7, "resnet50": 7, "tiny": 28}  # cells per side at 224 pixels
+GRID = {
+    "alexnet": 13,
+    "convnext_tiny": 7,
+    "efficientnet_b0": 7,
+    "resnet18": 7,
+    "resnet50": 7,
+    "tiny": 28,
+}  # cells per side at 224 pixels
 
 every_backbone = pytest.mark.parametrize("name", plugins.names("cgn.backbones"))
 
@@ -86,9 +93,11 @@ def test_wide_backbones_are_projected():
 
 
 def test_an_unknown_name_lists_the_existing_ones():
-    with pytest.raises(ConfigError, match="take one of alexnet, resnet18, resnet50, tiny"):
+    listed = "take one of " + ", ".join(plugins.names("cgn.backbones"))
+    with pytest.raises(ConfigError, match=listed):
         backbones.load("vgg")
-    with pytest.raises(ConfigError, match="among the methods: take one of cgn"):
+    listed = "among the methods: take one of " + ", ".join(plugins.names("cgn.methods"))
+    with pytest.raises(ConfigError, match=listed):
         build(Config(method="cnn"))
 
 

@@ -17,10 +17,10 @@ from cgn_platform.report.plot_style import GREY
 
 if TYPE_CHECKING:  # loaded late: torch and matplotlib take seconds
     from matplotlib.figure import Figure
-    from torch import nn
 
     from cgn.figures import Localisations
     from cgn.fit import Images
+    from cgn.methods import Method
 
 DPI = 90  # one or two pixels of a picture for each pixel of a film
 
@@ -149,7 +149,7 @@ def _features_picture(baseline: Evidence, cases: _Cases) -> Picture | None:
     return Picture(_png(figures.fig5(*cases.films, maps)), label)
 
 
-def _networks(evidence: Evidence, cases: _Cases) -> "Iterator[nn.Module]":
+def _networks(evidence: Evidence, cases: _Cases) -> "Iterator[Method]":
     """For each case, the network of the first seed that was tested on its fold."""
     from cgn.fit import network_of
 

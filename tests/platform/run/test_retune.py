@@ -60,9 +60,7 @@ def test_every_row_has_the_same_budget_over_the_fields_that_it_uses() -> None:
 
 def test_a_row_is_tuned_only_over_what_its_method_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a method that ignores alpha and beta would spend its trials on them."""
-    monkeypatch.setattr(
-        "cgn_platform.run.retune.fields_read", lambda _method: frozenset({"learning_rate", "beta"})
-    )
+    monkeypatch.setattr("cgn.provenance.fields_read", lambda _method: frozenset({"learning_rate", "beta"}))
     _, space = searches(TABLE, "t", 5)["proposed"]
     assert set(space.dimensions) == {"learning_rate", "beta"}
 

@@ -117,5 +117,6 @@ def test_a_missing_file_is_refused_with_the_existing_ones() -> None:
 def test_a_dimension_that_no_method_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     read = frozenset({"method", "backbone", "seed"})
     monkeypatch.setattr("cgn_platform.search.load.fields_read", lambda _method: read)
+    monkeypatch.setattr("cgn.provenance.fields_read", lambda _method: read)
     with pytest.raises(ConfigError, match="dimension 'precision' must be a field that cgn reads but is not"):
         check_names(Config(), {"precision": Choice(("fp32",)), "seed": Choice((0, 1))})
