@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cgn import backbones, files, methods, sealed
 from cgn.config import Config
-from cgn.data import datasets
+from cgn.data import datasets, leaks
 from cgn.data.boxes import Box
 from cgn.data.breast import Preprocessing
 from cgn.data.datasets import DatasetOptions
@@ -299,7 +299,7 @@ def prepare_sides(
 ) -> tuple[Grey, tuple[Rejection, ...]]:
     """Both sides of each pair, prepared as for training, `(n, 2, size, size)`; and the pairs that failed."""
     outcomes = dict(prepare_pairs(records, Preprocessing(size), sandboxed=sandboxed))
-    pairs = [outcomes[number] for number in range(len(records))]
+    pairs = leaks.without_contradictions(records, [outcomes[number] for number in range(len(records))])
     sides = [np.stack([p.target.pixels, p.reference.pixels]) for p in pairs if isinstance(p, PreparedPair)]
     rejected = tuple(pair for pair in pairs if isinstance(pair, Rejection))
     return np.array(sides, np.uint8).reshape(-1, 2, size, size), rejected

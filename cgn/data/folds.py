@@ -112,7 +112,7 @@ def _check_patients(
     if fewest >= parts:
         return
     if fewest < FEWEST:
-        remedy = f"add films until each class has at least {FEWEST} patients: fewer cannot be divided"
+        remedy = f"add films; {FEWEST} patients of each class are enough for {FEWEST} folds or one division"
     else:
         remedy = f"use at most {fewest} folds"
     raise ConfigError(

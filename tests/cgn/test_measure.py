@@ -147,6 +147,14 @@ def test_an_unreadable_film_rejects_only_its_pair():
     assert [str(why) for why in rejected] == [f"{records[1].pair_id}: one film: torn"]
 
 
+def test_the_same_films_of_two_women_are_left_out():
+    records = list(phantom.scan(phantom.Options(pairs=3), 32).records)
+    records[1] = replace(records[1], load=records[0].load)
+    sides, rejected = measure.prepare_sides(records, 32)
+    assert len(sides) == 1
+    assert [pair.reason for pair in rejected] == [Reason.SAME_FILM] * 2
+
+
 def test_the_symmetry_test_needs_a_data_set_with_healthy_pairs(tmp_path):
     assert "phantom" in measure.with_healthy_pairs()
     options = phantom.Options(pairs=10)
