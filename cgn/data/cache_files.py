@@ -132,11 +132,7 @@ def open_cache(address: str | Path, verify: bool = True) -> Pairs:
         reference_crop=_frozen(np.array(column["reference_crop"], np.int64)),
         recipe=manifest.recipe,
     )
-    if reason := leaks.overlap(pairs, splits, images=verify):
-        raise CacheError(
-            f"the folds of the cache at {place.shown} must not overlap, but in {reason}",
-            "remove the cache and run 'cgn cache' again, which names films that are listed twice",
-        )
+    _refuse_overlap(place, leaks.overlap(pairs, splits, images=verify))
     return pairs
 
 
@@ -144,7 +140,8 @@ def open_splits(address: str | Path) -> tuple[Split, ...]:
     """Reading 18. The splits of a cache, as indices into the rows of `open_cache`.
 
     Raises:
-        CacheError: there is no cache, or its `splits.json` is missing or damaged.
+        CacheError: there is no cache, its `splits.json` is missing or damaged, or a pair is in two parts;
+            `open_cache` also checks that no patient and no image is.
     """
     place = _place(address)
     return _splits(place, read_manifest(place))
@@ -160,7 +157,16 @@ def _splits(place: Place, manifest: Manifest) -> tuple[Split, ...]:
         raise damaged(place, SPLITS, "it must list the pairs of every part of every fold") from None
     if not splits or owner != manifest.fingerprint:
         raise damaged(place, SPLITS, "it must have the folds of this cache")
+    _refuse_overlap(place, leaks.repeated(manifest.pair_ids, splits))
     return splits
+
+
+def _refuse_overlap(place: Place, reason: str) -> None:
+    if reason:
+        raise CacheError(
+            f"the folds of the cache at {place.shown} cannot be used: {reason}",
+            "remove the cache and run 'cgn cache' again, which names films that are listed twice",
+        )
 
 
 def _place(address: str | Path) -> Place:

@@ -17,6 +17,9 @@ from cgn.data.preparation import PairOutcome, PreparedPair
 from cgn.data.records import PairRecord, Rejection, Role, rejected
 from cgn.errors import Reason
 
+Names = dict[str, list[set[str | bytes]]]
+"""By kind, e.g. patient: the names that each row has."""
+
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -81,6 +84,19 @@ def _rejection(film: _Listed, other: _Listed, facts: Sequence[str]) -> Rejection
     return rejected(film.record, Reason.SAME_FILM, message, film.role)
 
 
+def repeated(pair_id: Sequence[str] | NDArray[np.str_], splits: Sequence[Split]) -> str:
+    """Why these folds cannot be used; "" if no pair is twice in a fold or in two test parts."""
+    names: Names = {"pair": [{str(name)} for name in pair_id]}
+    for split in splits:
+        for part, text in PARTS.items():
+            if len(set(getattr(split, part))) < len(getattr(split, part)):
+                return f"fold {split.fold}: the {text} part must have a pair once"
+    if reason := next(_shared(pair_id, splits, names), ""):
+        return reason
+    tested = [row for split in splits for row in split.test]
+    return "a pair is in the test part of two folds" if len(set(tested)) < len(tested) else ""
+
+
 def overlap(pairs: Pairs, splits: Sequence[Split], *, images: bool = True) -> str:
     """Why these folds cannot be used; "" if training, validation and test are disjoint and have both classes.
 
@@ -89,38 +105,33 @@ def overlap(pairs: Pairs, splits: Sequence[Split], *, images: bool = True) -> st
         splits: of these pairs.
         images: compare images too, and not only pairs and patients.
     """
-    names: dict[str, list[set[str | bytes]]] = {
-        "pair": [{name} for name in pairs.pair_id.tolist()],
-        "patient": [{name} for name in pairs.patient_id.tolist()],
-    }
+    if reason := repeated(pairs.pair_id, splits):
+        return reason
+    for split in splits:
+        for part, text in PARTS.items():
+            if len(np.unique(pairs.label[getattr(split, part)])) < 2:
+                return f"fold {split.fold}: the {text} part must have both classes"
+    names: Names = {"patient": [{name} for name in pairs.patient_id.tolist()]}
     if images:
         both = zip(pairs.target, pairs.reference, strict=True)
         names["image"] = [{_digest(target), _digest(reference)} for target, reference in both]
-    return next(_overlaps(pairs, splits, names), "")
+    return next(_shared(pairs.pair_id, splits, names), "")
 
 
-def _overlaps(
-    pairs: Pairs, splits: Sequence[Split], names: dict[str, list[set[str | bytes]]]
+def _shared(
+    pair_id: Sequence[str] | NDArray[np.str_], splits: Sequence[Split], names: Names
 ) -> Iterator[str]:
+    """What two parts of a fold share."""
     for split in splits:
-        rows: dict[str, NDArray[np.int64]] = {part: getattr(split, part) for part in PARTS}
-        for part, text in PARTS.items():
-            if len(set(rows[part])) < len(rows[part]):
-                yield f"fold {split.fold}: the {text} part must have a pair once"
-            if len(np.unique(pairs.label[rows[part]])) < 2:
-                yield f"fold {split.fold}: the {text} part must have both classes"
         for one, other in combinations(PARTS, 2):
             for kind, of_row in names.items():
-                owner = {name: row for row in rows[one] for name in of_row[row]}
-                for row in rows[other]:
+                owner = {name: row for row in getattr(split, one) for name in of_row[row]}
+                for row in getattr(split, other):
                     for name in of_row[row] & owner.keys():
                         yield (
                             f"fold {split.fold}: {PARTS[one]} and {PARTS[other]} have the same {kind} in "
-                            f"{pairs.pair_id[owner[name]]} and {pairs.pair_id[row]}"
+                            f"{pair_id[owner[name]]} and {pair_id[row]}"
                         )
-    tested = np.concatenate([split.test for split in splits]) if splits else np.zeros(0, np.int64)
-    if len(np.unique(tested)) < len(tested):
-        yield "a pair is in the test part of two folds"
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:

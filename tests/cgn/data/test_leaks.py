@@ -176,6 +176,8 @@ def test_a_cache_whose_pairs_train_and_test_is_refused(cache):
     first, *others = open_splits(cache)
     reseal(cache, [dataclasses.replace(first, train=np.append(first.train, first.test)), *others])
     assert "fold 0: training and test have the same pair" in refusal(cache)
+    with pytest.raises(CacheError, match="training and test have the same pair"):
+        open_splits(cache)
 
 
 @pytest.mark.parametrize(
