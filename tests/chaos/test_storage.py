@@ -80,7 +80,7 @@ def test_a_full_store(
     disk.fill(leave=0)
     slow.unlink()
     assert driver.wait() == 2, driver.output
-    assert "the study's database cannot be used" in driver.output.splitlines()[-1]
+    assert "studies.db cannot be used" in driver.output.splitlines()[-1]
     disk.empty()
     again = drive(nodes.address, at=home, space=SPACE, ledger=str(store.units))
     assert again.wait() == 0, again.output

@@ -4,19 +4,15 @@ The traceback of an unexpected error goes to a file that the line names.
 """
 
 import codecs
-import errno
 import os
 import shlex
-import sqlite3
-import sys
 import tempfile
 import traceback
 from typing import TextIO
 
 from cgn.errors import CGNError, one_line
+from cgn_platform.remedies import is_of_database, remedy_of
 
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-FULL = (errno.ENOSPC, errno.EDQUOT)
 PLAIN = {"×": "x", "✓": "v", "–": "-", "—": "-", "−": "-", "→": ">", "…": ".", "±": "~", "•": "*"}
 """Characters of our output, and what an ASCII terminal shows for each: columns stay aligned."""
 INTERRUPTED = {
@@ -47,8 +43,9 @@ def line_of(error: Exception) -> str:
     from cgn_platform.store.databases import hidden
 
     path = _write_traceback(error)
+    remedy = remedy_of(error) or "this is an error of cgn: report it with the traceback"
     where = f"traceback in {path}" if path else "--debug shows the traceback"
-    return f"{hidden(_message(error))}: {_remedy(error)} ({where})"
+    return f"{hidden(_message(error))}: {remedy} ({where})"
 
 
 def interruption(arguments: list[str], *, terminated: bool = False) -> str:
@@ -68,39 +65,11 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 def _message(error: Exception) -> str:
     text = one_line(error)[:500]
-    if _is_database(error):
+    if is_of_database(error):
         return f"a database cannot be used ({text})"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
     return text if text == type(error).__name__ else f"{type(error).__name__}: {text}"
-
-
-def _remedy(error: Exception) -> str:
-    text = str(error)
-    if _is_database(error):
-        if "locked" in text:
-            return "end the process that holds it, or wait, and run the same command again"
-        return "restore it or move it away, and run the same command again; finished folds are kept"
-    if isinstance(error, UnicodeEncodeError):
-        return "set PYTHONIOENCODING=utf-8, and use names that your terminal and file system can represent"
-    if "home directory" in text or "getpwuid" in text:
-        return "this account has no home folder or no entry in /etc/passwd: set HOME and USER"
-    if isinstance(error, OSError):
-        if error.errno in READ_ONLY:
-            return "give a folder that you may write to (--store, --out), or correct its rights"
-        if error.errno in FULL:
-            return "free some space and run the same command again"
-        return "correct the path, the disk or the connection, and run the same command again"
-    if isinstance(error, MemoryError):
-        return "free some memory, or give the command less to do at once"
-    return "this is an error of cgn: report it with the traceback"
-
-
-def _is_database(error: Exception) -> bool:
-    sqlalchemy = sys.modules.get("sqlalchemy.exc")  # not imported: an error of it shows that it is loaded
-    return isinstance(error, sqlite3.Error) or (
-        sqlalchemy is not None and isinstance(error, sqlalchemy.SQLAlchemyError)
-    )
 
 
 def _write_traceback(error: Exception) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from cgn import files
 from cgn.errors import CGNError, RegistryError, first_line
 from cgn.temporary import within_scratch
+from cgn_platform.remedies import remedy_of
 from cgn_platform.store.databases import hidden
 from cgn_platform.tracking import mlflow_client
 
@@ -165,5 +166,5 @@ class Registry:
         except Exception as error:
             raise RegistryError(
                 f"the model registry at {hidden(self.uri)} fails ({first_line(error)})",
-                remedy="solve this problem and run the same command again",
+                remedy=remedy_of(error) or "solve this problem and run the same command again",
             ) from error

@@ -1,4 +1,4 @@
-"""Optuna's storage while one driver holds the study: a write-through cache.
+"""Optuna's storage while one driver holds the study, a write-through cache; and errors of any storage.
 
 Optuna reads all running trials from the database before each decision, since other processes may have written
 them; that takes longer than the decision itself, and Optuna's own `_CachedStorage` does so too. Here no other
@@ -7,15 +7,23 @@ process writes (`study_lock.StudyLock`), so everything is read from memory.
 
 import copy
 import functools
+import sqlite3
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from cgn.errors import StudyError, first_line, one_line
+from cgn_platform.remedies import remedy_of
+from cgn_platform.store import databases
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -181,3 +189,25 @@ class WriteThroughStorage(BaseStorage):
     def remove_session(self) -> None:
         """Passed to the backend."""
         self._backend.remove_session()
+
+
+@contextmanager
+def database_errors(url: str) -> Iterator[None]:
+    """Raise StudyError, in one line, in place of the database's own errors."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        cause = error.__cause__ or error
+        cause = getattr(cause, "orig", None) or cause
+        raise StudyError(
+            f"the study's database {databases.shown(url)} cannot be used ({one_line(cause)})",
+            remedy=remedy_of(cause) or "repair it and run the same command again: finished folds are kept",
+        ) from error
+    except RuntimeError as error:
+        if "optuna" not in str(error):
+            raise
+        raise StudyError(  # Optuna's check of the schema
+            f"the study's database {databases.shown(url)} was written by another version of Optuna "
+            f"({first_line(error)})",
+            remedy="use the version of cgn-platform that wrote it, or 'optuna storage upgrade'",
+        ) from error

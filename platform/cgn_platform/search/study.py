@@ -5,6 +5,7 @@ A study is stored in one SQL database; everything in it is plain JSON. One drive
 are queued again, and the total stays the number of trials that the space declares.
 """
 
+import functools
 import hashlib
 import secrets
 import sqlite3
@@ -12,22 +13,24 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from cgn.config import Config
-from cgn.errors import ConfigError, StudyError, first_line, one_line
+from cgn.errors import ConfigError, StudyError
 from cgn_platform.search.pruning import FACTS, Scores, facts_of, make_pruner
 from cgn_platform.search.racing import Floats
 from cgn_platform.search.records import ORPHAN, State, TrialRecord, TrialSpec
-from cgn_platform.search.storage import WriteThroughStorage
+from cgn_platform.search.storage import WriteThroughStorage, database_errors
 from cgn_platform.search.study_lock import StudyLock
 from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference, in_one_line
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -46,25 +49,15 @@ FINAL_STATES: Mapping[str, TrialState] = {
 }
 
 
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    """Raise StudyError, in one line, in place of the database's own errors."""
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        cause = error.__cause__ or error
-        raise StudyError(
-            f"the study's database cannot be used ({one_line(getattr(cause, 'orig', None) or cause)})",
-            remedy="free its disk or its lock, or restore it if it is damaged; then run the same "
-            "command again: finished trials and folds are kept",
-        ) from error
-    except RuntimeError as error:
-        if "optuna" not in str(error):
-            raise
-        raise StudyError(  # Optuna's check of the schema
-            f"the study's database was written by another version of Optuna ({first_line(error)})",
-            remedy="use the version of cgn-platform that wrote it, or 'optuna storage upgrade'",
-        ) from error
+def _typed_errors(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """The method of a study with `database_errors`."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with database_errors(self._storage.url):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 class Study:
@@ -103,7 +96,7 @@ class Study:
         _disconnect(self._storage)
         self._lock.release()
 
-    @_database_errors()
+    @_typed_errors
     def remaining(self) -> int:
         """How many trials are still to be started: the total minus those that ended or are running."""
         trials = self._study.get_trials(deepcopy=False)
@@ -111,7 +104,7 @@ class Study:
         counted = [t for t in trials if STATES[t.state] != "waiting" and t.number not in retried]
         return max(0, self.space.trials - len(counted))
 
-    @_database_errors()
+    @_typed_errors
     def ask(self, on_invalid: Callable[[TrialRecord], None] = lambda _record: None) -> TrialSpec | None:
         """The next trial: first the queue (the default, `first`, orphans), then what TPE suggests.
 
@@ -143,7 +136,7 @@ class Study:
         trial.set_user_attr("config", config.model_dump(mode="json"))
         return TrialSpec(trial.number, config, params)
 
-    @_database_errors()
+    @_typed_errors
     def report(self, number: int, epoch: int, value: float, scores: Floats | None = None) -> None:
         """Store an epoch of a running trial.
 
@@ -157,7 +150,7 @@ class Study:
         if self._scores is not None and scores is not None:
             self._scores.update(number, scores)
 
-    @_database_errors()
+    @_typed_errors
     def should_prune(self, number: int) -> bool:
         """Whether the pruner would stop the trial after its last epoch.
 
@@ -166,8 +159,8 @@ class Study:
         trial, config = self._running[number]
         return config != self.space.base and trial.should_prune()
 
-    @_database_errors()
-    def tell(self, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
+    @_typed_errors
+    def tell(self, /, number: int, state: State, value: float | None = None, **facts: Any) -> TrialRecord:
         """End a trial.
 
         Args:
@@ -183,7 +176,7 @@ class Study:
             trial.set_user_attr(FACTS, facts)
         return _record(self._study.tell(trial, value, state=FINAL_STATES[state], skip_if_finished=True))
 
-    @_database_errors()
+    @_typed_errors
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
         return _records(self._study)
@@ -212,7 +205,6 @@ class Study:
         return len(orphans) + len(lost)
 
 
-@_database_errors()
 def open_study(
     name: str,
     space: Space,
@@ -240,33 +232,35 @@ def open_study(
     url = url or databases.study_url(store)
     lock = StudyLock(name, store, url)
     try:
-        backend = _storage(url)
-        storage = WriteThroughStorage(backend)
-        declaration = {**identity, **space.declaration()}
-        pruner = make_pruner(space.prune, space.base.epochs, scores)
-        if name in _names(storage):
-            study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
-        else:
-            study = optuna.create_study(study_name=name, storage=storage, direction="maximize", pruner=pruner)
-        # The declaration is written last: a study without one is a creation that was interrupted.
-        if (declared := study.user_attrs.get("declaration")) is not None:
-            _check_declaration(name, declared, declaration)
-        else:
-            number_of_trials = len(study.get_trials(deepcopy=False))
-            for params in list(space.queued())[number_of_trials:]:
-                study.enqueue_trial(params)
-            study.set_metric_names(["val_auc"])  # as Optuna's dashboard shows it
-            study.set_user_attr("id", secrets.token_hex(8))
-            study.set_user_attr("declaration", declaration)
-        opened = Study(name, space, study, backend, lock, scores)
-        opened.orphans = opened.requeue()
+        with database_errors(url):
+            backend = _storage(url)
+            storage = WriteThroughStorage(backend)
+            declaration = {**identity, **space.declaration()}
+            pruner = make_pruner(space.prune, space.base.epochs, scores)
+            if name in _names(storage):
+                study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+            else:
+                study = optuna.create_study(
+                    study_name=name, storage=storage, direction="maximize", pruner=pruner
+                )
+            # The declaration is written last: a study without one was interrupted while it was created.
+            if (declared := study.user_attrs.get("declaration")) is not None:
+                _check_declaration(name, declared, declaration)
+            else:
+                number_of_trials = len(study.get_trials(deepcopy=False))
+                for params in list(space.queued())[number_of_trials:]:
+                    study.enqueue_trial(params)
+                study.set_metric_names(["val_auc"])  # as Optuna's dashboard shows it
+                study.set_user_attr("id", secrets.token_hex(8))
+                study.set_user_attr("declaration", declaration)
+            opened = Study(name, space, study, backend, lock, scores)
+            opened.orphans = opened.requeue()
     except BaseException:
         lock.release()
         raise
     return opened
 
 
-@_database_errors()
 def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
     """All trials of a study by number, without its lock; none if the study does not exist any more.
 
@@ -283,7 +277,6 @@ def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
         return _records(study) if study.user_attrs.get("id") == study_id else []
 
 
-@_database_errors()
 def read_study(
     name: str, store: Store, url: str | None = None
 ) -> tuple[Mapping[str, Any], list[TrialRecord]]:
@@ -300,7 +293,6 @@ def read_study(
         return study.user_attrs.get("declaration", {}), _records(study)
 
 
-@_database_errors()
 def importances(name: str, store: Store, url: str | None = None) -> dict[str, float]:
     """Hutter et al. 2014, functional ANOVA. Share of the variance of the value that each dimension explains.
 
@@ -317,7 +309,6 @@ def importances(name: str, store: Store, url: str | None = None) -> dict[str, fl
     return {name: float(share) for name, share in shares.items()}
 
 
-@_database_errors()
 def create_tables(url: str) -> None:
     """Create the tables if there are none yet, for processes that only read."""
     with _reading(url):
@@ -336,11 +327,12 @@ def _records(study: optuna.Study) -> list[TrialRecord]:
 
 @contextmanager
 def _reading(url: str) -> Iterator[optuna.storages.RDBStorage]:
-    storage = _storage(url)
-    try:
-        yield storage
-    finally:
-        _disconnect(storage)
+    with database_errors(url):
+        storage = _storage(url)
+        try:
+            yield storage
+        finally:
+            _disconnect(storage)
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:

@@ -19,6 +19,7 @@ import psycopg
 from cgn import files
 from cgn.errors import StudyError, first_line
 from cgn.lock import exclusive
+from cgn_platform.remedies import remedy_of
 from cgn_platform.store.databases import file_uri, hidden, sqlite_path
 from cgn_platform.store.layout import Store
 
@@ -47,7 +48,7 @@ def check_database(url: str) -> None:
                 database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
             raise StudyError(
-                f"{path} is not a readable SQLite database ({error})", remedy="restore it"
+                f"{path} is not a readable SQLite database ({error})", remedy=remedy_of(error)
             ) from error
 
 

@@ -27,6 +27,7 @@ from cgn.places import Place
 from cgn.provenance import code_fingerprint
 from cgn_platform.cluster import connect, preflight
 from cgn_platform.cluster.proxies import exemption, proxies_of
+from cgn_platform.remedies import remedy_of
 from cgn_platform.search import study_lock
 from cgn_platform.servers.http import is_loopback, status
 from cgn_platform.servers.state import read_state
@@ -169,7 +170,11 @@ def _modes(store: Store) -> Iterator[Finding]:
 
 def _key() -> Iterator[Finding]:
     named = os.environ.get("CGN_KEY_FILE") or pseudonym.DEFAULT_KEY_FILE
-    path = Path(named).expanduser()
+    try:
+        path = Path(named).expanduser()
+    except RuntimeError as error:
+        yield Finding("pseudonym key", "warning", one_line(error), remedy_of(error))
+        return
     if path.exists():
         yield _private("pseudonym key", path)
     else:

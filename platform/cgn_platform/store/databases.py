@@ -68,6 +68,11 @@ def read_only(url: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
 
 
+def shown(url: str) -> str:
+    """A database as messages name it: the path of a file, or the address without its password."""
+    return hidden(url) if (path := sqlite_path(url)) is None else str(path)
+
+
 def hidden(url: str) -> str:
     """The address without its password, as it may be printed."""
     without = re.sub(r"(?<!/)//([^/@:]*):[^/@]*@", r"//\1:***@", url)

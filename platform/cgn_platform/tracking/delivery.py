@@ -8,6 +8,7 @@ MLflow from their `facts.json`, so that their runs always show the current facts
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from cgn.errors import PlatformError, StudyError, first_line
 from cgn.files import is_name
+from cgn_platform.remedies import remedy_of
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
@@ -137,7 +139,12 @@ class _Delivery:
             elif "parent" in notes:
                 parents[folder] = RunInfo(**notes["parent"])
             elif (folder / DATABASE).exists():
-                self.warn(f"left out: {folder} does not name its sweep or table (damaged?): run that again")
+                advice = (
+                    "does not name its sweep or table (damaged?): run that again"
+                    if os.access(folder / DATABASE, os.W_OK)
+                    else "may not be written by this account: correct its rights"
+                )
+                self.warn(f"left out: {folder} {advice}")
         return parents
 
     def table(self, folder: Path, parent: RunInfo) -> bool:
@@ -186,5 +193,5 @@ class _Delivery:
         except Exception as error:  # a server and its client may raise anything
             raise PlatformError(
                 f"MLflow cannot be written at {databases.hidden(self.uri)} ({first_line(error)})",
-                remedy="start it, or give --url",
+                remedy=remedy_of(error) or "solve this problem, or give --url",
             ) from error

@@ -11,6 +11,7 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import PlatformError, first_line
 from cgn.provenance import code_fingerprint, code_version
 from cgn.results import CrossReport, CrossResult, facts_of
+from cgn_platform.remedies import remedy_of
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking.events import RunInfo, epoch_facts, now_ms
@@ -98,5 +99,6 @@ def log_run(
         writer.finish([record], "FINISHED", now_ms())
     except Exception as error:  # a server and its client may raise anything
         raise PlatformError(
-            f"MLflow cannot be written ({first_line(error)})", remedy="start it, or leave out --track"
+            f"MLflow cannot be written ({first_line(error)})",
+            remedy=f"{remedy_of(error) or 'solve this problem'}, or leave out --track",
         ) from error

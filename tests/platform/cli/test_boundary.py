@@ -108,5 +108,6 @@ def test_ctrl_c_says_what_is_kept_and_how_to_resume(
 @pytest.mark.parametrize("damage", [b"", b"garbage " * 2000])
 def test_a_damaged_study_database_is_one_typed_error(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_bytes(damage)
-    with pytest.raises(StudyError, match="cannot be used" if damage else "no study 's'"):
+    message = rf"{tmp_path / 'studies.db'} cannot be used .*: restore it" if damage else "no study 's'"
+    with pytest.raises(StudyError, match=message):
         read_study("s", Store(tmp_path))

@@ -68,4 +68,4 @@ def test_a_registry_that_does_not_answer_is_one_line_with_a_remedy(store: Store)
     with pytest.raises(RegistryError, match=r"the model registry at http://127.0.0.1:9 fails") as raised:
         Registry("http://127.0.0.1:9", "cgn", store.mlflow_artifacts).versions()
     assert "\n" not in str(raised.value)
-    assert raised.value.remedy == "solve this problem and run the same command again"
+    assert raised.value.remedy == "start the server, or correct its address"

@@ -297,7 +297,7 @@ def test_an_error_of_the_database_is_a_study_error_in_every_call(
             lambda: study.tell(second.number, "complete", 0.5),
         ]
         for call in calls:
-            with pytest.raises(StudyError, match=r"cannot be used \(disk I/O error\): free its disk"):
+            with pytest.raises(StudyError, match=r"studies.db cannot be used \(disk I/O error\): free some"):
                 call()
 
 

@@ -105,7 +105,7 @@ def test_a_sweep_is_delivered_once_its_driver_has_ended(tracked: Store, sweep: A
 def test_what_cannot_be_delivered_is_an_error_with_a_remedy(tracked: Store, sweep: Any) -> None:
     with open_study("smoke", space_of(sweep), store=tracked, identity={}) as study:
         sweep.begin(tracked, id=study.id).end("FINISHED", [])
-    with pytest.raises(PlatformError, match=r"MLflow cannot be written at http.*: start it, or give --url"):
+    with pytest.raises(PlatformError, match=r"MLflow cannot be written at http.*: start the server"):
         track(tracked, sweep.NOWHERE)
     with pytest.raises(StudyError, match=r"no sweep or table 'other' was tracked in .*: there are smoke"):
         track(tracked, sweep.NOWHERE, name="other")

@@ -82,6 +82,6 @@ def test_mlflow_that_does_not_answer_is_an_error_with_a_remedy(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", sweep.NOWHERE)
     with pytest.raises(
-        PlatformError, match=r"^MLflow cannot be written \(.*: start it, or leave out --track$"
+        PlatformError, match=r"^MLflow cannot be written \(.*: start the server.* or leave out --track$"
     ):
         log_training(sweep.CONFIG, pairs, splits, training, tracked)
