@@ -4,6 +4,7 @@ A seal proves that a manifest is whole, not who wrote it. Whatever is read later
 that a cache of somebody else is refused in one line, and takes no more memory than its files justify.
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -123,7 +124,8 @@ def read_manifest(place: Place) -> Manifest:
     """The manifest of a cache.
 
     Raises:
-        CacheError: there is no cache, or its manifest is damaged or of another format.
+        CacheError: there is no cache, its manifest is damaged or of another format, or the folder has the
+            name of another cache.
     """
     content = _read(place, MANIFEST, LARGEST_DOCUMENT)
     if content is None:
@@ -131,13 +133,18 @@ def read_manifest(place: Place) -> Manifest:
             f"no cache at {place.shown}", f"run 'cgn cache DATASET --out {shlex.quote(place.shown)}'"
         )
     try:
-        return Manifest.model_validate(sealed.unseal(content, (FORMAT,), "recipe.format"))
+        manifest = Manifest.model_validate(sealed.unseal(content, (FORMAT,), "recipe.format"))
     except sealed.FormatError as error:
         raise CacheError(f"the cache at {place.shown} {error}") from None
     except sealed.DamagedError as error:
         raise damaged(place, MANIFEST, str(error)) from None
     except ValidationError as error:
         raise damaged(place, MANIFEST, _described(error)) from None
+    named = re.search(r"-[0-9]+-([0-9a-f]{12})$", place.root)  # as caches without --out are named
+    if named and not manifest.fingerprint.startswith(named[1]):
+        own = f"{manifest.name}-{manifest.size}-{manifest.fingerprint[:12]}"
+        raise CacheError(f"the folder {place.shown} holds another cache, {own}", "rename it back")
+    return manifest
 
 
 def read_file(place: Place, name: str, sha256: str | None, *, size: int | None = None) -> bytes:

@@ -338,6 +338,13 @@ def test_a_cache_whose_own_name_is_a_path_is_refused(copy, name):
             opened(copy)
 
 
+def test_a_folder_with_the_name_of_another_cache_is_refused(copy):
+    other = copy.rename(copy.with_name("phantom-32-000000000000"))
+    with pytest.raises(CacheError, match=r"phantom-32-0{12} holds another cache, phantom-\d+-[0-9a-f]{12}"):
+        open_cache(other)
+    assert len(open_cache(other.rename(other.with_name("mine"))))
+
+
 def test_a_cache_is_opened_by_address(written):
     pairs = open_cache(written.path.as_uri())
     np.testing.assert_array_equal(pairs.target, open_cache(written.path).target)
