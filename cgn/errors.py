@@ -74,6 +74,8 @@ class Reason(StrEnum):
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TIMEOUT = "decoder_timeout"
     WRONG_SIDE = "wrong_side"
+    WRONG_VIEW = "wrong_view"
+    TURNED = "turned"  # by 90 or 180 degrees, or flipped
     NO_BREAST = "no_breast"
     SAME_FILM = "same_film"  # the same image under another patient, side, view or label
     NEGATIVE = "negative"  # brighter outside the breast than inside

@@ -52,6 +52,12 @@ LARGEST_RATIO, SLACK = 200, 64 * 2**20
 """How much a shard may unpack to: so many times its bytes, and this much in any case. Films shrink by a tenth
 of the ratio at most."""
 
+FEW_LEVELS = 64
+"""Grey levels of a prepared film below which a note says so; mini-MIAS: 150 or more, also at 32 pixels."""
+
+PIXELS_PER_LEVEL = 32
+"""Smaller images cannot have as many levels, and fewer suffice."""
+
 FACTS = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
@@ -301,7 +307,7 @@ def write_files(folder: Path, content: CacheContent) -> None:
             | {"cached": len(rows), "missing": len(scan.missing), "rejected": len(rejections)},
             "missing": scan.missing,
             "rejected": rejections,
-            "notes": [*scan.notes, *_dropped_boxes(prepared)],
+            "notes": [*scan.notes, *_dropped_boxes(prepared), *_few_greys(prepared)],
             "pair_ids": [row["pair_id"] for row in rows],
             "splits": {"drawn": content.splits.facts(), "sha256": sealed.sha256(splits_file)},
             "shards": shards,
@@ -369,3 +375,18 @@ def _dropped_boxes(prepared: Sequence[tuple[PairRecord, PreparedPair]]) -> Itera
         dropped = len(record.boxes) - len(pair.target.boxes)
         if dropped:
             yield f"{record.pair_id}: {dropped} lesion outside of the breast, whose box is dropped"
+
+
+def _few_greys(prepared: Sequence[tuple[PairRecord, PreparedPair]]) -> Iterator[str]:
+    """One note for all films whose values use little of the range that their files state."""
+    few = []
+    for record, pair in prepared:
+        levels = min(np.count_nonzero(np.bincount(image.pixels.ravel())) for image in pair[:2])
+        if levels < min(FEW_LEVELS, pair.target.pixels.size // PIXELS_PER_LEVEL):
+            few.append((levels, record.pair_id))
+    if few:
+        levels, pair_id = min(few)
+        yield (
+            f"{len(few)} of {len(prepared)} pairs have a film with few grey levels "
+            f"({pair_id}: {levels}): its values use little of the range that its file states"
+        )

@@ -37,7 +37,9 @@ def input_warnings(pair: FilmPair, opened: OpenedPair, trained_on: Mapping[str, 
                 yield f"{name}: {value:.0f} in the {role}, {low:.0f} to {high:.0f} in training"
         if film.side and given[role].side and film.side != given[role].side:
             yield f"laterality: the {role} was given as {given[role].side} but its tags say {film.side}"
-        view = film.view or given[role].view
+        view, given_view = film.view or given[role].view, given[role].view
+        if film.view and given_view and film.view.upper() != given_view.upper():
+            yield f"view: the {role} was given as {given_view} but its tags say {film.view}"
         if view and view not in trained_on["views"]:
             yield f"view: {view} in the {role}, {', '.join(trained_on['views'])} in training"
     yield from _contradictions(pair, opened)

@@ -33,8 +33,8 @@ from cgn.data.datasets._inbreast_outlines import Annotations, Roi, boxes_of
 from cgn.data.identity.pseudonym import Pseudonyms, open_pseudonyms
 from cgn.data.pairing import Match, contralateral
 from cgn.data.reading import dicom
-from cgn.data.reading.films import Film, read_image
-from cgn.data.records import PairRecord, load_pair
+from cgn.data.reading.films import Film, read_pair
+from cgn.data.records import PairRecord
 from cgn.errors import NotADatasetError, UnreadableImageError
 
 FLAGS = {"mass": "mass", "micros": "calcification", "distortion": "distortion", "asymmetry": "asymmetry"}
@@ -229,13 +229,20 @@ def _record(
         kinds=tuple(kind for kind in target.kinds if kind in cohort),
         boxes=_boxes(rois, target.path),
         reference_has_lesion=bool(reference.kinds),
-        load=partial(load_pair, partial(read_image, _film(target)), partial(read_image, _film(reference))),
+        load=partial(read_pair, _film(target), _film(reference)),
         films=(files[target.path].name, files[reference.path].name),
     )
 
 
 def _film(film: InbreastFilm) -> Film:
-    return Film(film.path, film.side, chest_wall="left" if film.side == "L" else "right")
+    aliases = {view: alias for alias, view in VIEWS.items()}
+    return Film(
+        film.path,
+        film.side,
+        film.row.view,
+        chest_wall="left" if film.side == "L" else "right",
+        view_in_tags=aliases.get(film.row.view),
+    )
 
 
 def _boxes(rois: Sequence[Roi], film: Path) -> tuple[Box, ...]:

@@ -18,8 +18,8 @@ from cgn.data.datasets._manifest_table import FilmRow, read_rows, refused
 from cgn.data.identity.pseudonym import Pseudonyms, open_pseudonyms
 from cgn.data.pairing import Match, contralateral
 from cgn.data.reading import dicom
-from cgn.data.reading.films import Film, read_image
-from cgn.data.records import PairRecord, RawImage, load_pair
+from cgn.data.reading.films import Film, read_pair
+from cgn.data.records import PairRecord, RawPair
 
 Hanging = Literal["auto", "displayed", "mirrored"]
 
@@ -108,9 +108,10 @@ class ImageReading(NamedTuple):
     hanging: Hanging = "auto"
     dicom_options: dicom.DicomOptions = dicom.AS_STORED
 
-    def loader(self, film: ListedFilm) -> Callable[[], RawImage]:
-        """What loads the film."""
-        return partial(read_image, film.film(self.hanging), self.dicom_options)
+    def loader(self, target: ListedFilm, reference: ListedFilm) -> Callable[[], RawPair]:
+        """What loads the films of a pair."""
+        hanging = self.hanging
+        return partial(read_pair, target.film(hanging), reference.film(hanging), self.dicom_options)
 
 
 DEFAULT_READING = ImageReading()
@@ -303,6 +304,6 @@ def _record(
         kinds=row.kinds,
         boxes=row.boxes,
         reference_has_lesion=reference.abnormal,
-        load=partial(load_pair, reading.loader(target), reading.loader(reference)),
+        load=reading.loader(target, reference),
         films=(files[target.path].name, files[reference.path].name),
     )

@@ -9,7 +9,7 @@ import logging
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -108,6 +108,9 @@ VIEWS = {
 }
 """Codes of ViewCodeSequence (CID 4014, SNOMED CT and the older SRT) as values of ViewPosition."""
 
+HANGING: dict[str, Laterality] = {"R": "L", "L": "R"}
+"""The breast whose columns lead to this side: a mammogram hangs with its lateral side up."""
+
 
 class DicomOptions(BaseModel):
     """How stored values become pixels."""
@@ -135,6 +138,7 @@ class Header(NamedTuple):
         bits: of a stored value.
         photometric: MONOCHROME1 or MONOCHROME2.
         negative: the lowest value is white, by MONOCHROME1 or PresentationLUTShape.
+        turned: PatientOrientation says that the film is not upright, or contradicts its laterality.
     """
 
     laterality: Laterality | None
@@ -147,6 +151,7 @@ class Header(NamedTuple):
     bits: int
     photometric: str
     negative: bool
+    turned: bool
 
 
 def read_header(path: Path) -> Header:
@@ -159,16 +164,29 @@ def read_header(path: Path) -> Header:
         return _header(_parse(path, pixels=False))
 
 
-def read(
-    path: Path, *, laterality: Laterality | None = None, options: DicomOptions = AS_STORED
-) -> tuple[StoredPixels, int]:
-    """Stored values `(rows, columns)` and their bits, 16 after a VOI LUT. Bright is dense, padding is 0.
+def read(path: Path, *, options: DicomOptions = AS_STORED) -> tuple[StoredPixels, int]:
+    """Pixels `(rows, columns)` of a single film and their bits. Bright is dense, padding is 0.
 
-    Signed values are shifted to start at 0, which does not change the linear map of the stored range.
+    Raises:
+        UnreadableImageError: the file cannot be used, for any reason.
+    """
+    return grey.in_one_range([read_values(path, options=options)])[0]
+
+
+def read_values(
+    path: Path,
+    *,
+    laterality: Laterality | None = None,
+    views: Collection[str] = (),
+    options: DicomOptions = AS_STORED,
+) -> grey.GreyValues:
+    """The grey values of a film.
 
     Args:
         path: of the film.
         laterality: the side that the film must have, unless its tags do not say it.
+        views: names of the view that it must have, likewise; views of other names than `VIEWS` has are not
+            compared.
         options: how stored values become pixels.
 
     Raises:
@@ -177,14 +195,30 @@ def read(
     with _boundary():
         dataset = _parse(path, pixels=True)
         header = _header(dataset)
-        if laterality and header.laterality and laterality != header.laterality:
-            raise UnreadableImageError(
-                f"the film must be of side {laterality} but its tags say {header.laterality}",
-                Reason.WRONG_SIDE,
-            )
+        _refuse_contradiction(header, laterality, {view.upper() for view in views})
         stored = _decode(dataset, header)
-        return grey.as_pixels(
+        return grey.grey_values(
             stored, dataset, header.bits, voi=options.range == "voi", negative=header.negative
+        )
+
+
+def _refuse_contradiction(header: Header, laterality: Laterality | None, views: Collection[str]) -> None:
+    if header.turned:
+        raise UnreadableImageError(
+            "rows must run to the patient's front or back and columns down or to the other breast, but "
+            "PatientOrientation says that the film is turned: turn it, and correct the tag",
+            Reason.TURNED,
+        )
+    if laterality and header.laterality and laterality != header.laterality:
+        raise UnreadableImageError(
+            f"the film must be of side {laterality} but its tags say {header.laterality}",
+            Reason.WRONG_SIDE,
+        )
+    known = frozenset(VIEWS.values())
+    if header.view in known and known.intersection(views) and header.view not in views:
+        raise UnreadableImageError(
+            f"the film must be of view {' or '.join(sorted(views))} but its tags say {header.view}",
+            Reason.WRONG_VIEW,
         )
 
 
@@ -268,8 +302,9 @@ def _header(dataset: Dataset) -> Header:
     if signed not in (0, 1):
         raise UnreadableImageError(f"PixelRepresentation must be 0 or 1 but is {signed}", Reason.DEPTH)
     along, down = _orientation(dataset)
+    side, opposite = _tagged_laterality(dataset), HANGING.get(down[-1:])
     return Header(
-        laterality=_laterality(dataset, down),
+        laterality=side or opposite,
         view=_view(dataset),
         chest_wall={"A": "left", "P": "right"}.get(along),  # type: ignore[arg-type]
         patient=_text(dataset, "PatientID"),
@@ -279,6 +314,7 @@ def _header(dataset: Dataset) -> Header:
         bits=bits,
         photometric=photometric,
         negative=photometric == "MONOCHROME1" or _text(dataset, "PresentationLUTShape") == "INVERSE",
+        turned=along not in ("", "A", "P") or down[:1] == "H" or bool(side and opposite and side != opposite),
     )
 
 
@@ -292,13 +328,12 @@ def _text(dataset: Dataset, tag: str) -> str | None:
     return (str(value).strip() or None) if value is not None else None
 
 
-def _laterality(dataset: Dataset, down: str) -> Laterality | None:
+def _tagged_laterality(dataset: Dataset) -> Laterality | None:
     for tag in ("ImageLaterality", "Laterality", "FrameLaterality"):
         side = (_text(dataset, tag) or "").upper()
         if side in ("L", "R"):
             return cast(Laterality, side)
-    # A mammogram hangs with its lateral side up, so its columns lead to the patient's other side.
-    return cast(Laterality | None, {"R": "L", "L": "R"}.get(down[-1:]))
+    return None
 
 
 def _view(dataset: Dataset) -> str | None:

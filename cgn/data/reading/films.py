@@ -1,6 +1,6 @@
 """Sec. IV-A. One way from a film's file to its pixels, for films of a data set and for films to predict.
 
-A data set reads `Film`s with `read_image` and refuses a film whose DICOM tags contradict the stated side. A
+A data set reads two `Film`s with `read_pair` and refuses one whose DICOM tags contradict its side or view. A
 pair to predict is opened with `open_pair`, which reads and prepares the same way but reports side and view of
 the tags, so that the caller can warn. It runs in a process with limits (`cgn.data.reading.workers`) and does
 not import torch.
@@ -14,7 +14,7 @@ from cgn.data import breast
 from cgn.data.boxes import Box
 from cgn.data.breast import Laterality, PreparedImage, Preprocessing, Wall
 from cgn.data.reading import dicom, grey, raster
-from cgn.data.records import RawImage, Rejection, attributed_to, rejected
+from cgn.data.records import RawImage, RawPair, Rejection, attributed_to, rejected
 from cgn.errors import Reason, UnreadableImageError
 
 
@@ -27,6 +27,7 @@ class Film:
         side: L or R, if it is known; tags of a DICOM file may say it too.
         view: e.g. MLO, likewise.
         bits: of a value, if fewer than a PNG, PGM or TIFF file stores; a DICOM file states its own.
+        view_in_tags: another name that tags of this collection may have for the view.
         chest_wall: where it is in the image; None takes it from the breast's shape.
     """
 
@@ -35,27 +36,43 @@ class Film:
     view: str | None = None
     bits: int | None = None
     chest_wall: Wall | None = None
+    view_in_tags: str | None = None
 
 
 # ------------------------------------------------------------------------------------- films of a data set
 
 
-def read_image(film: Film, options: dicom.DicomOptions = dicom.AS_STORED) -> RawImage:
-    """The stored pixels of a film, whose content must be a path.
+def read_pair(target: Film, reference: Film, options: dicom.DicomOptions = dicom.AS_STORED) -> RawPair:
+    """Sec. IV-A. The pixels of both films, whose contents must be paths. Their greys have one range.
 
     Raises:
-        UnreadableImageError: the file cannot be used, its tags contradict `film.side`, or it stores fewer
-            than `film.bits` bits.
+        UnreadableImageError: a file cannot be used, its tags contradict `side` or `view`, it stores fewer
+            bits than stated, or the greys of the films cannot be compared.
     """
-    path = _path(film)
+    target_path, reference_path = _path(target), _path(reference)
+    with attributed_to("target"):
+        target_values = _grey_values(target, target_path, options)
+    with attributed_to("reference"):
+        values = target_values, _grey_values(reference, reference_path, options)
+    target_image, reference_image = (
+        RawImage(*pixels, film.chest_wall)
+        for pixels, film in zip(grey.in_one_range(values), (target, reference), strict=True)
+    )
+    return RawPair(target_image, reference_image)
+
+
+def _grey_values(film: Film, path: Path, options: dicom.DicomOptions) -> grey.GreyValues:
     if _is_dicom(path):
-        pixels, bits = dicom.read(path, laterality=film.side, options=options)
-        return RawImage(pixels, bits, film.chest_wall)
+        views = {view for view in (film.view, film.view_in_tags) if view}
+        return dicom.read_values(path, laterality=film.side, views=views, options=options)
     pixels, depth = raster.read(path)
-    bits = film.bits or grey.used_bits(int(pixels.max(initial=0)), depth)
-    if bits > depth:
-        raise UnreadableImageError(f"the film must have {bits} bits as stated but has {depth}", Reason.DEPTH)
-    return RawImage(pixels, bits, film.chest_wall)
+    if film.bits is None:
+        return grey.GreyValues(pixels, depth, low=0, high=int(pixels.max(initial=0)))
+    if film.bits > depth:
+        raise UnreadableImageError(
+            f"the film must have {film.bits} bits as stated but has {depth}", Reason.DEPTH
+        )
+    return grey.GreyValues(pixels, film.bits, low=0, high=2**film.bits - 1)
 
 
 def _path(film: Film) -> Path:
@@ -155,23 +172,22 @@ def open_pair(
         preprocessing: as for the cache that the model was trained on.
         options: likewise.
     """
+    target, reference = (  # contradicting tags are reported, not refused
+        replace(film, side=None, view=None) for film in (pair.target, pair.reference)
+    )
     try:
+        images = read_pair(target, reference, options)
         with attributed_to("target"):
-            target = open_film(pair.target, preprocessing, options)
+            opened = _opened(target, images.target, preprocessing)
         with attributed_to("reference"):
-            return OpenedPair(target, open_film(pair.reference, preprocessing, options))
+            return OpenedPair(opened, _opened(reference, images.reference, preprocessing))
     except UnreadableImageError as error:
         return rejected(pair, error.reason, str(error), error.role)
 
 
-def open_film(film: Film, preprocessing: Preprocessing, options: dicom.DicomOptions) -> OpenedFilm:
-    """Sec. IV-A. Opens and prepares one film, as `cgn.data.preparation` prepares those of a cache.
-
-    Raises:
-        UnreadableImageError: the film cannot be used.
-    """
+def _opened(film: Film, image: RawImage, preprocessing: Preprocessing) -> OpenedFilm:
+    """Sec. IV-A. Prepares a film as `cgn.data.preparation` prepares those of a cache, and reads its tags."""
     path = _path(film)
     header = dicom.read_header(path) if _is_dicom(path) else None
-    image = read_image(replace(film, side=None), options)  # a contradicting side is reported, not refused
     prepared = breast.prepare(*image, preprocessing.size, background=preprocessing.background)
     return OpenedFilm(prepared, header and header.laterality, header and header.view)

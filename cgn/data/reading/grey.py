@@ -1,7 +1,8 @@
-"""What stored values mean: polarity, padding, and the brightness of windows and look-up tables (DICOM)."""
+"""What stored values mean: polarity, padding, windows, look-up tables; one range for the films of a pair."""
 
 import math
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ DEPTHS = 8, 10, 12, 14
 """Bits to which values are taken to belong if they leave unused at least `UNUSED` bits of those stated."""
 
 UNUSED = 4
+
+FARTHEST = 4
+"""How far below 0 values may reach, against the highest: farther, and the range above 0 is almost flat."""
 
 
 def in_range(stored: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -43,10 +47,87 @@ def used_bits(highest: int, bits: int) -> int:
     return next((depth for depth in DEPTHS if highest < 2**depth and depth <= bits - UNUSED), bits)
 
 
-def as_pixels(
+class GreyValues(NamedTuple):
+    """The values of a film before they get the range that they share with the other film of the pair.
+
+    Attributes:
+        values: `(rows, columns)`; the lowest may be dark or bright.
+        bits: of a value, as stated.
+        low, high: the extremes that decide about bits without use; padding is not one of them.
+        signed: values may be negative.
+        negative: the lowest value is white.
+        padding: pixels without measured tissue; None if none are declared.
+        by_window: values are the brightness of a window or look-up table; None where no film has one.
+    """
+
+    values: NDArray[Any]
+    bits: int
+    low: int
+    high: int
+    signed: bool = False
+    negative: bool = False
+    padding: NDArray[np.bool_] | None = None
+    by_window: bool | None = None
+
+    @property
+    def used_bits(self) -> int:
+        """The bits that values from 0 on use."""
+        return min(self._unsigned_bits, used_bits(self.high, self.bits))
+
+    @property
+    def _unsigned_bits(self) -> int:
+        return max(8, self.bits - 1) if self.signed else self.bits
+
+    def pixels(self, lowest: int, bits: int) -> tuple[StoredPixels, int]:
+        """Values from 0, which `lowest` becomes, and their bits. Bright is dense, padding is 0."""
+        values = self.values
+        if lowest or self.low < 0:
+            values = np.maximum(values.astype(np.int32) - lowest, 0)
+        pixels = values.astype(np.uint16)
+        if self.negative:
+            pixels = np.subtract(2**bits - 1, pixels, dtype=np.uint16)
+        if self.padding is not None:
+            pixels[self.padding] = 0
+        return cast(StoredPixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
+
+
+def in_one_range(films: Sequence[GreyValues]) -> list[tuple[StoredPixels, int]]:
+    """Pixels and bits of films that are compared: bits without use are those that no film uses.
+
+    0 is black, also in signed films, whose negative values are cut off if they are few against the rest. If
+    they reach far below 0, the lowest value of the narrowest signed range that holds all is black.
+
+    Raises:
+        UnreadableImageError: the films' greys cannot be compared.
+    """
+    if {True, False} <= {film.by_window for film in films}:
+        raise UnreadableImageError(
+            "both films of a pair must have a window or look-up table, or neither, but one has none",
+            Reason.WINDOW,
+        )
+    low, high = min(film.low for film in films), max(film.high for film in films)
+    if -low <= (high - low) >> UNUSED:
+        used = max(film.used_bits for film in films)
+        return [film.pixels(0, min(film.bits, used)) for film in films]
+    if not all(film.signed for film in films):
+        raise UnreadableImageError(
+            f"values must not be negative beside a film of unsigned values but reach {low}", Reason.DEPTH
+        )
+    if -low > FARTHEST * max(high, 0):
+        raise UnreadableImageError(
+            f"values must not lie mostly below 0 but reach from {low} to {high}: if the lowest is padding, "
+            "declare it by PixelPaddingValue",
+            Reason.DEPTH,
+        )
+    depth = max(8, 1 + max(high, -low - 1).bit_length())
+    signed_bits = [min(film.bits, depth) for film in films]
+    return [film.pixels(-(2 ** (bits - 1)), bits) for film, bits in zip(films, signed_bits, strict=True)]
+
+
+def grey_values(
     stored: NDArray[Any], dataset: Dataset, bits: int, *, voi: bool, negative: bool
-) -> tuple[StoredPixels, int]:
-    """Values from 0, bright is dense, padding is 0; and their bits, 16 after a VOI LUT or window.
+) -> GreyValues:
+    """The grey values of a DICOM film.
 
     Args:
         stored: values as decoded.
@@ -59,30 +140,24 @@ def as_pixels(
         UnreadableImageError: the slope, window or table says no brightness.
     """
     padding = _padding(dataset, stored)
-    lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
+    signed = bool(dataset.PixelRepresentation)
+    lowest = -(2 ** (bits - 1)) if signed else 0
     values = _modality(dataset, np.arange(lowest, lowest + 2**bits))
-    if voi and (table := _voi_table(dataset, values)) is not None:  # it applies the slope by itself
-        pixels, bits = table[stored.astype(np.int32) - lowest], 16
-    else:
-        pixels, bits = _stored_range(stored, lowest, bits, padding)
-        negative ^= bool(values[-1] < values[0])
-    if negative:
-        pixels = np.subtract(2**bits - 1, pixels, dtype=pixels.dtype)
-    if padding is not None:
-        pixels[padding] = 0
-    return cast(StoredPixels, np.ascontiguousarray(pixels, np.uint8 if bits == 8 else np.uint16)), bits
-
-
-def _stored_range(
-    stored: NDArray[Any], lowest: int, bits: int, padding: NDArray[np.bool_] | None
-) -> tuple[NDArray[Any], int]:
-    """Values from 0, and the bits that the measured ones use."""
-    used = bits
-    if lowest and bits > 8 and stored.min() >= 0:
-        lowest, used = 0, bits - 1  # no value has the sign
-    pixels = (stored if lowest == 0 else stored.astype(np.int32) - lowest).astype(np.uint16)
-    measured = pixels if padding is None else pixels[~padding]
-    return pixels, min(used, used_bits(int(measured.max(initial=0)), bits))
+    if voi and (brightness := _brightness(dataset, values)) is not None:  # it applies the slope by itself
+        table, bits, high = brightness
+        looked_up = table[stored.astype(np.int32) - lowest]
+        return GreyValues(looked_up, bits, 0, high, negative=negative, padding=padding, by_window=True)
+    measured = stored if padding is None else stored[~padding]
+    return GreyValues(
+        stored,
+        bits,
+        low=int(measured.min(initial=0)),
+        high=int(measured.max(initial=0)),
+        signed=signed,
+        negative=negative ^ bool(values[-1] < values[0]),
+        padding=padding,
+        by_window=False if voi else None,
+    )
 
 
 def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -111,28 +186,30 @@ def _modality(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.float64
     return stored.astype(np.float64) * slope + intercept
 
 
-def _voi_table(dataset: Dataset, values: NDArray[np.float64]) -> NDArray[np.uint16] | None:
-    """PS3.3 C.11.2. 16-bit brightness of every stored value; None without a VOI LUT or window."""
+def _brightness(dataset: Dataset, values: NDArray[np.float64]) -> tuple[NDArray[np.uint16], int, int] | None:
+    """PS3.3 C.11.2. The brightness of every stored value, its bits, and the highest one that the table gives.
+
+    None without a VOI LUT or window.
+    """
     if luts := dataset.get("VOILUTSequence"):
-        outputs, top = _looked_up(values, luts[0])
-        bright = outputs / top
-    elif (centre := _first(dataset, "WindowCenter")) is not None:
-        function = _text(dataset, "VOILUTFunction") or "LINEAR"
-        width = _first(dataset, "WindowWidth")
-        if width is None or not _is_window(centre, width, function):
-            raise UnreadableImageError(
-                "a window must have a finite centre and a width of 1 or more (above 0 if it is not LINEAR) "
-                f"but the width is {'missing' if width is None else f'{width:g}'}",
-                Reason.WINDOW,
-            )
-        bright = _window(values, centre, width, function)
-    else:
+        outputs, bits, highest = _looked_up(values, luts[0])
+        return outputs.astype(np.uint16), bits, highest
+    if (centre := _first(dataset, "WindowCenter")) is None:
         return None
-    return np.asarray(np.round(np.clip(bright, 0, 1) * 65535), np.uint16)
+    function = _text(dataset, "VOILUTFunction") or "LINEAR"
+    width = _first(dataset, "WindowWidth")
+    if width is None or not _is_window(centre, width, function):
+        raise UnreadableImageError(
+            "a window must have a finite centre and a width of 1 or more (above 0 if it is not LINEAR) "
+            f"but the width is {'missing' if width is None else f'{width:g}'}",
+            Reason.WINDOW,
+        )
+    bright = np.clip(_window(values, centre, width, function), 0, 1)
+    return np.asarray(np.round(bright * 65535), np.uint16), 16, 65535
 
 
-def _looked_up(values: NDArray[np.float64], item: Dataset) -> tuple[NDArray[np.float64], int]:
-    """PS3.3 C.11.1.1 and C.11.2.1.1. Values by a look-up table, and the highest output of its bits."""
+def _looked_up(values: NDArray[np.float64], item: Dataset) -> tuple[NDArray[np.float64], int, int]:
+    """PS3.3 C.11.1.1 and C.11.2.1.1. Values by a look-up table, the bits of its entries, and the highest."""
     entries, first, depth = (int(v) for v in item.LUTDescriptor)
     data = item.LUTData
     if isinstance(data, bytes):
@@ -144,7 +221,7 @@ def _looked_up(values: NDArray[np.float64], item: Dataset) -> tuple[NDArray[np.f
             Reason.WINDOW,
         )
     outputs = lut[np.clip(values - first, 0, len(lut) - 1).astype(np.int64)]
-    return outputs, 2 ** used_bits(int(lut.max()), depth) - 1
+    return outputs, depth, int(lut.max())
 
 
 def _is_window(centre: float, width: float, function: str) -> bool:

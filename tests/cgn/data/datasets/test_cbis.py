@@ -3,6 +3,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from cgn.data.breast import prepare
@@ -101,6 +102,18 @@ def test_a_bad_film_costs_one_pair(tmp_path):
     with pytest.raises(UnreadableImageError):
         records[0].load()
     records[2].load()
+
+
+def test_a_film_whose_tags_contradict_the_table_is_refused(tmp_path):
+    root = write(tmp_path)
+    (film,) = (root / "CBIS-DDSM" / "Mass-Training_P_00001_RIGHT_CC").rglob("*.dcm")
+    for tags in ({"PatientOrientation": "MLO"}, {"Laterality": "L"}):
+        dataset = pydicom.dcmread(film)
+        for name, value in tags.items():
+            setattr(dataset, name, value)
+        dataset.save_as(film)
+        with pytest.raises(UnreadableImageError, match="but its tags say"):
+            scan(root).records[0].load()
 
 
 def test_folders_that_are_no_dataset(tmp_path):

@@ -4,6 +4,7 @@ import plistlib
 import runpy
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from cgn.data.breast import Preprocessing, prepare
@@ -188,6 +189,32 @@ def test_a_film_whose_name_contradicts_the_table_is_ignored(tmp_path):
     result = scan(root)
     assert 100 not in by_number(result)
     assert f"{pair(20000127)}: the name of its film has another side or view than the table" in result.missing
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"ViewPosition": "CC"}, "must be of view ML or MLO but its tags say CC"),
+        ({"ViewPosition": "ML"}, None),  # as INbreast calls MLO
+        ({"ViewPosition": "MLO"}, None),
+        ({"PatientOrientation": ["F", "A"]}, "the film is turned"),
+        ({"PatientOrientation": ["P", "L"], "ImageLaterality": "L"}, "the film is turned"),
+    ],
+)
+def test_a_film_whose_tags_contradict_the_table_is_refused(tmp_path, tags, message):
+    root = write(tmp_path)
+    record = next(record for record in scan(root).records if (record.view, record.side) == ("MLO", "L"))
+    target = record.load.args[0]
+    dataset = pydicom.dcmread(target.content)
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.save_as(target.content)
+    if message is None:
+        assert record.load().target.bits == 14
+    else:
+        with pytest.raises(UnreadableImageError, match=message) as caught:
+            record.load()
+        assert caught.value.role == "target"
 
 
 def test_folders_that_are_no_dataset(tmp_path):

