@@ -48,9 +48,11 @@ LARGEST_LIST = 1000
 ENCODINGS = {"PLAIN", "RLE"}
 """How values are written. A dictionary, for example, could repeat a long text without end."""
 
+LARGEST_FACTS = 2**16
+"""Bytes of a pair's facts. With its images, this bounds what a shard may unpack to."""
+
 LARGEST_RATIO, SLACK = 200, 64 * 2**20
-"""How much a shard may unpack to: so many times its bytes, and this much in any case. Films shrink by a tenth
-of the ratio at most."""
+"""A shard of large images must not unpack to more than so many times its bytes, and this much in any case."""
 
 FEW_LEVELS = 64
 """Grey levels of a prepared film below which a note says so; mini-MIAS: 150 or more, also at 32 pixels."""
@@ -223,8 +225,9 @@ def _unexpected(file: pq.ParquetFile, shard: Shard, size: int) -> str:
         return f"a pair must have at most {LARGEST_LIST} values in a column"
     if encodings := {encoding for chunk in chunks for encoding in chunk.encodings} - ENCODINGS:
         return f"its values must be written as {' or '.join(sorted(ENCODINGS))}, not as {min(encodings)}"
-    if sum(chunk.total_uncompressed_size for chunk in chunks) > SLACK + LARGEST_RATIO * shard.bytes:
-        return f"it must not unpack to more than {LARGEST_RATIO} times its size"
+    largest = min(shard.rows * (3 * size**2 + LARGEST_FACTS), SLACK + LARGEST_RATIO * shard.bytes)
+    if sum(chunk.total_uncompressed_size for chunk in chunks) > largest:
+        return f"it must not unpack to more than {largest} bytes"
     return ""
 
 

@@ -304,4 +304,4 @@ def test_memory_is_bounded(cache: Path, bomb: str) -> None:
     )
     message, mebibytes = done.stdout.splitlines()
     assert f"of the cache at {cache} is damaged" in message
-    assert int(mebibytes) < (250 if bomb == "name" else 100)
+    assert int(mebibytes) < 100
