@@ -123,7 +123,7 @@ def serve(
     from cgn_platform.servers import model_app
 
     store = open_store(store_path)
-    model_app.serve(model, store, port=port, seconds=timeout, max_bytes=max_body * 10**6)
+    model_app.serve(model, store, port=port, seconds=timeout, max_bytes=max_body * 10**6, announce=typer.echo)
 
 
 @app.command()

@@ -6,6 +6,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
@@ -50,8 +51,10 @@ def main(store: Store, port: int, backend: str, log_level: str = "info") -> None
             "_MLFLOW_SGI_NAME": "uvicorn",
         }
     )  # as `mlflow server` passes its options to its worker
-    from mlflow.server import app as flask_app
-    from mlflow.server.fastapi_app import app
+    with warnings.catch_warnings():  # Starlette deprecates a module that MLflow imports
+        warnings.simplefilter("ignore")
+        from mlflow.server import app as flask_app
+        from mlflow.server.fastapi_app import app
 
     flask_app.before_request(_keep_to_the_artifact_root)
     uvicorn.run(

@@ -6,6 +6,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-def serve(model: str, store: Store, *, port: int, seconds: int, max_bytes: int) -> None:
+def serve(
+    model: str,
+    store: Store,
+    *,
+    port: int,
+    seconds: int,
+    max_bytes: int,
+    announce: Callable[[str], None],
+) -> None:
     """Serve a model on the loopback address until the process is ended.
 
     Args:
@@ -34,6 +43,7 @@ def serve(model: str, store: Store, *, port: int, seconds: int, max_bytes: int) 
         port: to listen on.
         seconds: limit of a request.
         max_bytes: limit of a request's body.
+        announce: called with a line about how to use the server.
 
     Raises:
         ClusterError: the port is taken.
@@ -43,6 +53,10 @@ def serve(model: str, store: Store, *, port: int, seconds: int, max_bytes: int) 
         raise ClusterError(f"port {port} is taken", remedy="choose another one with --port")
     with package.model_folder(model, store) as folder:
         app = application(folder, seconds, max_bytes)
+    url = f"http://{LOOPBACK}:{port}"
+    announce(
+        f"POST {url}/invocations predicts; {url}/example is the body of a request; Ctrl-C ends the server"
+    )
     uvicorn.run(app, host=LOOPBACK, port=port, proxy_headers=False, timeout_graceful_shutdown=10)
 
 

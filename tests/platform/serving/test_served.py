@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,26 @@ def test_a_path_is_answered_in_words(trained: Any, scoring: Callable[[Any], Any]
     (row,) = scoring({"inputs": BODIES["inputs"]([tuple(map(str, trained.films[0]))])})
     assert row["p_malignant"] is None
     assert "the server opens no paths" in row["warnings"]
+
+
+def test_the_progress_of_a_request_can_be_seen(trained: Any, until: Callable[..., Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+        import pandas as pd
+
+        model = mlflow.pyfunc.load_model(str(trained.model))
+    rows = [{"target": t.read_bytes(), "reference": r.read_bytes()} for t, r in trained.films] * 30
+    served = model.unwrap_python_model()
+    request = threading.Thread(target=model.predict, args=(pd.DataFrame(rows),))
+    request.start()
+    (progress,) = until(lambda: [facts for facts in served.progress() if facts["opened"]])
+    request.join()
+    assert progress["pairs"] == len(rows)
+    assert 0 < progress["opened"] <= len(rows)
+    assert progress["seconds"] > 0
+    assert served.progress() == []
+    served.close()
 
 
 def test_a_request_beyond_the_time_limit_is_refused_with_the_way(
