@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from cgn_platform.cli.app import app
 from cgn_platform.servers import launch, ports
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +55,7 @@ def test_servers_run_without_rights_and_behind_the_token(compose: dict[str, Any]
 def test_study_and_mlflow_have_a_database_each(compose: dict[str, Any]) -> None:
     made = set(re.findall(r"CREATE DATABASE (\w+)", (DOCKER / "postgres.sql").read_text()))
     study = compose["services"]["ray-head"]["environment"]["CGN_STUDY_URL"]
-    (backend,) = [part for part in compose["services"]["mlflow"]["command"] if "backend-store-uri" in part]
+    (backend,) = [part for part in compose["services"]["mlflow"]["command"] if part.startswith("--url=")]
     used = [re.fullmatch(r".*postgresql\+psycopg://cgn@postgres/(\w+)", url) for url in (study, backend)]
     assert {match[1] for match in used if match} == made == {"study", "mlflow"}
 
@@ -99,15 +101,25 @@ def test_variables_are_known_to_those_who_read_them(compose: dict[str, Any]) -> 
 @pytest.mark.parametrize("name", SERVERS)
 def test_options_are_those_of_the_installed_programs(compose: dict[str, Any], name: str) -> None:
     program, verb, *options = compose["services"][name]["command"]
-    source = {"ray": installed("ray") / "scripts" / "scripts.py", "mlflow": installed("mlflow") / "cli"}[
-        program
-    ]
-    files = [source] if source.is_file() else list(source.rglob("*.py"))
-    text = "".join(path.read_text() for path in [*files, *installed("mlflow").glob("utils/cli_args.py")])
-    known = set(re.findall(r'"(--[a-z-]+)', text))
-    assert f"def {verb}(" in text
     assert options
-    assert {option.partition("=")[0] for option in options} <= known
+    assert {option.partition("=")[0] for option in options} <= options_of(program, verb)
+
+
+def options_of(program: str, verb: str) -> set[str]:
+    if program == "cgn":
+        command: Any = typer.main.get_command(app)
+        return {name for option in command.commands[verb].params for name in option.opts}
+    text = (installed("ray") / "scripts" / "scripts.py").read_text()
+    assert f"def {verb}(" in text
+    return set(re.findall(r'"(--[a-z-]+)', text))
+
+
+def test_mlflow_answers_by_the_name_of_its_service(compose: dict[str, Any]) -> None:
+    """Which its login names too, so that the driver on the head finds it in the store."""
+    mlflow, head = compose["services"]["mlflow"], compose["services"]["ray-head"]["environment"]
+    assert "--host-name=mlflow" in mlflow["command"]
+    assert head["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert f"--store={head['CGN_STORE']}" in mlflow["command"]
 
 
 def installed(package: str) -> Path:

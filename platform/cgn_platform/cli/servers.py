@@ -86,6 +86,10 @@ def mlflow(
     store_path: StoreAt = DEFAULT_STORE,
     url: Tracking = None,
     port: Annotated[int, typer.Option(help="Port on the loopback address.")] = ports.MLFLOW,
+    host_name: Annotated[
+        str | None,
+        typer.Option(help="In a container: listen on every address, and answer requests to this name too."),
+    ] = None,
 ) -> None:
     """Open the runs of a store in MLflow on this machine's loopback address, until Ctrl-C.
 
@@ -98,7 +102,7 @@ def mlflow(
     from cgn_platform.tracking.mlflow_client import default_uri
 
     store = open_store(store_path)
-    mlflow_app.show(store, default_uri(store, url), port, typer.echo)
+    mlflow_app.show(store, default_uri(store, url), port, typer.echo, host_name)
 
 
 @app.command()

@@ -44,11 +44,13 @@ class Guard:
         authorization: the header that the server requires; None if it requires no login.
         hint: where the login is written down, for the text of a refusal.
         max_bytes: of a request's body; None for any size.
+        hosts: names of this server, without a port.
     """
 
     authorization: str | None = None
     hint: str = ""
     max_bytes: int | None = None
+    hosts: tuple[str, ...] = LOOPBACK_HOSTS
 
     def refusal(self, path: str, headers: Mapping[str, str]) -> Refusal | None:
         """Why a request is refused; None if the application answers.
@@ -58,9 +60,9 @@ class Guard:
             headers: by their names in lower case.
         """
         host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if _host_name(host) not in LOOPBACK_HOSTS:
+        if _host_name(host) not in self.hosts:
             return Refusal(
-                HTTPStatus.FORBIDDEN, f"Host must be one of {', '.join(LOOPBACK_HOSTS)} but is {host!r}"
+                HTTPStatus.FORBIDDEN, f"Host must be one of {', '.join(self.hosts)} but is {host!r}"
             )
         if origin is not None and origin.lower().partition("://")[2] != host:
             return Refusal(HTTPStatus.FORBIDDEN, f"Origin must be http://{host} but is {origin!r}")
@@ -82,8 +84,8 @@ class Guard:
         )
 
     @classmethod
-    def with_login(cls, path: Path) -> "Guard":
-        """The rules of a server that requires the login in this file.
+    def with_login(cls, path: Path, *names: str) -> "Guard":
+        """The rules of a server that requires the login in this file, and has these names as well.
 
         Raises:
             ClusterError: there is none.
@@ -91,7 +93,8 @@ class Guard:
         login = read_login(path)
         if login is None:
             raise ClusterError(f"no login at {path}", remedy="start the server with 'cgn up'")
-        return cls(login.headers["Authorization"], f"user and password are in {path}")
+        hosts = (*LOOPBACK_HOSTS, *names)
+        return cls(login.headers["Authorization"], f"user and password are in {path}", hosts=hosts)
 
     def asgi(self, app: "ASGIApp") -> "ASGIApp":
         """The application behind these rules."""

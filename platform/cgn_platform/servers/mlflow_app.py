@@ -28,19 +28,25 @@ PROXIED = "mlflow-artifacts:/"
 """Locations that the server maps to a folder of its own; the default of every experiment."""
 
 
-def main(store: Store, port: int, backend: str, log_level: str = "info") -> None:
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - in a container, and only if it is asked for
+
+
+def main(
+    store: Store, port: int, backend: str, *, host_name: str | None = None, log_level: str = "info"
+) -> None:
     """Serve until the process is ended.
 
     Args:
         store: contains the login and the artifacts.
         port: to listen on.
         backend: address of the database of the runs.
+        host_name: by which other machines reach it; None to listen on the loopback address only.
         log_level: of the server's log.
 
     Raises:
         ClusterError: the store has no login.
     """
-    guard = Guard.with_login(store.mlflow_login)
+    guard = Guard.with_login(store.mlflow_login, *([host_name] if host_name else []))
     os.environ.update(
         {
             **MLFLOW_ENVIRONMENT,
@@ -59,7 +65,7 @@ def main(store: Store, port: int, backend: str, log_level: str = "info") -> None
     flask_app.before_request(_keep_to_the_artifact_root)
     uvicorn.run(
         guard.asgi(app),
-        host=LOOPBACK,
+        host=EVERY_ADDRESS if host_name else LOOPBACK,
         port=port,
         proxy_headers=False,
         timeout_graceful_shutdown=3,
@@ -67,7 +73,9 @@ def main(store: Store, port: int, backend: str, log_level: str = "info") -> None
     )
 
 
-def show(store: Store, uri: str, port: int, announce: Callable[[str], None]) -> None:
+def show(
+    store: Store, uri: str, port: int, announce: Callable[[str], None], host_name: str | None = None
+) -> None:
     """Serve the runs of a store until the process is ended, as `cgn mlflow` does.
 
     Args:
@@ -75,6 +83,7 @@ def show(store: Store, uri: str, port: int, announce: Callable[[str], None]) -> 
         uri: of the database of the runs.
         port: to listen on.
         announce: called with lines about where MLflow is and how to log in.
+        host_name: see `main`.
 
     Raises:
         ClusterError: the port is taken, or `cgn up` is running for this store.
@@ -89,10 +98,10 @@ def show(store: Store, uri: str, port: int, announce: Callable[[str], None]) -> 
         raise ClusterError(f"port {port} is taken", remedy="choose another one with --port")
     store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     connect(uri)  # creates its tables
-    login = write_login(store, f"http://{LOOPBACK}:{port}")
+    login = write_login(store, f"http://{host_name or LOOPBACK}:{port}")
     announce(f"MLflow  {how_to_look(store, login.uri)}")
     announce(f"login   user {login.user}; the password is in {store.mlflow_login}; Ctrl-C ends the server")
-    main(store, port, uri, log_level="warning")
+    main(store, port, uri, host_name=host_name, log_level="warning")
 
 
 def is_within_root(location: str) -> bool:

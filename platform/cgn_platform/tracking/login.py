@@ -35,9 +35,10 @@ class Login(NamedTuple):
         return {"Authorization": f"Basic {coded}"}
 
     def is_for(self, uri: str) -> bool:
-        """Whether this address is the server: the same port of this machine, by whatever name."""
+        """Whether this address is the server: the same port of the same host, or of this machine."""
         own, other = urlsplit(self.uri), urlsplit(uri)
-        return other.scheme == "http" and other.hostname in LOOPBACK_HOSTS and other.port == own.port
+        here = own.hostname in LOOPBACK_HOSTS and other.hostname in LOOPBACK_HOSTS
+        return other.scheme == "http" and other.port == own.port and (here or other.hostname == own.hostname)
 
 
 def read_login(path: Path) -> Login | None:

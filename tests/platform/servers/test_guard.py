@@ -40,6 +40,12 @@ def test_pages_of_other_servers_are_refused(origin: str) -> None:
     assert status(CLOSED, origin=origin, authorization="Basic c2VjcmV0") == 403
 
 
+def test_a_further_name_can_be_given() -> None:
+    named = Guard(hosts=("localhost", "mlflow"))
+    assert status(named, host="mlflow:5000", origin="http://mlflow:5000") == 200
+    assert status(named, host="mlflow.example:5000") == 403
+
+
 def test_a_login_is_required_except_for_health() -> None:
     assert status(CLOSED) == 401
     assert status(CLOSED, authorization="Basic wrong") == 401

@@ -52,6 +52,14 @@ def test_no_other_server_gets_it(store: Store, uri: str) -> None:
     assert others["MLFLOW_TRACKING_PASSWORD"] == "mine"
 
 
+def test_a_server_in_a_container_is_known_by_its_name(store: Store) -> None:
+    login = write_login(store, "http://mlflow:5000")
+    assert login.is_for("http://mlflow:5000/")
+    assert not login.is_for("http://mlflow:5001")
+    assert not login.is_for("http://127.0.0.1:5000")
+    assert not login.is_for("http://mlflow.example:5000")
+
+
 def test_addresses_from_options_and_the_environment_are_logged_in(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
