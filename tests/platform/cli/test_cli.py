@@ -342,7 +342,8 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
 ) -> None:
     report = Store(tmp_path).report("tried")
     report.folder.mkdir(parents=True)
-    report.facts.write_text(json.dumps({"format": 1, "kind": "sweep", "rows": [{"name": "default"}]}))
+    facts = {"format": 1, "kind": "sweep", "name": "tried", "rows": [{"name": "default"}]}
+    report.facts.write_text(json.dumps(facts))
     command = [argument.format(cache=cache, store=tmp_path) for argument in arguments]
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "cgn_platform.cli", *command],
