@@ -25,7 +25,7 @@ def finished_files(units: Path) -> dict[Path, bytes]:
 def records_of(store: Store) -> list[TrialRecord]:
     """The trials of the one study in this store."""
     (outbox,) = store.outboxes()
-    return read_trials("s", outbox.name, f"sqlite:///{store.studies}")
+    return read_trials("s", outbox.name, f"sqlite:///{store.studies}") or []
 
 
 def assert_whole(

@@ -292,6 +292,7 @@ def test_trials_are_found_by_the_name_and_id_in_their_outbox(unpacked: Path, exp
     for name, study in expected["studies"].items():
         study_id = expected["outboxes"][name]["notes"]["parent"]["study_id"]
         records = read_trials(name, study_id, study_url(store_in(unpacked)))
+        assert records is not None
         assert_same_trials(records, study["trials"])
 
 

@@ -84,6 +84,7 @@ class Study:
         self.orphans = 0
         self._study, self._storage, self._lock, self._scores = study, storage, lock, scores
         self._running: dict[int, tuple[optuna.Trial, Config | None]] = {}
+        self._file = databases.file_id(storage.url)
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +125,7 @@ class Study:
 
     def _ask(self) -> TrialSpec | TrialRecord:
         self._lock.ensure_held()
+        self._check_file()
         number_of_trials = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = _sampler(self.space.seed, number_of_trials)
         trial = self._study.ask()
@@ -169,6 +171,7 @@ class Study:
             value: mean validation AUC of a complete trial.
             facts: stored with it, plain JSON.
         """
+        self._check_file()
         trial, _ = self._running.pop(number)
         if self._scores is not None:
             self._scores.discard(number)
@@ -179,7 +182,16 @@ class Study:
     @_typed_errors
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
+        self._check_file()
         return _records(self._study)
+
+    def _check_file(self) -> None:
+        """SQLite goes on writing to a file that was removed, and everything in it would be lost."""
+        if databases.file_id(self._storage.url) != self._file:
+            raise StudyError(
+                f"{databases.sqlite_path(self._storage.url)} was removed or replaced during the sweep",
+                remedy="put it back, or let the same command begin a new study: finished folds are kept",
+            )
 
     def requeue(self) -> int:
         """Queue again, once each, trials of a killed driver and trials whose workers were lost too often.
@@ -261,20 +273,22 @@ def open_study(
     return opened
 
 
-def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord]:
-    """All trials of a study by number, without its lock; none if the study does not exist any more.
+def read_trials(name: str, study_id: str, url: str) -> list[TrialRecord] | None:
+    """All trials of a study by number, without its lock; None if the study does not exist any more.
 
     Args:
         name: of the study.
         study_id: its `Study.id`; a new study may have taken the name.
         url: of its database.
     """
+    if not databases.exists(url):
+        return None
     with _reading(url) as storage:
         try:
             study = optuna.load_study(study_name=name, storage=storage)
         except KeyError:
-            return []
-        return _records(study) if study.user_attrs.get("id") == study_id else []
+            return None
+        return _records(study) if study.user_attrs.get("id") == study_id else None
 
 
 def read_study(
@@ -285,7 +299,10 @@ def read_study(
     Raises:
         StudyError: there is no study of this name.
     """
-    with _reading(url or databases.study_url(store)) as storage:
+    url = url or databases.study_url(store)
+    if not databases.exists(url):
+        raise StudyError(f"no study {name!r} in {store}: there are none")
+    with _reading(url) as storage:
         names = _names(storage)
         if name not in names:
             raise StudyError(f"no study {name!r} in {store}: there are {', '.join(names) or 'none'}")
@@ -296,10 +313,15 @@ def read_study(
 def importances(name: str, store: Store, url: str | None = None) -> dict[str, float]:
     """Hutter et al. 2014, functional ANOVA. Share of the variance of the value that each dimension explains.
 
-    Read without the study's lock. Empty if there are too few complete trials, or all have the same value.
-    Dimensions that only some trials have are left out.
+    Read without the study's lock. Empty if there are too few complete trials, all have the same value, or the
+    study does not exist any more. Dimensions that only some trials have are left out.
     """
-    with _reading(url or databases.study_url(store)) as storage:
+    url = url or databases.study_url(store)
+    if not databases.exists(url):
+        return {}
+    with _reading(url) as storage:
+        if name not in _names(storage):
+            return {}
         study = optuna.load_study(study_name=name, storage=storage)
         values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
         if len(values) < 2:

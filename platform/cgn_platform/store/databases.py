@@ -60,6 +60,24 @@ def file_uri(path: Path, mode: str) -> str:
     return f"file:{quote(str(path))}?mode={mode}"
 
 
+def exists(url: str) -> bool:
+    """Whether there is such a file; a server is assumed to be there."""
+    path = sqlite_path(url)
+    return path is None or path.exists()
+
+
+def file_id(url: str) -> tuple[int, int] | None:
+    """What distinguishes an SQLite file from another one at its path; None for a server or without a file."""
+    path = sqlite_path(url)
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def read_only(url: str) -> str:
     """The address of the same database, opened read-only."""
     if (path := sqlite_path(url)) is not None:

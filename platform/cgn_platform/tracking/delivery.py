@@ -76,6 +76,34 @@ def deliver_sweep(
         outbox.note(page=writer.runs_page)
 
 
+def retire_former(
+    writer: MLflowWriter, parent: RunInfo, store: Store, database: str, warn: Callable[[str], None]
+) -> None:
+    """Delete the runs of a study that the database has lost and that this one repeats: none is double.
+
+    Args:
+        writer: opened, for the new study.
+        parent: the new study; a former one has its name, searches the same on the same data.
+        store: contains the outboxes.
+        database: of the new study, as its outbox notes it; a former one was in the same database.
+        warn: called with a line on what was deleted.
+    """
+    for folder in store.outboxes():
+        notes = read_notes(folder)
+        if "parent" not in notes or "replaced_by" in notes or notes.get("database") != database:
+            continue
+        former = RunInfo(**notes["parent"])
+        if former.study_id == parent.study_id or former.repeated_key() != parent.repeated_key():
+            continue
+        count = writer.retire(former.study_id)
+        with Outbox(folder, warn) as outbox:
+            outbox.note(replaced_by=parent.study_id)
+        warn(
+            f"a study {parent.study} that the database has lost is begun anew: its {count} runs in MLflow "
+            "were deleted, this study takes their place"
+        )
+
+
 def track(
     store: Store,
     uri: str,
@@ -134,6 +162,8 @@ class _Delivery:
         parents = {}
         for folder in self.store.outboxes():
             notes = read_notes(folder)
+            if "replaced_by" in notes:
+                continue
             if "parent" in notes and not is_name(study := notes["parent"]["study"]):
                 self.warn(f"left out: {study!r} of {folder} is not a valid name of a sweep or table any more")
             elif "parent" in notes:
@@ -171,6 +201,14 @@ class _Delivery:
         try:
             records = study.read_trials(parent.study, parent.study_id, url)
             with Outbox(folder, self.warn) as outbox, self._mlflow_errors():
+                if records is None:
+                    self.warn(
+                        f"the study {parent.study} is not in {databases.hidden(url)} any more: its runs in "
+                        "MLflow stay as they are; its command begins it anew, from the folds in the ledger"
+                    )
+                    if not outbox.pending and outbox.notes.get("closed"):
+                        return False
+                    records = []
                 total = outbox.pending + len(records)
                 writer = open_writer(self.uri, parent, self.store, self.warn, self.ledger)
                 existed = writer.open(running=False)
@@ -190,6 +228,8 @@ class _Delivery:
     def _mlflow_errors(self) -> Iterator[None]:
         try:
             yield
+        except PlatformError:  # the experiment was deleted, or the ledger cannot be read
+            raise
         except Exception as error:  # a server and its client may raise anything
             raise PlatformError(
                 f"MLflow cannot be written at {databases.hidden(self.uri)} ({first_line(error)})",

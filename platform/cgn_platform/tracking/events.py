@@ -54,6 +54,11 @@ class RunInfo:
     kind: Literal["sweep", "table"] = "sweep"
     folds: int = 0
 
+    def repeated_key(self) -> tuple[Any, ...]:
+        """What two studies share of which one repeats the other: name, data and search."""
+        data = (self.tags.get("cache"), self.tags.get("splits"))
+        return self.experiment, self.study, self.kind, data, sorted(self.params.items())
+
 
 def started(trial: int, config: Config, tags: Mapping[str, str], now: int) -> Event:
     """A trial started, with its configuration as parameters."""

@@ -97,6 +97,8 @@ def log_run(
         writer.reconcile([record], whole=True)  # points that MLflow has are not sent again
         writer.log_files(record.number, files)
         writer.finish([record], "FINISHED", now_ms())
+    except PlatformError:
+        raise
     except Exception as error:  # a server and its client may raise anything
         raise PlatformError(
             f"MLflow cannot be written ({first_line(error)})",

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cgn.errors import first_line
+from cgn.errors import PlatformError, first_line
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking.events import RunInfo, table_ended_ms
 from cgn_platform.tracking.outbox import Outbox
@@ -41,6 +41,8 @@ def track_table(
             writer = open_writer(uri, parent, store, warn)
             writer.open(running=True)
             deliver_table(writer, outbox, facts, store.report(parent.study).page)
+    except PlatformError as error:  # the experiment was deleted, or the ledger cannot be read
+        warn(f"the table is not in MLflow yet: {error}")
     except Exception as error:  # a disk, a server and its client may raise anything; the table is finished
         warn(
             f"MLflow cannot be written ({first_line(error)}): "

@@ -1,5 +1,6 @@
 """Sends the events of a running sweep to MLflow from a thread."""
 
+import hashlib
 import os
 import shlex
 import threading
@@ -7,13 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from cgn.errors import first_line
+from cgn.errors import PlatformError, first_line
 from cgn_platform.search.controller import Outcome
 from cgn_platform.search.records import EpochUpdate, StudyInfo, TrialRecord, TrialSpec
+from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
 from cgn_platform.tracking import events
-from cgn_platform.tracking.delivery import deliver_sweep, drain
+from cgn_platform.tracking.delivery import deliver_sweep, drain, retire_former
 from cgn_platform.tracking.events import RunInfo, now_ms
 from cgn_platform.tracking.outbox import Event, Outbox
 from cgn_platform.tracking.writer import open_writer
@@ -54,7 +56,9 @@ class Tracker:
         if noted := self._outbox.notes.get("parent"):
             run = replace(run, time=noted["time"])  # the run began with its first driver
         self._parent, self._records = run, study.records
-        self._write(lambda: self._outbox.note(parent=asdict(run), closed=None))
+        url = databases.study_url(self._store)
+        self._database = hashlib.sha256(url.encode()).hexdigest()[:16]  # it may contain a password
+        self._write(lambda: self._outbox.note(parent=asdict(run), closed=None, database=self._database))
         self._thread = threading.Thread(target=self._send_until_done, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -116,9 +120,10 @@ class Tracker:
             except Exception as error:  # a server and its client may raise anything; training goes on
                 if not self._offline and not self._given_up:
                     self._offline, wait = True, first
+                    cause = str(error) if isinstance(error, PlatformError) else first_line(error)
                     self._on_problem(
-                        f"MLflow cannot be written ({first_line(error)}): the sweep goes on, and MLflow "
-                        "gets everything once it answers again"
+                        f"MLflow cannot be written ({cause}): the sweep goes on, and MLflow gets everything "
+                        "once it can be written again"
                     )
                 tries -= self._closing.is_set()
                 if self._closing.wait(wait):
@@ -135,6 +140,7 @@ class Tracker:
         writer = open_writer(self._uri, self._parent, self._store, self._on_problem, self._ledger)
         if not writer.open(running=True) and self._outbox.acknowledged:
             self._outbox.gap = True  # the server has lost the events that it had
+        retire_former(writer, self._parent, self._store, self._database, self._on_problem)
         drain(writer, self._outbox, self._check_given_up)
         if not self._closing.is_set():
             writer.reconcile(self._records, whole=self._outbox.gap)

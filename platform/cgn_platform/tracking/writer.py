@@ -7,15 +7,17 @@ written from the study and the ledger, as the same events: `MLflowWriter.reconci
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgn.errors import first_line
+from cgn.errors import PlatformError, first_line
 from cgn.statistics import Interval
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.search.summary import summary
 from cgn_platform.store import out_of_fold
+from cgn_platform.store.databases import hidden
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
 from cgn_platform.tracking import descriptions
@@ -35,11 +37,26 @@ from cgn_platform.tracking.outbox import Event
 BATCH_LIMIT = 1000  # metrics, parameters and tags per call, and parameters and tags together
 PAGE_RUNS = 500  # runs per call of a search
 TAG_LENGTH = 8000  # MLflow's limit
+SHOWN = 3  # restored runs that a line names
+DELETED = "deleted"  # MLflow's lifecycle stage
+REPLACED = "cgn.replaced"
+"""Tag of a run that was deleted here because another one replaces it."""
 CHILD = {"sweep": "trial", "table": "row"}  # what the child runs of a parent are
 KIND, OUR_KIND = "mlflow.experimentKind", "custom_model_development"
 """The tag by which MLflow's UI chooses its pages for an experiment, and the value for training networks."""
 VIEW = "mlflow.sharedViewState."
 """Beginning of the tags that hold shared views of the UI; the rest is the key in a view's address."""
+
+
+class DeletedExperimentError(PlatformError):
+    """Somebody deleted the experiment in MLflow."""
+
+    def __init__(self, name: str, experiment_id: str, uri: str) -> None:
+        super().__init__(
+            f"somebody deleted the experiment {name!r} in MLflow",
+            remedy=f"'MLFLOW_TRACKING_URI={shlex.quote(hidden(uri))} mlflow experiments restore "
+            f"--experiment-id {experiment_id}' brings it back with its runs; then run 'cgn track'",
+        )
 
 
 class MLflowWriter:
@@ -63,6 +80,7 @@ class MLflowWriter:
             on_refusal: called with a line about what this server will never accept.
             ledger: contains the epochs and test scores of finished folds.
         """
+        self._uri = uri
         mlflow, self._client = connect(uri)
         self._entities, self._mlflow_error = mlflow.entities, mlflow.exceptions.MlflowException
         self._artifacts = None if uri.startswith("http") else artifact_location(artifacts)
@@ -78,11 +96,18 @@ class MLflowWriter:
         Args:
             running: set the status of an existing parent to RUNNING.
 
+        Runs that somebody deleted are restored: to write them anew beside the others would double them.
+
         Returns:
             Whether the parent run existed.
+
+        Raises:
+            DeletedExperimentError: somebody deleted the experiment; that concerns other studies, too.
         """
         info = self._info
         experiment = self._client.get_experiment_by_name(info.experiment)
+        if experiment is not None and experiment.lifecycle_stage == DELETED:
+            raise DeletedExperimentError(info.experiment, experiment.experiment_id, self._uri)
         self._experiment = (
             experiment.experiment_id
             if experiment
@@ -169,6 +194,12 @@ class MLflowWriter:
                 tags = {"cgn.state": "orphan", "cgn.reason": "the study does not know it"}
                 event = {"kind": "ended", "trial": number, "time": now, "status": "KILLED", "tags": tags}
                 self.apply([event])
+        if records or not self._runs:  # figures of trials that no study knows any more are kept
+            self._write_summary(records, now, report)
+        self._client.set_terminated(self._parent, status, now)
+
+    def _write_summary(self, records: Sequence[TrialRecord], now: int, report: Path | None) -> None:
+        """Figures and description of the parent run."""
         ended = sum(record.state in STATUS for record in records)
         shown = self._client.get_run(self._parent).data.metrics  # a resume without new trials adds no points
         metrics = _changed(without_none(summary(records)), shown)
@@ -182,7 +213,20 @@ class MLflowWriter:
             test_interval=self._test_interval,
         )
         self._describe(text, report if attached else None)
-        self._client.set_terminated(self._parent, status, now)
+
+    def retire(self, study_id: str) -> int:
+        """Delete the runs of another study, which this one repeats. Returns how many there were."""
+        parents = [run.info.run_id for run in self._all_runs(f"tags.`cgn.study_id` = '{study_id}'")]
+        runs = [
+            run
+            for parent in parents
+            for query in (f"tags.`mlflow.parentRunId` = '{parent}'", f"attributes.run_id = '{parent}'")
+            for run in self._all_runs(query)
+            if not _is_deleted(run) and ("cgn.study_id" in run.data.tags or self._child_tag in run.data.tags)
+        ]
+        for run in runs:  # the parent last: if this process is killed, the next one finds it
+            self._delete(run.info.run_id)
+        return len(runs)
 
     @property
     def runs_page(self) -> str:
@@ -246,7 +290,7 @@ class MLflowWriter:
         """Write a row of a table. A run keeps its parameters and means, so one that cannot is replaced."""
         shown = self._client.get_run(self._runs[number]).data if number in self._runs else None
         if shown and not _can_become(shown, event):
-            self._client.delete_run(self._runs.pop(number))
+            self._delete(self._runs.pop(number))
             shown = None
         run = self._run(number, self._info.time, event["name"])
         metrics = _changed(event["metrics"], shown.metrics if shown else {})
@@ -266,23 +310,44 @@ class MLflowWriter:
         If a server is killed or too slow after it has created a run, the client does not learn of it and
         creates the run again. Of two such runs, the one with more data is kept.
         """
-        page = self._client.search_runs([self._experiment], query, max_results=PAGE_RUNS)
-        runs = list(page)
-        while page.token:
-            page = self._client.search_runs(
-                [self._experiment], query, max_results=PAGE_RUNS, page_token=page.token
-            )
-            runs += page
         by_value: dict[str, Any] = {}
-        for run in runs:
+        for run in self._all_runs(query):
             value = run.data.tags.get(tag)
-            if value is None:  # a run of someone else, put below ours
-                continue
+            if value is None or (_is_deleted(run) and REPLACED in run.data.tags):
+                continue  # a run of someone else, put below ours; or one that another has replaced
             other = by_value.setdefault(value, run)
             if other is not run:
-                by_value[value], duplicate = sorted((run, other), key=_amount, reverse=True)
-                self._client.delete_run(duplicate.info.run_id)
+                by_value[value], duplicate = sorted((run, other), key=_worth, reverse=True)
+                if not _is_deleted(duplicate):
+                    self._delete(duplicate.info.run_id)
+        deleted = [run for run in by_value.values() if _is_deleted(run)]
+        for run in deleted:
+            self._client.restore_run(run.info.run_id)
+        if deleted:
+            names = ", ".join(str(run.info.run_name) for run in deleted[:SHOWN])
+            more = f" and {len(deleted) - SHOWN} more" if len(deleted) > SHOWN else ""
+            self._on_refusal(f"restored in MLflow, where somebody had deleted them: {names}{more}")
         return by_value
+
+    def _all_runs(self, query: str) -> list[Any]:
+        """Runs that a query finds, deleted ones included."""
+        runs, token = [], None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                query,
+                run_view_type=self._entities.ViewType.ALL,
+                max_results=PAGE_RUNS,
+                page_token=token,
+            )
+            runs += page
+            if not (token := page.token):
+                return runs
+
+    def _delete(self, run: str) -> None:
+        """Delete a run that another one replaces. The tag says that it is not to be restored."""
+        self._client.set_tag(run, REPLACED, "true")
+        self._client.delete_run(run)
 
     def _create(self, name: str, started: int, tags: Mapping[str, str]) -> str:
         run = self._client.create_run(self._experiment, start_time=started, tags=dict(tags), run_name=name)
@@ -304,7 +369,7 @@ class MLflowWriter:
                 self._client.log_batch(run, metrics[:room], params, tags)
                 metrics, params, tags = metrics[room:], [], []
         except self._mlflow_error as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
+            if error.error_code != "INVALID_PARAMETER_VALUE" or _is_deleted(self._client.get_run(run)):
                 raise
             if len(events) == 1:
                 self._on_refusal(f"MLflow rejects a value, which is left out ({first_line(error)})")
@@ -341,9 +406,20 @@ def shared_view(info: RunInfo, run: str) -> dict[str, Any]:
     }
 
 
-def _amount(run: Any) -> tuple[int, int, int]:
-    """How much data a run has."""
-    return len(run.data.metrics), len(run.data.params), len(run.data.tags)
+def _is_deleted(run: Any) -> bool:
+    return bool(run.info.lifecycle_stage == DELETED)
+
+
+def _worth(run: Any) -> tuple[bool, bool, int, int, int]:
+    """Which of two runs of a trial is kept: the one that was not deleted or replaced, then by its data."""
+    data = run.data
+    return (
+        not _is_deleted(run),
+        REPLACED not in data.tags,
+        len(data.metrics),
+        len(data.params),
+        len(data.tags),
+    )
 
 
 def _digest(text: str) -> str:

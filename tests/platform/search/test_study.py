@@ -317,11 +317,36 @@ def test_a_new_study_of_the_same_name_is_not_taken_for_the_old_one(space: Space,
     with opened(space, store) as study:
         study_id = study.id
     optuna.delete_study(study_name="s", storage=study_url(store))
-    assert read_trials("s", study_id, study_url(store)) == []
+    assert read_trials("s", study_id, study_url(store)) is None
     with opened(space, store) as study:
         assert study.id != study_id
-        assert read_trials("s", study_id, study_url(store)) == []
-        assert len(read_trials("s", study.id, study_url(store))) == 1
+        assert read_trials("s", study_id, study_url(store)) is None
+        records = read_trials("s", study.id, study_url(store))
+        assert records is not None
+        assert len(records) == 1
+
+
+@pytest.mark.parametrize("then", ["removed", "replaced"])
+def test_a_database_that_is_removed_during_a_sweep_is_one_line(space: Space, store: Store, then: str) -> None:
+    with opened(space, store) as study:
+        trial = ask(study)
+        for path in store.root.glob("studies.db*"):
+            path.unlink()
+        if then == "replaced":
+            store.studies.touch()
+        removed = r"studies.db was removed or replaced during the sweep: put it back, or let the same command"
+        with pytest.raises(StudyError, match=removed):
+            study.tell(trial.number, "complete", 0.5)
+        with pytest.raises(StudyError, match=removed):
+            study.ask()
+        with pytest.raises(StudyError, match=removed):
+            study.trials()
+    store.studies.unlink(missing_ok=True)
+    assert importances("s", store) == {}
+    assert read_trials("s", study.id, study_url(store)) is None
+    with pytest.raises(StudyError, match=r"no study 's' in .*: there are none"):
+        read_study("s", store)
+    assert not store.studies.exists()
 
 
 def test_importances_need_complete_trials_that_differ(space: Space, store: Store) -> None:

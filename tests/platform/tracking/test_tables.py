@@ -136,6 +136,14 @@ def test_a_row_that_lacks_a_unit_now_shows_no_mean_of_before(tracked: Store, run
     shown = runs()["adain | gan"]
     assert (shown["status"], shown["tags"]["cgn.reason"]) == ("FINISHED", "")
     assert shown["metrics"]["test_auc"] == 0.675
+    before = runs()
+    _, client = connect(default_uri(tracked))
+    client.delete_experiment("1")
+    (deleted,) = send(tracked, [BASE, BEST], when=30)
+    assert deleted.startswith("the table is not in MLflow yet: somebody deleted the experiment 'phantom'")
+    client.restore_experiment("1")  # with every run that was deleted before
+    assert send(tracked, [BASE, BEST], when=30) == []
+    assert runs() == before
 
 
 def test_a_server_that_was_away_gets_tables_and_an_empty_one_too(
