@@ -101,9 +101,9 @@ def test_a_table_is_a_parent_and_each_row_a_child(tracked: Store, runs: Any) -> 
     assert shown["t"]["metrics"] == {"detectable": 0.1}
     assert shown["t"]["tags"]["cgn.state"] == "1 of 3 rows are INCOMPLETE"
     note = shown["t"]["tags"]["mlflow.note.content"]
-    assert r"| adain \| gan | 0.675 [0.550, 0.800] | +0.100 [-0.020, +0.200] | not distinguishable |" in note
+    assert r"| adain \| gan | 0.675 [0.550, 0.800], better than chance | +0.100 [-0.020, +0.200] | " in note
     assert "| crashed | INCOMPLETE |  | 1 of 4 units are missing: a bug |" in note
-    assert "| none | 0.675 [0.550, 0.800] |  | the baseline |" in note
+    assert "| none | 0.675 [0.550, 0.800], better than chance |  | the baseline |" in note
     assert "cgn report t" in note
 
 
