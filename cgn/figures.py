@@ -1,5 +1,6 @@
 """Fig. 4 to 6, from plain arrays and from a network. No display is needed."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,10 @@ import cv2
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,10 +29,25 @@ from cgn.results import FoldResult, FoldState
 Films = NDArray[np.uint8]  # (n, size, size), chest wall on the left
 Maps = NDArray[np.floating[Any]]  # (n, h, w)
 TRUTH, PREDICTED, TARGET = "lime", "orange", "red"
+KEYS = {TARGET: "target: the film with a finding", TRUTH: "annotated lesion", PREDICTED: "predicted location"}
+"""What the colour of a frame or box means."""
+OVERLAY = "Colours on a film: the activation map of the predicted class, from blue (low) to red (high)."
+FEATURES = {
+    "H_T": "target",
+    "H_R": "reference",
+    "H_C": "generated counterfactual (the target without its lesion)",
+    "true H_C": "true counterfactual, known for phantoms",
+}
+"""Whose features a column of Fig. 5 shows."""
 TILE_SIDE = 1.6  # inches
+TEXT_SIZE, LINE = 8, 0.16  # points, inches
+BAR_HEIGHT = 0.07  # of a colour bar, in tiles
+LETTERS_PER_INCH = 17  # of this size
 
 Draw = Callable[[Axes, int], None]
 """Draws the tile of pair i."""
+Limits = tuple[float, float]
+"""The ends of a colour scale."""
 
 
 class Localisations(NamedTuple):
@@ -62,7 +80,7 @@ def fig4(
 
     films = {"target": framed, "reference": _films(reference), "lesions": _films(target, truths)}
     maps = {name: _localised(target, truths, method) for name, method in localisations.items()}
-    return _grid(len(target), films | maps)
+    return _grid(len(target), films | maps, (TARGET, TRUTH, PREDICTED), OVERLAY)
 
 
 def fig5(
@@ -72,12 +90,13 @@ def fig5(
 
     Args:
         target, reference, truths: as in `fig4`.
-        features: `strongest` of H_T, H_R, H_C and so on, by name. A row has one colour scale, so that the
-            disappearance of a lesion is visible.
+        features: `strongest` of H_T, H_R, H_C and so on, by name. Each has a colour scale of its own, because
+            generated features can have another range, which would make the other maps look empty.
     """
     _check(len(target), reference, truths, *features.values())
     films = {"target": _films(target), "lesions": _films(target, truths), "reference": _films(reference)}
-    return _grid(len(target), films | _active(target, truths, features))
+    columns = films | _active(target, truths, features)
+    return _grid(len(target), columns, (TRUTH,), _about(features), _limits(features))
 
 
 def fig6(
@@ -95,7 +114,7 @@ def fig6(
     _check(len(target), reference, truths, *_arrays(localisations.values()))
     films = {"target": _films(target), "reference": _films(reference), "lesions": _films(target, truths)}
     maps = {f"epoch {n}": _localised(target, truths, localisations[n]) for n in sorted(localisations)}
-    return _grid(len(target), films | maps)
+    return _grid(len(target), films | maps, (TRUTH, PREDICTED), OVERLAY)
 
 
 def unlabelled(
@@ -106,7 +125,9 @@ def unlabelled(
     no_truths: Sequence[Sequence[Box]] = [()] * len(target)
     films = {"target": _films(target), "reference": _films(reference)}
     maps = {"map and box": _localised(target, no_truths, localisations)}
-    return _grid(len(target), films | maps | _active(target, no_truths, features))
+    columns = films | maps | _active(target, no_truths, features)
+    words = f"{OVERLAY} {_about(features)}"
+    return _grid(len(target), columns, (PREDICTED,), words, _limits(features))
 
 
 def strongest(h: NDArray[np.floating[Any]]) -> Maps:
@@ -195,7 +216,7 @@ def draw_network(
 
 
 def draw_prediction(ensemble: Ensemble, prediction: PairPrediction) -> Figure:
-    """The films of a prediction, its activation map and box, and its features.
+    """The films of a prediction, its activation map and box, and its features, with its figures and warnings.
 
     Raises:
         ConfigError: the films were refused.
@@ -206,7 +227,12 @@ def draw_prediction(ensemble: Ensemble, prediction: PairPrediction) -> Figure:
     cam = prediction.cam
     localisations = Localisations(cam[None], [box_from_cam(cam, target.shape[-1])])
     features = {name: h[None] for name, h in ensemble.counterfactual(prediction).items()}
-    return unlabelled(target, reference, localisations, features)
+    figure = unlabelled(target, reference, localisations, features)
+    lines = [prediction.summary(), *(f"warning: {warning}" for warning in prediction.warnings)]
+    text = _wrapped("\n".join(lines), figure)
+    figure.suptitle(text, x=0.01, ha="left", fontsize=TEXT_SIZE + 1)
+    figure.set_figheight(figure.get_figheight() + 2 * LINE * (1 + text.count("\n")))
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -237,15 +263,64 @@ def _arrays(localisations: Iterable[Localisations]) -> Iterator[Maps | Sequence[
         yield from localisation
 
 
-def _grid(rows: int, columns: Mapping[str, Draw]) -> Figure:
+def _grid(
+    rows: int,
+    columns: Mapping[str, Draw],
+    keys: Sequence[str],
+    words: str = "",
+    scales: Mapping[str, Limits] | None = None,
+) -> Figure:
+    """A row of tiles for each pair, above a legend.
+
+    Args:
+        rows: number of pairs.
+        columns: what to draw, by title.
+        keys: colours of frames and boxes to explain.
+        words: further explanation.
+        scales: limits of the columns with a colour bar.
+    """
     figure = Figure(figsize=(TILE_SIDE * len(columns), TILE_SIDE * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False)
+    heights = [*[1.0] * rows, *([BAR_HEIGHT] if scales else [])]
+    axes = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
     for j, (title, draw) in enumerate(columns.items()):
         axes[0, j].set_title(title, fontsize=9)
         for i in range(rows):
             draw(axes[i, j], i)
             axes[i, j].set_axis_off()
+        if scales and title in scales:
+            _draw_bar(axes[rows, j], scales[title])
+        elif scales:
+            axes[rows, j].set_axis_off()
+    text = _wrapped(words, figure)
+    patches = [Patch(fill=False, edgecolor=key, linewidth=2, label=KEYS[key]) for key in keys]
+    figure.legend(
+        handles=patches,
+        title=text,
+        loc="outside lower left",
+        ncols=len(keys),
+        alignment="left",
+        frameon=False,
+        fontsize=TEXT_SIZE,
+        title_fontsize=TEXT_SIZE,
+    )
+    figure.set_figheight(figure.get_figheight() + LINE * (3 + text.count("\n")) + (0.3 if scales else 0))
     return figure
+
+
+def _draw_bar(axes: Axes, limits: Limits) -> None:
+    """The colour scale of a column, with its ends."""
+    axes.figure.colorbar(ScalarMappable(Normalize(*limits), "jet"), cax=axes, orientation="horizontal")
+    axes.set_xticks(list(limits), labels=[f"{limit:.2g}" for limit in limits])
+    axes.tick_params(labelsize=TEXT_SIZE - 1)
+    low, high = axes.get_xticklabels()
+    low.set_horizontalalignment("left")
+    high.set_horizontalalignment("right")
+
+
+def _wrapped(text: str, figure: Figure) -> str:
+    """Lines that fit the width of a figure."""
+    width = int(LETTERS_PER_INCH * figure.get_figwidth())
+    return "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
 
 
 def _films(images: Films, truths: Sequence[Sequence[Box]] | None = None) -> Draw:
@@ -267,18 +342,33 @@ def _localised(target: Films, truths: Sequence[Sequence[Box]], localisations: Lo
 
 
 def _active(target: Films, truths: Sequence[Sequence[Box]], features: Mapping[str, Maps]) -> dict[str, Draw]:
-    """Feature maps by name, with one colour scale per pair."""
+    """Feature maps by name, each with a colour scale of its own."""
+    limits = _limits(features)
 
     def active(name: str) -> Draw:
+        low, high = limits[name]
+
         def draw(axes: Axes, i: int) -> None:
-            row = np.stack([maps[i] for maps in features.values()])
-            image = _enlarged(features[name][i], target.shape[-1])
-            axes.imshow(image, cmap="jet", vmin=row.min(), vmax=row.max())
+            axes.imshow(_enlarged(features[name][i], target.shape[-1]), cmap="jet", vmin=low, vmax=high)
             _draw_boxes(axes, truths[i], TRUTH)
 
         return draw
 
     return {name: active(name) for name in features}
+
+
+def _limits(features: Mapping[str, Maps]) -> dict[str, Limits]:
+    """The ends of each colour scale, over all pairs."""
+    return {name: (float(maps.min()), float(maps.max())) for name, maps in features.items()}
+
+
+def _about(features: Mapping[str, Maps]) -> str:
+    """Whose features the columns show, and how to compare them."""
+    names = "; ".join(f"{name}: {FEATURES[name]}" for name in features if name in FEATURES)
+    return (
+        f"Features, the strongest channel of each cell. {names}. Each column has its own colour scale (bar): "
+        "compare places, not colours, between columns."
+    )
 
 
 def _film(axes: Axes, image: Films) -> None:

@@ -54,6 +54,10 @@ class PairPrediction:
     refused: Rejection | None = None
     opened: OpenedPair | None = field(default=None, repr=False)
 
+    def summary(self) -> str:
+        """The probability and its spread over the folds, as a sentence."""
+        return f"probability of malignancy {self.p_malignant:.3f} (folds spread by {self.spread:.3f})"
+
     def facts(self) -> dict[str, Any]:
         """The prediction as plain JSON."""
         names = ("p_malignant", "spread", "fold_p", "box", "warnings")

@@ -38,14 +38,45 @@ def test_fig_4_shows_lesions_in_green_and_the_localisation_of_each_method():
     assert not drawn(last_row[1], figures.TRUTH)
 
 
-def test_fig_5_has_one_colour_scale_per_row():
+def explained(figure) -> list[str]:
+    """The keys of the legend."""
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_colours_frames_and_boxes_are_explained_in_the_picture():
+    target, lesion, location = "target: the film with a finding", "annotated lesion", "predicted location"
+    maps = {"H_T": LOCALISATIONS.cams, "H_C": LOCALISATIONS.cams}
+    drawings = {
+        "fig4": figures.fig4(FILMS, FILMS, TRUTHS, {"CGN": LOCALISATIONS}),
+        "fig5": figures.fig5(FILMS, FILMS, TRUTHS, maps),
+        "fig6": figures.fig6(FILMS, FILMS, TRUTHS, {10: LOCALISATIONS}),
+        "unlabelled": figures.unlabelled(FILMS, FILMS, LOCALISATIONS, maps),
+    }
+    assert {name: explained(figure) for name, figure in drawings.items()} == {
+        "fig4": [target, lesion, location],
+        "fig5": [lesion],
+        "fig6": [lesion, location],
+        "unlabelled": [location],
+    }
+    words = {name: figure.legends[0].get_title().get_text() for name, figure in drawings.items()}
+    assert all("activation map" in words[name] for name in ("fig4", "fig6", "unlabelled"))
+    assert all("own colour scale" in words[name].replace("\n", " ") for name in ("fig5", "unlabelled"))
+
+
+def test_fig_5_has_a_colour_scale_and_a_bar_for_each_kind_of_features():
     features = np.random.default_rng(2).random((3, 8, 4, 4))
     maps = {"H_T": figures.strongest(features), "H_C": figures.strongest(features) / 10}
     assert np.array_equal(maps["H_T"], features.max(1))
     figure = figures.fig5(FILMS, FILMS, TRUTHS, maps)
     assert columns(figure) == ["target", "lesions", "reference", "H_T", "H_C"]
-    limits = {figure.axes[k].images[0].get_clim() for k in (3, 4)}
-    assert limits == {(maps["H_C"][0].min(), maps["H_T"][0].max())}
+    bars = figure.axes[-2:]
+    for column, (tile, bar) in zip(maps.values(), zip(figure.axes[3:5], bars, strict=True), strict=True):
+        assert tile.images[0].get_clim() == (column.min(), column.max())
+        assert bar.get_xlim() == (column.min(), column.max())
+        assert [tick.get_text() for tick in bar.get_xticklabels()] == [
+            f"{column.min():.2g}", f"{column.max():.2g}"
+        ]  # fmt: skip
     assert drawn(figure.axes[4], figures.TRUTH) == list(TRUTHS[0])
 
 

@@ -237,10 +237,7 @@ def predict(
         typer.echo(json.dumps(prediction.facts()))
         return
     box = " ".join(f"{number:.0f}" for number in prediction.box)
-    typer.echo(
-        f"probability of malignancy {prediction.p_malignant:.3f} ({len(prediction.fold_p)} folds spread by "
-        f"{prediction.spread:.3f}); box {box} in pixels of the target"
-    )
+    typer.echo(f"{prediction.summary()}; box {box} in pixels of the target")
     for warning in prediction.warnings:
         typer.echo(f"warning: {warning}")
 

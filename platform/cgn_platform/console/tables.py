@@ -279,11 +279,23 @@ def bilateral_table(tests: "Mapping[str, BilateralTest]") -> Table:
 
 
 def measure_table(means: Mapping[str, float], published: Mapping[str, float]) -> Table:
-    """Sec. IV-F, means over the test pairs, beside the published ones."""
-    table = Table("Sec. IV-F", "mean", "published")
+    """Sec. IV-F, means over the test pairs, beside the published ones.
+
+    The scale of features is arbitrary. Ratios to the first published distance can be compared.
+    """
+    unit = next(iter(published))
+    table = Table("Sec. IV-F", "mean", "ratio", "published", "ratio")
     for name, mean in means.items():
-        printed = f"{published[name]:.2f}" if name in published else ""
-        table.add_row(name.replace("_", " "), text.number(mean), printed)
+        cells = [name.replace("_", " "), text.number(mean)]
+        if name in published:
+            ours = text.number(mean / means[unit] if means[unit] else None, ".3g")
+            cells += [ours, f"{published[name]:.2f}", f"{published[name] / published[unit]:.3g}"]
+        table.add_row(*cells)
+    table.caption = (
+        "published: on INBreast, by features of another scale: compare ratios "
+        f"(to {unit.replace('_', ' ')}), not values"
+    )
+    table.caption_justify = "left"
     return table
 
 

@@ -144,7 +144,8 @@ def _features_picture(baseline: Evidence, cases: _Cases) -> Picture | None:
     label = (
         "Features of the baseline: target (H_T), reference (H_R), counterfactual (H_C)"
         + (", film without its lesion (true H_C)" if "true H_C" in maps else "")
-        + "; one colour scale for each row. If the counterfactual works, the lesion is blue in H_C."
+        + "; each column has its own colour scale. If the counterfactual works, the lesion stands out in H_T "
+        "but not in H_C."
     )
     return Picture(_png(figures.fig5(*cases.films, maps)), label)
 
@@ -161,9 +162,13 @@ def _networks(evidence: Evidence, cases: _Cases) -> "Iterator[Method]":
 
 
 def _png(figure: "Figure") -> str:
-    """As a data URI; transparent, with titles that are legible on light and dark."""
+    """As a data URI; transparent, with text that is legible on light and dark."""
     for axes in figure.axes:
         axes.title.set_color(GREY)
+        axes.tick_params(colors=GREY)
+    for legend in figure.legends:
+        for text in (legend.get_title(), *legend.get_texts()):
+            text.set_color(GREY)
     content = io.BytesIO()
     figure.savefig(content, dpi=DPI, transparent=True, format="png")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

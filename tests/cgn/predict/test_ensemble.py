@@ -97,6 +97,14 @@ def test_a_prediction_can_be_drawn(films, ensemble, tmp_path):
     assert cv2.imread(str(tmp_path / "drawn.png")).shape[1] > 400
 
 
+def test_the_picture_of_a_prediction_names_its_probability_spread_and_warnings(films, ensemble):
+    (prediction,) = ensemble.predict(films[:1])
+    warned = dataclasses.replace(prediction, p_malignant=0.2131, spread=0.1772, warnings=("size: too small",))
+    assert warned.summary() == "probability of malignancy 0.213 (folds spread by 0.177)"
+    title = draw_prediction(ensemble, warned).get_suptitle()
+    assert title.split("\n") == [warned.summary(), "warning: size: too small"]
+
+
 def film_processes():
     """Child processes that open films."""
     children = psutil.Process().children()

@@ -8,7 +8,8 @@ import pandas
 import pytest
 from rich.console import Console
 
-from cgn_platform.console.tables import models_table, table_of, table_text, units_table
+from cgn.measure import PUBLISHED
+from cgn_platform.console.tables import measure_table, models_table, table_of, table_text, units_table
 
 NAMES = [
     ("AdaIN-GAN", "×", "Feedback"),
@@ -111,3 +112,17 @@ def test_units_and_models_are_whole(width: int) -> None:
     text = shown(models_table([version], width), width)
     for word in ("champion", "table_3-mias-all", "Non-feedback", "0.675"):
         assert word in text
+
+
+def test_measurements_are_compared_by_ratio_because_published_ones_have_another_scale() -> None:
+    means = {"target_reference": 0.5, "target_counterfactual": 50.0, "truth_ratio": 21.6}
+    out = StringIO()
+    Console(file=out, width=120).print(measure_table(means, PUBLISHED))
+    cells = {
+        line.split("\u2502")[1].strip(): line.split("\u2502")[2:6]
+        for line in out.getvalue().splitlines()
+        if "\u2502" in line
+    }
+    assert [cell.strip() for cell in cells["target counterfactual"]] == ["50.000", "100", "25.42", "0.453"]
+    assert [cell.strip() for cell in cells["truth ratio"]] == ["21.600", "", "", ""]
+    assert "features of another scale: compare ratios" in " ".join(out.getvalue().split())

@@ -243,3 +243,46 @@ def test_a_browser_draws_every_chart_offline_without_a_complaint(
     assert tab.pdf(format="A4").startswith(b"%PDF")
     tab.close()
     assert wrong == []
+
+
+IN_MLFLOW = """page => {
+    const frame = document.createElement("iframe");
+    frame.sandbox = "allow-scripts";
+    frame.width = 560;
+    frame.height = 500;
+    frame.srcdoc = page;
+    document.body.append(frame);
+}"""
+CUT = """() => [...document.querySelectorAll(".plot .main-svg text, figcaption, caption, .verdict p")]
+    .filter(text => text.getBoundingClientRect().right > innerWidth + 1)
+    .map(text => text.textContent)"""
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("place", ["phone", "preview of MLflow"])
+def test_charts_and_captions_fit_a_narrow_page(
+    place: str, browser: Any, store: Store, facts: dict[str, Any], ledger: Ledger, pairs: Pairs
+) -> None:
+    path = write_report(store, facts["name"], ledger, pairs)
+    tab = browser.new_page(viewport={"width": 390, "height": 844}, offline=True)
+    wrong = problems(tab)
+    page = tab.main_frame
+    if place == "phone":
+        tab.goto(path.as_uri())
+    else:
+        tab.set_viewport_size({"width": 900, "height": 700})
+        tab.evaluate(IN_MLFLOW, path.read_text())
+        tab.wait_for_selector("iframe")
+        page = tab.query_selector("iframe").content_frame()
+    page.wait_for_selector("body[data-drawn]", timeout=60_000)
+    assert page.evaluate(CUT) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    charts = [plot.evaluate(DRAWN) for plot in page.query_selector_all(".plot")]
+    assert all(chart["marks"] and chart["width"] <= chart["room"] + 1 for chart in charts)
+    names = {row["name"] for row in facts["rows"] if row["complete"]}
+    assert names <= set(
+        page.eval_on_selector_all("#spread .main-svg text", "all => all.map(t => t.textContent)")
+    )
+    tab.close()
+    assert wrong == []
