@@ -132,7 +132,7 @@ def _scan(dataset: str, options: DatasetOptions, size: int) -> Scan:
     scan: Scan = datasets.load(dataset).scan(options, size)
     if not scan.records:
         raise NotADatasetError(
-            f"{scan.name} has no target with both films in the folder ({len(scan.missing)} are missing)"
+            f"{scan.name} has no target with both films in the folder ({scan.missing_films} are missing)"
         )
     return scan
 

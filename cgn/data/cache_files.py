@@ -307,7 +307,7 @@ def write_files(folder: Path, content: CacheContent) -> None:
             "fingerprint": content.fingerprint,
             "recipe": content.recipe,
             "counts": scan.counts
-            | {"cached": len(rows), "missing": len(scan.missing), "rejected": len(rejections)},
+            | {"cached": len(rows), "missing": scan.missing_films, "rejected": len(rejections)},
             "missing": scan.missing,
             "rejected": rejections,
             "notes": [*scan.notes, *_dropped_boxes(prepared), *_few_greys(prepared)],

@@ -64,6 +64,7 @@ class Scan:
         records: one for each target, in a fixed order.
         files: all files that pairs are made from: the same files and options give the same pairs.
         missing: what the tables list but the folder lacks, to be printed.
+        also_missing: how many more films are missing than `missing` has lines, if a line counts several.
         counts: to be printed.
         notes: remarks on pairs that were kept, to be printed.
         key_id: `Pseudonyms.key_id` of the key of the pseudonyms; "" if nothing identifies a person.
@@ -78,6 +79,12 @@ class Scan:
     notes: tuple[str, ...] = ()
     key_id: str = ""
     sandboxed: bool = True
+    also_missing: int = 0
+
+    @property
+    def missing_films(self) -> int:
+        """How many films the tables list but the folder lacks."""
+        return len(self.missing) + self.also_missing
 
 
 class DatasetOptions(BaseModel):

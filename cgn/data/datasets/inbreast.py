@@ -181,11 +181,13 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
     sources = {film.path for pair in pairs for film in pair} | set(release.annotations.paths.values())
     files = {path: RawFile.of(path, release.pseudonyms) for path in sorted(sources)}
     records = tuple(_record(*pair, release, files) for pair in pairs)
+    missing, also_missing = _missing(release, wanted, contradicting)
     return Scan(
         name=f"inbreast-{options.cohort}",
         records=records,
         files=(RawFile.of(release.table), *files.values()),
-        missing=tuple(_missing(release, wanted, contradicting)),
+        missing=missing,
+        also_missing=also_missing,
         counts={
             "images in the table": len(release.rows),
             "films in the folder": len(release.paths),
@@ -280,18 +282,24 @@ def _ambiguity(match: Match[InbreastFilm], pseudonyms: Pseudonyms) -> Iterator[s
         yield f"{name}: {count} films of the other side; the one with the nearest file number is used"
 
 
-def _missing(release: Release, wanted: Sequence[str], contradicting: Sequence[str]) -> Iterator[str]:
-    for number in wanted:
-        if number not in release.paths:
-            yield f"{release.pseudonyms.of('pair', number)}: a target without a film in AllDICOMs"
-    for number in contradicting:
-        yield (
-            f"{release.pseudonyms.of('pair', number)}: the name of its film has another side or view than "
-            "the table"
-        )
-    others = len(release.rows.keys() - release.paths.keys() - set(wanted))
+def _missing(
+    release: Release, wanted: Sequence[str], contradicting: Sequence[str]
+) -> tuple[tuple[str, ...], int]:
+    """See `Scan.missing` and `Scan.also_missing`."""
+    pseudonyms, paths = release.pseudonyms, release.paths
+    lines = [
+        f"{pseudonyms.of('pair', number)}: a target without a film in AllDICOMs"
+        for number in wanted
+        if number not in paths
+    ]
+    lines += [
+        f"{pseudonyms.of('pair', number)}: the name of its film has another side or view than the table"
+        for number in contradicting
+    ]
+    others = len(release.rows.keys() - paths.keys() - set(wanted))
     if others:
-        yield f"the films of {others} images that could be references"
+        lines.append(f"the films of {others} images that could be references")
+    return tuple(lines), max(0, others - 1)
 
 
 # ---------------------------------------------------------------------------------------------- tables

@@ -1,5 +1,6 @@
 import csv
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_only_films_with_a_finding_on_both_sides_are_pairs(tmp_path):
     assert result.notes == (cbis.PRIOR,)
     assert result.counts["labelled benign or malignant"] == 5
     assert result.counts["of these without a contralateral image"] == 1
-    assert result.missing == ("the films of 1 images in the tables",)
+    assert result.missing == ("the films of 1 images in the tables are not in the folder",)
 
 
 def test_a_film_with_two_findings_has_the_worse_label(tmp_path):
@@ -68,6 +69,102 @@ def test_a_mask_that_cannot_be_read_is_counted_and_costs_its_box_alone(tmp_path)
     result = scan(root)
     assert [len(record.boxes) for record in result.records] == [2, 0, 0, 0]
     assert result.notes == ("1 masks cannot be read: their findings have no box", cbis.PRIOR)
+
+
+def films_and_masks(root):
+    return sorted((root / "CBIS-DDSM").rglob("*.dcm"))
+
+
+def rescan(root, cohort="mixed"):
+    """The boxes of the records, and the notes beside the one on the prior."""
+    result = scan(root, cohort=cohort)
+    assert (len(result.records), result.counts["images"]) == (4, 5)
+    return [record.boxes for record in result.records], result.notes[:-1]
+
+
+def test_files_that_a_mac_leaves_beside_others_are_ignored(tmp_path):
+    root = write(tmp_path)
+    boxes, _ = rescan(root)
+    for path in (*films_and_masks(root), root / "mass_case_description_train_set.csv"):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7" + b"\0" * 400)
+    assert rescan(root) == (boxes, ("12 hidden files (._ and others) are ignored",))
+
+
+@pytest.mark.parametrize("ending", ["", ".DCM", ".dicom", ".ima"])
+def test_files_with_another_ending_or_none_are_found(tmp_path, ending):
+    root = write(tmp_path)
+    boxes, notes = rescan(root)
+    for path in films_and_masks(root):
+        path.rename(path.with_suffix(ending))
+        path.with_name("notes.txt").write_text("no film")
+    assert rescan(root) == (boxes, notes)
+
+
+def test_a_second_download_is_ignored(tmp_path):
+    root = write(tmp_path)
+    boxes, _ = rescan(root)
+    count = len(films_and_masks(root))
+    shutil.copytree(root / "CBIS-DDSM", root / "CBIS-DDSM (1)")
+    table = root / "mass_case_description_train_set.csv"
+    shutil.copy(table, table.with_name("mass_case_description_train_set (1).csv"))
+    assert rescan(root) == (boxes, (f"{count} files are copies of others and are ignored",))
+    film = next((root / "CBIS-DDSM (1)" / "Mass-Training_P_00003_LEFT_CC").rglob("*.dcm"))
+    dataset = pydicom.dcmread(film)
+    dataset.Laterality = "R"
+    dataset.save_as(film)
+    assert "the films of 1 images in the tables have several different files" in scan(root).missing
+
+
+def reshape(root, change):
+    """Changes the pixels of the mask of the second woman's finding."""
+    (path,) = (root / "CBIS-DDSM" / "Mass-Training_P_00002_LEFT_MLO_1").rglob("mask.dcm")
+    TREE["SAVE"](path, change(pydicom.dcmread(path).pixel_array), 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "box"),
+    [
+        (lambda mask: np.pad(mask, ((0, 4), (0, 3))), (40, 60, 70, 100)),
+        (lambda mask: mask[:-4, :-3], (40, 60, 70, 100)),
+        (lambda mask: np.repeat(np.repeat(mask, 2, 0), 2, 1), (40, 60, 70, 100)),
+        (lambda mask: mask[::2, ::2], (40, 60, 70, 100)),
+    ],
+)
+def test_a_mask_of_another_size_than_its_film_keeps_its_box(tmp_path, change, box):
+    root = write(tmp_path)
+    reshape(root, change)
+    boxes, notes = rescan(root)
+    assert boxes[2] == (box,)
+    assert notes == ("1 masks are larger or smaller than their film: their boxes are fitted to it",)
+
+
+def test_a_mask_that_fits_no_film_is_noted(tmp_path):
+    root = write(tmp_path)
+    reshape(root, lambda mask: mask[:, :100])
+    boxes, notes = rescan(root)
+    assert boxes[2] == ()
+    assert notes == ("1 findings have no mask that fits their film, and no box",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_that_programs_have_converted_are_read(tmp_path, encoding, delimiter):
+    root = write(tmp_path)
+    expected = rescan(root)
+    path = root / "mass_case_description_train_set.csv"
+    text = path.read_text("utf-8").replace("P_00001,2", "P_00001,\xe9").replace(",", delimiter)
+    path.write_bytes(text.encode(encoding))
+    assert rescan(root) == expected
+
+
+def test_missing_films_are_counted_each(tmp_path):
+    root = write(tmp_path)
+    for woman in (1, 3):
+        for folder in (root / "CBIS-DDSM").glob(f"*P_0000{woman}_*"):
+            shutil.rmtree(folder)
+    result = scan(root)
+    assert result.missing == ("the films of 4 images in the tables are not in the folder",)
+    assert result.missing_films == 4
 
 
 def test_masses_alone(tmp_path):
