@@ -13,7 +13,7 @@ from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import DATA, FACTS, Ledger
 
 FILES = (*DATA, FACTS)
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
+STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "orphan": "KILLED"}
 
 
 def finished_files(units: Path) -> dict[Path, bytes]:

@@ -101,8 +101,8 @@ def train(
     if track:
         from cgn_platform.tracking.runs import log_training
 
-        log_training(config, pairs, splits, (reports, result, written), store, warn)
-        print_address(console, "to view in MLflow", store)
+        page = log_training(config, pairs, splits, (reports, result, written), store, warn)
+        print_address(console, "to view this run in MLflow", store, page)
 
 
 def _follow(run: "CrossRun", config: "Config", console: "Console") -> "tuple[list[CrossReport], CrossResult]":

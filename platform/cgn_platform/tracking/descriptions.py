@@ -18,6 +18,7 @@ def describe_sweep(
     info: RunInfo,
     page: str,
     attached: bool | None,
+    report: str = "",
     test_interval: Callable[[Sequence[str] | None], Interval | None] = lambda _units: None,
 ) -> str:
     """Test AUC of the chosen trial, the best trials by validation AUC, data and code of the sweep, and links.
@@ -27,6 +28,7 @@ def describe_sweep(
         info: names data and code.
         page: in MLflow's UI, with the trials side by side.
         attached: whether the report is an artifact of the run; None if a report is impossible.
+        report: the report's page in MLflow's UI.
         test_interval: returns the interval of the test AUC over these units.
     """
     figures = summary(records)
@@ -49,7 +51,7 @@ def describe_sweep(
     return _paragraphs(
         _result(complete[0], test_interval) if complete else "No trial is complete.",
         f"{counts}; pruning saved {figures['epochs_saved']:.0%} of the epochs.",
-        _links(info, page, attached, "trials"),
+        _links(info, page, attached, "trials", report),
         _table(header, rows),
         "Ranked by validation AUC, which is optimistic; test figures are not used for selection. "
         "Trial 0 is the default.",
@@ -62,7 +64,9 @@ def _result(best: TrialRecord, test_interval: Callable[[Sequence[str] | None], I
     return chosen_trial(best.number, test, best.value)
 
 
-def describe_table(facts: Mapping[str, Any], *, info: RunInfo, page: str, attached: bool | None) -> str:
+def describe_table(
+    facts: Mapping[str, Any], *, info: RunInfo, page: str, attached: bool | None, report: str = ""
+) -> str:
     """The rows in their order, the data and code of the table, and links; see `describe_sweep`."""
     data, detectable = facts["data"], facts["detectable"]
     rows = [
@@ -80,7 +84,7 @@ def describe_table(facts: Mapping[str, Any], *, info: RunInfo, page: str, attach
     seeds = len(facts["run"]["seeds"])
     return _paragraphs(
         f"{markdown(facts['title'])}: {counts}, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
-        _links(info, page, attached, "rows"),
+        _links(info, page, attached, "rows", report),
         _table(header, rows),
         ""
         if detectable is None
@@ -96,14 +100,29 @@ def _data_and_code(info: RunInfo) -> str:
     )
 
 
-def _links(info: RunInfo, page: str, attached: bool | None, children: str) -> str:
+def describe_child(info: RunInfo, parent: str, report: str) -> str:
+    """Where a trial or row belongs: its parent run, and the report among the parent's artifacts.
+
+    Args:
+        info: of the parent.
+        parent: its page in MLflow's UI.
+        report: the report's page.
+    """
+    text = f"Part of [{markdown(info.study)}]({parent})."
+    if not info.folds:  # a single training has no report
+        return text
+    return f"{text} Its [report]({report}) is there once `cgn report {info.study}` has made it."
+
+
+def _links(info: RunInfo, page: str, attached: bool | None, children: str, report: str) -> str:
     """Near the top, because MLflow folds long descriptions."""
-    report = {
-        True: "The report is the artifact `report.html`.",
+    name = f"[`report.html`]({report})" if report else "`report.html`"
+    line = {
+        True: f"The report is the artifact {name}.",
         False: f"`cgn report {info.study}` makes a page of charts and adds it to the artifacts.",
         None: "",
     }[attached]
-    return f"[The {children} side by side]({page}). {report}".rstrip()
+    return f"[The {children} side by side]({page}). {line}".rstrip()
 
 
 def _auc(row: Mapping[str, Any]) -> str:

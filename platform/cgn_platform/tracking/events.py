@@ -21,8 +21,9 @@ from cgn_platform.store.ledger import Ledger
 from cgn_platform.tracking.outbox import Event
 
 DESCRIPTION = "mlflow.note.content"
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
-"""MLflow's status of a trial that has ended."""
+STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "orphan": "KILLED"}
+"""MLflow's status of a trial that has ended. A pruned trial ended as it should: MLflow's UI marks FAILED and
+KILLED with a red cross. The tag `cgn.state` distinguishes it from a complete one."""
 
 
 def now_ms() -> int:

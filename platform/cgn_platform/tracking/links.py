@@ -22,6 +22,16 @@ def runs_page(experiment: str, study_id: str) -> str:
     return f"#/experiments/{experiment}/runs?viewStateShareKey={study_id}&{WORKFLOW}"
 
 
+def run_page(experiment: str, run: str) -> str:
+    """The page of a run."""
+    return f"#/experiments/{experiment}/runs/{run}?{WORKFLOW}"
+
+
+def report_page(experiment: str, run: str) -> str:
+    """The page of a parent run's report among its artifacts."""
+    return f"#/experiments/{experiment}/runs/{run}/artifacts/report.html?{WORKFLOW}"
+
+
 def how_to_look(store: Store, uri: str, page: str = PAGE) -> str:
     """What a person types in a shell, or opens, to see the runs. No password is shown.
 

@@ -43,7 +43,7 @@ def log_training(
         warn: called with a line about what MLflow rejects.
 
     Returns:
-        The address of MLflow.
+        The page of the run in MLflow's UI.
 
     Raises:
         PlatformError: MLflow cannot be written.
@@ -73,8 +73,7 @@ def log_training(
         },
     )
     uri = default_uri(store)
-    log_run(parent, record, files, store=store, uri=uri, warn=warn)
-    return uri
+    return log_run(parent, record, files, store=store, uri=uri, warn=warn)
 
 
 def log_run(
@@ -85,8 +84,8 @@ def log_run(
     store: Store,
     uri: str,
     warn: Callable[[str], None] = print,
-) -> None:
-    """Log one finished run, with files as its artifacts. The caller waits for MLflow.
+) -> str:
+    """Log one finished run, with files as its artifacts; return its page. The caller waits for MLflow.
 
     Raises:
         PlatformError: MLflow cannot be written.
@@ -97,6 +96,7 @@ def log_run(
         writer.reconcile([record], whole=True)  # points that MLflow has are not sent again
         writer.log_files(record.number, files)
         writer.finish([record], "FINISHED", now_ms())
+        return writer.child_page(record.number)
     except PlatformError:
         raise
     except Exception as error:  # a server and its client may raise anything

@@ -30,9 +30,10 @@ from cgn_platform.tracking.events import (
     table_ended_ms,
     without_none,
 )
-from cgn_platform.tracking.links import runs_page
+from cgn_platform.tracking.links import report_page, run_page, runs_page
 from cgn_platform.tracking.mlflow_client import artifact_location, connect
 from cgn_platform.tracking.outbox import Event
+from cgn_platform.tracking.views import VIEW, shared_view
 
 BATCH_LIMIT = 1000  # metrics, parameters and tags per call, and parameters and tags together
 PAGE_RUNS = 500  # runs per call of a search
@@ -44,8 +45,6 @@ REPLACED = "cgn.replaced"
 CHILD = {"sweep": "trial", "table": "row"}  # what the child runs of a parent are
 KIND, OUR_KIND = "mlflow.experimentKind", "custom_model_development"
 """The tag by which MLflow's UI chooses its pages for an experiment, and the value for training networks."""
-VIEW = "mlflow.sharedViewState."
-"""Beginning of the tags that hold shared views of the UI; the rest is the key in a view's address."""
 
 
 class DeletedExperimentError(PlatformError):
@@ -172,10 +171,10 @@ class MLflowWriter:
         metrics = _changed(without_none({"detectable": facts["detectable"]}), shown)
         self._write(self._parent, [{"metrics": metrics, "tags": {"cgn.state": state}, "time": now}])
         attached = report.is_file()
-        self._describe(
-            descriptions.describe_table(facts, info=self._info, page=self.runs_page, attached=attached),
-            report if attached else None,
+        text = descriptions.describe_table(
+            facts, info=self._info, page=self.runs_page, attached=attached, report=self._report_page
         )
+        self._describe(text, report if attached else None)
         self._client.set_terminated(self._parent, "FAILED" if incomplete else "FINISHED", now)
 
     def finish(
@@ -210,6 +209,7 @@ class MLflowWriter:
             info=self._info,
             page=self.runs_page,
             attached=attached,
+            report=self._report_page,
             test_interval=self._test_interval,
         )
         self._describe(text, report if attached else None)
@@ -232,6 +232,21 @@ class MLflowWriter:
     def runs_page(self) -> str:
         """The page of MLflow's UI that shows the child runs side by side."""
         return runs_page(self._experiment, self._info.study_id)
+
+    def child_page(self, number: int) -> str:
+        """The page of MLflow's UI that shows a trial or row."""
+        return run_page(self._experiment, self._runs[number])
+
+    @property
+    def _report_page(self) -> str:
+        return report_page(self._experiment, self._parent)
+
+    @property
+    def _belongs(self) -> str:
+        """The description of a child run."""
+        return descriptions.describe_child(
+            self._info, run_page(self._experiment, self._parent), self._report_page
+        )
 
     def _set_view(self, tags: Mapping[str, str]) -> None:
         """Share a view with the columns to compare by; set the experiment's kind unless someone has."""
@@ -273,7 +288,10 @@ class MLflowWriter:
 
     def _backfill(self, number: int, events: Sequence[Event]) -> None:
         """Apply the events of a trial, without points that its run has, whatever their times are."""
-        shown = self._client.get_run(self._run(number, events[0]["time"])).data.metrics
+        data = self._client.get_run(self._run(number, events[0]["time"])).data
+        shown = data.metrics
+        if DESCRIPTION not in data.tags:  # written by an earlier version
+            self._write(self._runs[number], [{"tags": {DESCRIPTION: self._belongs}, "time": 0}])
         existing = {
             (name, point.step)
             for name in shown
@@ -294,13 +312,19 @@ class MLflowWriter:
             shown = None
         run = self._run(number, self._info.time, event["name"])
         metrics = _changed(event["metrics"], shown.metrics if shown else {})
-        self._write(run, [{**event, "metrics": metrics}])
+        text = "\n\n".join(filter(None, [event["tags"][DESCRIPTION], self._belongs]))
+        tags = {**event["tags"], DESCRIPTION: text[:TAG_LENGTH]}
+        self._write(run, [{**event, "metrics": metrics, "tags": tags}])
         self._client.set_terminated(run, event["status"], event["time"])
 
     def _run(self, number: int, started: int, name: str = "") -> str:
         """The id of a child run, which is created if it is missing."""
         if number not in self._runs:
-            tags = {self._child_tag: f"{self._info.study}/{number}", "mlflow.parentRunId": self._parent}
+            tags = {
+                self._child_tag: f"{self._info.study}/{number}",
+                "mlflow.parentRunId": self._parent,
+                DESCRIPTION: self._belongs,
+            }
             self._runs[number] = self._create(name or f"trial {number}", started, tags)
         return self._runs[number]
 
@@ -383,27 +407,6 @@ def open_writer(
 ) -> MLflowWriter:
     """A writer that keeps artifacts in the store if there is no server."""
     return MLflowWriter(uri, parent, artifacts=store.mlflow_artifacts, on_refusal=warn, ledger=ledger)
-
-
-def shared_view(info: RunInfo, run: str) -> dict[str, Any]:
-    """The child runs of a parent, the best first, with the columns to compare by.
-
-    In the format that MLflow's UI uses for views that are shared by address.
-    """
-    table = info.kind == "table"
-    metrics = ["best_val_auc", "test_auc", "test_auc_low", "test_auc_high"]
-    metrics += ["difference", "difference_low", "difference_high"] if table else []
-    metrics += ["localization_error", "seconds", *(f"fold_{fold}/test_auc" for fold in range(info.folds))]
-    columns = [f"metrics.`{name}`" for name in metrics]
-    columns += [f"params.`{name}`" for name in info.params if name != "sampler_seed"]
-    columns += ["tags.`cgn.words`"] if table else []
-    return {
-        "searchFilter": f'tags.`mlflow.parentRunId` = "{run}"',
-        "orderByKey": f"metrics.`{'test_auc' if table else 'best_val_auc'}`",
-        "orderByAsc": False,
-        "selectedColumns": columns,
-        "columnOrder": columns,
-    }
 
 
 def _is_deleted(run: Any) -> bool:

@@ -314,12 +314,17 @@ def test_a_run_with_its_pictures_stands_in_mlflow_once(cgn: Cgn, cache: Path, tm
     for _ in range(2):
         told = cgn("train", "--data", str(cache), *edits, "--store", str(tmp_path), *extras)
         assert told.code == 0, told.err
-    assert "to view in MLflow" in told.out
+    assert "to view this run in MLflow" in told.out
+    page = told.out.split("/#", 1)[1].strip()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     there = connect(uri)[1]
     runs = there.search_runs([there.get_experiment_by_name("phantom").experiment_id])
     assert sorted(run.info.status for run in runs) == ["FINISHED"] * 2
     (trial,) = (run for run in runs if "test_auc" in run.data.metrics)
+    assert (
+        page
+        == f"/experiments/{trial.info.experiment_id}/runs/{trial.info.run_id}?workflowType=machine_learning"
+    )
     assert [point.step for point in there.get_metric_history(trial.info.run_id, "fold_1/val_auc")] == [0, 1]
     kept = {item.path for item in there.list_artifacts(trial.info.run_id)}
     assert kept == {path.name for path in (tmp_path / "f").iterdir()} | {"m.json"}

@@ -111,7 +111,7 @@ def test_a_sweep_prunes_records_and_agrees_with_mlflow(sweep: Any, store: Store)
     assert records[7].facts["reason"] == "ZeroDivisionError: a bug"
 
     runs = mlflow_runs(store)
-    status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+    status = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
     assert len(runs) == 9
     for record in records:
         run, curve = runs[f"trial {record.number}"]
@@ -215,7 +215,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command(store: Store) -> None:
     assert f"{states['orphan']} of a driver that ended are queued again" in second.stdout
     runs = mlflow_runs(store)
     assert len(runs) == len(records) + 1
-    status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "orphan": "KILLED"}
+    status = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "orphan": "KILLED"}
     for record in records:
         run, curve = runs[f"trial {record['number']}"]
         assert run.info.status == status[record["state"]]

@@ -94,6 +94,8 @@ def read_runs(uri: str) -> Runs:
                 history[name] = sorted(points)
             assert run.info.run_name not in runs
             tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+            if parent := run.data.tags.get("mlflow.parentRunId"):  # servers differ in their ids
+                tags = {k: v.replace(parent, "PARENT") for k, v in tags.items()}
             runs[run.info.run_name] = {
                 "status": run.info.status,
                 "params": run.data.params,

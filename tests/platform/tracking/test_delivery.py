@@ -98,7 +98,7 @@ def test_a_sweep_is_delivered_once_its_driver_has_ended(tracked: Store, sweep: A
     assert updated == ["smoke"]
     assert sum(progress) == 103
     shown = sweep.read_runs(default_uri(tracked))
-    assert (shown["smoke"]["status"], shown["trial 0"]["status"]) == ("FINISHED", "KILLED")
+    assert (shown["smoke"]["status"], shown["trial 0"]["status"]) == ("FINISHED", "FINISHED")
     assert len(shown["trial 0"]["history"]["fold_1/val_auc"]) == 100
 
 

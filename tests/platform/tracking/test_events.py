@@ -29,7 +29,7 @@ def test_replayed_events_are_those_of_the_run(sweep: Any) -> None:
     ]
     replayed = [{**event, "time": 1} for event in events.replay_events(record, {"cache": "c"}, None)]
     assert replayed == live
-    assert live[-1]["status"] == "KILLED"
+    assert live[-1]["status"] == "FINISHED"
     assert live[-1]["tags"] == {"cgn.state": "pruned", "cgn.reason": "median"}
 
 

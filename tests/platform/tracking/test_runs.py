@@ -9,7 +9,8 @@ from cgn.data.pairs import Pairs, Split
 from cgn.errors import PlatformError
 from cgn.results import CrossReport, CrossResult, EpochReport, FoldResult
 from cgn_platform.store.layout import Store
-from cgn_platform.tracking.mlflow_client import connect
+from cgn_platform.tracking.links import WORKFLOW
+from cgn_platform.tracking.mlflow_client import connect, default_uri
 from cgn_platform.tracking.runs import Training, log_training
 
 
@@ -37,7 +38,8 @@ def training(tmp_path: Path) -> Training:
 def test_a_training_is_a_parent_with_one_finished_run_and_its_files(
     tracked: Store, runs: Any, sweep: Any, training: Training, pairs: Pairs, splits: tuple[Split, ...]
 ) -> None:
-    uri = log_training(sweep.CONFIG, pairs, splits, training, tracked)
+    page = log_training(sweep.CONFIG, pairs, splits, training, tracked)
+    assert page == f"#/experiments/1/runs/{sweep.run_ids(default_uri(tracked))['trial 0']}?{WORKFLOW}"
     shown = runs()
     name = f"train {sweep.CONFIG.fingerprint()}"
     assert {run: facts["status"] for run, facts in shown.items()} == {name: "FINISHED", "trial 0": "FINISHED"}
@@ -52,7 +54,6 @@ def test_a_training_is_a_parent_with_one_finished_run_and_its_files(
     assert run["tags"]["cache"] == pairs.fingerprint
     (figure,) = tracked.mlflow_artifacts.rglob("figure.png")
     assert figure.read_bytes() == b"a picture"
-    assert uri == f"sqlite:///{tracked.mlflow_database}"
 
 
 def test_the_same_training_again_changes_nothing_and_another_is_another_parent(
@@ -63,8 +64,8 @@ def test_the_same_training_again_changes_nothing_and_another_is_another_parent(
     log_training(sweep.CONFIG, pairs, splits, training, tracked)
     assert runs() == before
     other = replace(pairs, fingerprint="1" * 12)
-    uri = log_training(sweep.CONFIG, other, splits, training, tracked)
-    _, client = connect(uri)
+    log_training(sweep.CONFIG, other, splits, training, tracked)
+    _, client = connect(default_uri(tracked))
     found = client.search_runs(["1"])
     assert sorted(run.data.tags["cache"] for run in found if "cgn.study_id" in run.data.tags) == [
         pairs.fingerprint,

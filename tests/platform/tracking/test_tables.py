@@ -97,7 +97,9 @@ def test_a_table_is_a_parent_and_each_row_a_child(tracked: Store, runs: Any) -> 
     crashed = shown["crashed"]
     assert crashed["metrics"] == {}
     assert crashed["tags"]["cgn.state"] == "INCOMPLETE"
-    assert crashed["tags"]["mlflow.note.content"] == "INCOMPLETE: 1 of 4 units are missing: a bug"
+    assert crashed["tags"]["mlflow.note.content"].startswith(
+        "INCOMPLETE: 1 of 4 units are missing: a bug\n\nPart of [t](#/experiments/1/runs/"
+    )
     assert shown["t"]["metrics"] == {"detectable": 0.1}
     assert shown["t"]["tags"]["cgn.state"] == "1 of 3 rows are INCOMPLETE"
     note = shown["t"]["tags"]["mlflow.note.content"]
@@ -180,7 +182,10 @@ def test_the_report_is_an_artifact_of_the_parent_once(tracked: Store, runs: Any)
         page.write_text(text)
         assert track(tracked, default_uri(tracked), name="t") == ["t"]
         assert [path.read_text() for path in tracked.mlflow_artifacts.rglob("report.html")] == [text]
-    assert "The report is the artifact `report.html`" in runs()["t"]["tags"]["mlflow.note.content"]
+    assert (
+        "The report is the artifact [`report.html`](#/experiments/1/runs/"
+        in runs()["t"]["tags"]["mlflow.note.content"]
+    )
 
 
 def test_cgn_report_adds_its_page_to_mlflow_or_says_that_it_waits(

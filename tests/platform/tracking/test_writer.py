@@ -7,6 +7,7 @@ import pytest
 from cgn_platform.search.records import ORPHAN, EpochUpdate, TrialSpec
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking import events
+from cgn_platform.tracking.links import WORKFLOW
 from cgn_platform.tracking.mlflow_client import connect, default_uri
 
 
@@ -34,7 +35,7 @@ def test_a_sweep_is_a_parent_and_each_trial_a_child(tracked: Store, runs: Any, s
     assert {name: run["status"] for name, run in shown.items()} == {
         "smoke": "FINISHED",
         "trial 0": "FINISHED",
-        "trial 1": "KILLED",
+        "trial 1": "FINISHED",
         "trial 2": "FAILED",
         "trial 3": "FAILED",
     }
@@ -50,6 +51,7 @@ def test_a_sweep_is_a_parent_and_each_trial_a_child(tracked: Store, runs: Any, s
     assert best["metrics"]["fold_1/localization_error"] == 0.5
     assert "fold_0/localization_error" not in best["metrics"]  # it was no number
     assert best["metrics"]["l_cls"] == 0.3
+    assert shown["trial 1"]["tags"]["cgn.state"] == "pruned"
     assert shown["trial 1"]["tags"]["cgn.reason"] == "median pruner"
     assert shown["trial 1"]["tags"]["cgn.retry_of"] == "0"
     assert shown["smoke"]["metrics"]["best_val_auc"] == 0.7
@@ -154,7 +156,7 @@ def test_a_resume_finds_its_runs_and_ends_those_of_the_dead_driver(
             "trial 0": "FINISHED",
             "trial 1": "KILLED",
             "trial 2": "KILLED",
-            "trial 3": "KILLED",
+            "trial 3": "FINISHED",
         }
         for name, run in shown.items():
             if name != "smoke":
@@ -230,6 +232,33 @@ def test_a_sweep_shows_its_best_trials_and_the_columns_people_compare_by(
     page.open(running=False)
     assert page.runs_page == "#/experiments/1/runs?viewStateShareKey=5eed&workflowType=machine_learning"
     assert page.runs_page in note
+
+
+def test_a_trial_leads_to_its_sweep_and_to_the_report_and_keeps_what_people_write(
+    tracked: Store, runs: Any, sweep: Any
+) -> None:
+    done = sweep.record(0, "complete", 0.7, **sweep.FACTS)
+    log = sweep.begin(tracked, folds=2)
+    sweep.play(log, 0, 0.5)
+    log.ended(done)
+    log.end("FINISHED", [done])
+    ids = sweep.run_ids(default_uri(tracked))
+    client = client_of(tracked)
+    note = client.get_run(ids["trial 0"]).data.tags["mlflow.note.content"]
+    parent = f"#/experiments/1/runs/{ids['smoke']}"
+    assert note == (
+        f"Part of [smoke]({parent}?{WORKFLOW}). "
+        f"Its [report]({parent}/artifacts/report.html?{WORKFLOW}) is there once "
+        "`cgn report smoke` has made it."
+    )
+    client.set_tag(ids["trial 0"], "mlflow.note.content", "a word of mine")
+    writer = sweep.make_writer(default_uri(tracked), tracked, replace(sweep.INFO, folds=2))
+    writer.open(running=False)
+    writer.reconcile([done], whole=True)
+    assert runs()["trial 0"]["tags"]["mlflow.note.content"] == "a word of mine"
+    client.delete_tag(ids["trial 0"], "mlflow.note.content")  # as earlier versions left it
+    writer.reconcile([done], whole=True)
+    assert runs()["trial 0"]["tags"]["mlflow.note.content"].startswith("Part of [smoke]")
 
 
 def test_another_kind_of_experiment_that_people_chose_is_kept(tracked: Store, sweep: Any) -> None:
