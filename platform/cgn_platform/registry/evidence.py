@@ -80,8 +80,9 @@ def decision_facts(registry: Registry, alias: str, by: str, because: str) -> dic
 
 
 def version_tags(key: str, evidence: Facts) -> dict[str, str]:
-    """The tags of a version in MLflow."""
+    """The tags of a version in MLflow: short. What the checks measured is in the artifact `evidence.json`."""
     candidate, data, figures, run = (evidence[name] for name in ("candidate", "data", "figures", "run"))
+    checks = evidence["gate"]["checks"]
     tags = {
         "key": key,
         **{name: candidate[name] for name in ("name", "kind", "row", "seed")},
@@ -89,7 +90,7 @@ def version_tags(key: str, evidence: Facts) -> dict[str, str]:
         **{name: data[name] for name in ("cache", "splits")},
         **{name: run[name] for name in ("code", "git_commit")},
         **{name: evidence["decision"][name] for name in ("by", "because", "when")},
-        "gate": json.dumps(evidence["gate"]["checks"]),
+        "checks": f"{sum(check['passed'] for check in checks)} of {len(checks)} passed",
     }
     if "auc" in figures:
         tags["auc"] = text.interval(figures["auc"])

@@ -11,7 +11,6 @@ the promotion.
 """
 
 import getpass
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -258,7 +257,7 @@ class _Promotion:
         decision = {name: version.tags.get(f"cgn.{name}", "") for name in ("when", "by", "because")}
         evidence = {
             "decision": decision | {"model": registry.model, "alias": alias},
-            "gate": {"checks": json.loads(version.tags.get("cgn.gate", "[]"))},
+            "gate": {"checks": registry.checks(version)},
         }
         append_record(self._store, PROMOTED, evidence, version, registry.with_alias(PREVIOUS))
 

@@ -1,5 +1,6 @@
 """The versions of one model in the MLflow Model Registry."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 from cgn import files
 from cgn.errors import CGNError, RegistryError, first_line
-from cgn.temporary import within_scratch
+from cgn.temporary import scratch, within_scratch
 from cgn_platform.remedies import remedy_of
 from cgn_platform.store.databases import hidden
 from cgn_platform.tracking import mlflow_client
@@ -16,6 +17,7 @@ from cgn_platform.tracking import mlflow_client
 DEFAULT_MODEL = "cgn"  # name of the registered model
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 EXPERIMENT = "promotions"
+EVIDENCE = "evidence.json"  # of a decision, among the artifacts of its run
 FOLDER = "model"  # of a version's files among the artifacts of its run
 
 
@@ -106,7 +108,7 @@ class Registry:
                 if check["figure"] is not None:
                     self._client.log_metric(run, f"gate/{check['name']}", check["figure"])
             with within_scratch():
-                self._client.log_dict(run, dict(evidence), "evidence.json")
+                self._client.log_dict(run, dict(evidence), EVIDENCE)
             if folder is not None:
                 self._client.log_artifacts(run, str(folder), FOLDER)
             else:
@@ -124,6 +126,15 @@ class Registry:
             )
             self._client.set_terminated(run, "FINISHED")
         return Version(str(created.version), dict(tags))
+
+    def checks(self, version: Version) -> list[Any]:
+        """The checks of the gate that a version passed, as its evidence holds them."""
+        if stored := version.tags.get("cgn.gate"):  # of earlier versions of cgn
+            return list(json.loads(stored))
+        with self._translated_errors(), scratch() as folder:
+            run = self._client.get_model_version(self.model, version.number).run_id
+            path = self._client.download_artifacts(run, EVIDENCE, str(folder))
+            return list(json.loads(Path(path).read_text())["gate"]["checks"])
 
     def download(self, number: str, into: Path) -> Path:
         """Download the files of a version. Returns their folder."""

@@ -90,6 +90,8 @@ def test_tags_name_row_units_data_and_decision(evidence: dict[str, Any]) -> None
         "key": "key", "name": "three", "kind": "table", "row": "good", "seed": "0", "by": "ada",
     }  # fmt: skip
     assert tags["cgn.auc"].startswith(f"{evidence['figures']['auc']['estimate']:.3f} [")
+    assert tags["cgn.checks"] == "1 of 1 passed"
+    assert "cgn.gate" not in tags  # JSON of any length is in the artifact evidence.json
     assert all(isinstance(value, str) for value in tags.values())
 
 

@@ -317,7 +317,11 @@ def test_a_champion_of_unknown_units_is_replaced_only_if_that_is_accepted(
     assert "its tags do not name the units it was made from" in promoter(OTHER).checks[2].words
     decision = promoter(OTHER, Requirements(margin=0.6, accept_unpaired=True))
     assert decision.action == "promoted"
-    assert "--accept-unpaired" in registry.versions()[0].tags["cgn.gate"]
+    (newest, _) = registry.versions()
+    assert "--accept-unpaired" in json.dumps(registry.checks(newest))
+    assert newest.tags["cgn.checks"] == "4 of 4 passed"
+    registry.set_tags(newest.number, {"cgn.gate": '[{"name": "of an earlier version"}]'})
+    assert registry.checks(registry.versions()[0]) == [{"name": "of an earlier version"}]
 
 
 @pytest.fixture
