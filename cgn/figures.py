@@ -20,7 +20,8 @@ from cgn import files
 from cgn.config import Config
 from cgn.data.boxes import Box
 from cgn.errors import ConfigError
-from cgn.fit import Images, network_of, predict
+from cgn.fit import network_of, predict
+from cgn.images import Images
 from cgn.methods import Counterfactual, Method
 from cgn.metrics import box_from_cam
 from cgn.predict import Ensemble, PairPrediction

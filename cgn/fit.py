@@ -4,7 +4,6 @@
 >>> result = last(fit(config, pairs, split))          # all epochs, then the test fold, once
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +13,14 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from cgn import methods, metrics
+from cgn import methods, metrics, stages
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn.errors import ConfigError, DataError, DivergedError
-from cgn.methods import Batch, BatchPrediction, Method, Solving
+from cgn.errors import DataError, DivergedError
+from cgn.images import EVALUATION_BATCH, Images, find_device, inputs_of
+from cgn.methods import BatchPrediction, Method, Solving
 from cgn.results import (
     CheckpointStore,
     CrossReport,
@@ -34,8 +34,7 @@ from cgn.results import (
     last,
     lockstep,
 )
-
-EVALUATION_BATCH = 64  # pairs; changes results only by rounding
+from cgn.streams import stream_seed
 
 
 def fit(
@@ -79,77 +78,10 @@ def cross_validate(config: Config, pairs: Pairs, splits: Sequence[Split], device
 def network_of(config: Config, state: Mapping[str, Tensor], device: str = "cpu") -> Method:
     """The network of a finished fold, from its `FoldResult.state`, ready to predict."""
     network = methods.build(config.edit(backbone_weights="none"))
+    stages.finish(network)
     network.load_state_dict(dict(state))
-    network.to(_device(device)).eval()
+    network.to(find_device(device)).eval()
     return network
-
-
-class Images:
-    """Pairs on a device: stored as uint8, once for all folds, and converted to floats batch by batch."""
-
-    def __init__(self, pairs: Pairs, device: str = "cpu") -> None:
-        self.pairs = pairs
-        self.device = _device(device)
-        self.target, self.reference = self._put(pairs.target), self._put(pairs.reference)
-        self.counterfactual = None if pairs.counterfactual is None else self._put(pairs.counterfactual)
-        self.label = self._put(pairs.label)
-        companion = pairs.companion
-        self.other = self._put(np.where(companion < 0, np.arange(len(pairs)), companion))
-        self._frozen: dict[str, Images] = {}
-
-    def batch(self, index: Tensor, *, other: bool = False) -> Batch:
-        """The pairs at these rows, as a network reads them; `other` adds the other view of each."""
-        index = index.to(self.device, non_blocking=True)
-        truth = None if self.counterfactual is None else self._float(self.counterfactual[index])
-        batch = Batch(
-            self._float(self.target[index]), self._float(self.reference[index]), truth, self.label[index]
-        )
-        if not other:
-            return batch
-        views = self.other[index]
-        return batch._replace(
-            other_target=self._float(self.target[views]), other_reference=self._float(self.reference[views])
-        )
-
-    def through(self, trunk: nn.Module, name: str = "") -> "Images":
-        """Features of the same pairs by a frozen trunk, computed once per name (the weights' hash)."""
-        name = name or weights_hash(trunk)
-        if name not in self._frozen:
-            self._frozen[name] = _Features(self, trunk.eval())
-        return self._frozen[name]
-
-    def _put(self, array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.tensor(array)
-        return tensor.pin_memory().to(self.device) if self.device.type == "cuda" else tensor
-
-    def _float(self, pixels: Tensor) -> Tensor:
-        return pixels.unsqueeze(1).float().div_(255)
-
-
-class _Features(Images):
-    """Features of a trunk in place of images."""
-
-    def __init__(self, images: Images, trunk: nn.Module) -> None:
-        @torch.no_grad()
-        def features(pixels: Tensor) -> Tensor:
-            chunks = torch.split(pixels, EVALUATION_BATCH)
-            return torch.cat([trunk(images._float(chunk)) for chunk in chunks])
-
-        self.pairs, self.device = images.pairs, images.device
-        self.label, self.other = images.label, images.other
-        self.target, self.reference = features(images.target), features(images.reference)
-        self.counterfactual = None if images.counterfactual is None else features(images.counterfactual)
-
-    def _float(self, features: Tensor) -> Tensor:
-        return features
-
-
-def weights_hash(trunk: nn.Module) -> str:
-    """SHA-256 of a network's tensors, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for tensor in trunk.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass
@@ -162,6 +94,7 @@ class _Fold:
     trunk: dict[str, Tensor]
     optimizer: torch.optim.Optimizer | None  # None if nothing is learned in steps
     order: torch.Generator
+    before: stages.Before
     reports: list[EpochReport]
     best_epoch: int
     best: dict[str, Tensor]
@@ -176,24 +109,14 @@ class _Fold:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= {f"adam.{i}.{name}": value for i, own in moments.items() for name, value in own.items()}
         reports = [asdict(report) | {"val_scores": report.val_scores.tolist()} for report in self.reports]
-        facts = {"best_epoch": self.best_epoch, "reports": reports}
+        facts = {"best_epoch": self.best_epoch, "reports": reports, "before": asdict(self.before)}
         return FoldState(tensors | {"order": self.order.get_state()}, facts)
 
     def restore(self, state: FoldState) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
-        for name, tensor in state.tensors.items():
-            part, _, rest = name.partition(".")
-            if part in parts:
-                parts[part][rest] = tensor
-        self.network.load_state_dict(parts["model"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["adam"].items():
-            number, _, moment = name.partition(".")
-            moments.setdefault(int(number), {})[moment] = tensor
         if self.optimizer:
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+            state.restore_moments(self.optimizer)
         self.order.set_state(state.tensors["order"])
-        self.best = {name: tensor.to(self.images.device) for name, tensor in parts["best"].items()}
+        self.best = {name: tensor.to(self.images.device) for name, tensor in state.part("best").items()}
         self.best_epoch = state.facts["best_epoch"]
         self.reports = [
             EpochReport(**{**report, "val_scores": np.array(report["val_scores"])})
@@ -203,16 +126,13 @@ class _Fold:
 
 def _fit(config: Config, images: Images, split: Split, checkpoints: CheckpointStore | None) -> FoldRun:
     _check(images.pairs.label, split)
-    fold = _start(config, images, split.fold)
-    state = checkpoints.load() if checkpoints else None
-    if state is not None:
-        fold.restore(state)
+    fold = _start(config, images, split, checkpoints)
     yield from fold.reports
 
     train = torch.as_tensor(split.train.copy())
     for epoch in range(len(fold.reports), config.epochs):
         begin = time.perf_counter()
-        losses = _train_epoch(fold, train, epoch)
+        losses = _train_epoch(fold, train, epoch) | (fold.before.losses if epoch == 0 else {})
         scores = _scores(fold, split.val, epoch)
         val_auc = metrics.auc(images.pairs.label[split.val], scores)
         if val_auc > fold.best_auc:
@@ -239,6 +159,9 @@ def _fit(config: Config, images: Images, split: Split, checkpoints: CheckpointSt
         predictions=predictions,
         seconds=sum(report.seconds for report in fold.reports) + time.perf_counter() - begin,
         state=fold.trunk | fold.best,
+        before_seconds=fold.before.seconds,
+        healthy_films=fold.before.healthy_films,
+        made_difference=fold.images.made_difference,
     )
 
 
@@ -250,8 +173,9 @@ def _check(label: NDArray[np.int64], split: Split) -> None:
             )
 
 
-def _start(config: Config, images: Images, number: int) -> _Fold:
-    device = images.device
+def _start(config: Config, images: Images, split: Split, checkpoints: CheckpointStore | None) -> _Fold:
+    """The fold before its first epoch, or after the last one in its checkpoint; all stages are finished."""
+    device, number = images.device, split.fold
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, number, "weights"))
         network = methods.build(config)
@@ -259,15 +183,23 @@ def _start(config: Config, images: Images, number: int) -> _Fold:
     on_gpu = device.type == "cuda"
     if on_gpu:
         network.to(memory_format=torch.channels_last)
-    trunk: dict[str, Tensor] = {}
+    frozen, trunk = None, {}
     if config.frozen_backbone:
         prefix, frozen = network.release_trunk()
-        images = images.through(frozen)
         trunk = {f"{prefix}{name}": tensor for name, tensor in frozen.state_dict().items()}
+    state = checkpoints.load() if checkpoints else None
+    before = stages.run(network, images, split, frozen, checkpoints, state)
+    in_epochs = state is not None and "reports" in state.facts
+    if state is not None and in_epochs:
+        network.load_state_dict(state.part("model"))
     groups = network.groups()
     optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=on_gpu) if groups else None
     order = torch.Generator().manual_seed(stream_seed(config.seed, number, "order"))
-    return _Fold(number, network, images, trunk, optimizer, order, reports=[], best_epoch=-1, best={})
+    inputs = inputs_of(network, images, frozen)
+    fold = _Fold(number, network, inputs, trunk, optimizer, order, before, [], best_epoch=-1, best={})
+    if state is not None and in_epochs:
+        fold.restore(state)
+    return fold
 
 
 def _train_epoch(fold: _Fold, train: Tensor, epoch: int) -> dict[str, float]:
@@ -343,29 +275,11 @@ def _test(fold: _Fold, index: NDArray[np.int64]) -> tuple[Predictions, NDArray[n
     return Predictions(index, label, scores, np.array(boxes), np.array(ious), localized), correct
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device must be cpu, cuda or cuda:N but got {name!r}") from None
-    count = torch.cuda.device_count() if device.type == "cuda" and torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device {name} must exist but this machine has {count} CUDA devices: use cpu")
-    return device
-
-
-def stream_seed(seed: int, fold: int, purpose: str) -> int:
-    """Seed of a random stream for one fold and purpose ("weights" or "order"), independent of the others."""
-    digest = hashlib.sha256(f"{seed}/{fold}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
 __all__ = [
     "CrossReport",
     "CrossResult",
     "EpochReport",
     "FoldResult",
-    "Images",
     "Predictions",
     "cross_validate",
     "fit",
@@ -373,6 +287,4 @@ __all__ = [
     "lockstep",
     "network_of",
     "predict",
-    "stream_seed",
-    "weights_hash",
 ]

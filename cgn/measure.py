@@ -24,7 +24,8 @@ from cgn.data.datasets import DatasetOptions
 from cgn.data.preparation import PreparedPair, prepare_pairs
 from cgn.data.records import PairRecord, Rejection
 from cgn.errors import ConfigError, DataError
-from cgn.fit import EVALUATION_BATCH, Images, network_of
+from cgn.fit import network_of
+from cgn.images import EVALUATION_BATCH, Images
 from cgn.methods import Counterfactual, Features
 from cgn.metrics import auc, frechet_distance
 from cgn.results import FoldResult

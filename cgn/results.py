@@ -59,6 +59,10 @@ class FoldResult:
         localization_error: Table II, class and location; NaN if nothing is annotated.
         localization_error_any_class: the location only.
         state: the network's tensors at that epoch (`cgn.fit.network_of`).
+        before_seconds: of the stages before classification; not part of `seconds`.
+        healthy_films: number that the stages used.
+        made_difference: mean |X_T - X_C| of a method that makes counterfactuals (of features, if it makes
+            these); otherwise NaN.
     """
 
     fold: int
@@ -70,6 +74,9 @@ class FoldResult:
     predictions: Predictions
     seconds: float
     state: Mapping[str, Any] = field(repr=False)
+    before_seconds: float = 0.0
+    healthy_films: int = 0
+    made_difference: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,19 @@ class FoldState:
 
     tensors: Mapping[str, Any]
     facts: Mapping[str, Any]
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The tensors whose names begin with `name.`, without this prefix."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): t for key, t in self.tensors.items() if key.startswith(prefix)}
+
+    def restore_moments(self, optimizer: Any) -> None:
+        """Give the moments of Adam to an optimiser of the same parameters."""
+        moments: dict[int, dict[str, Any]] = {}
+        for key, tensor in self.part("adam").items():
+            number, _, name = key.partition(".")
+            moments.setdefault(int(number), {})[name] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
 class CheckpointStore(Protocol):

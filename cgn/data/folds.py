@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cgn import sealed
-from cgn.data.pairs import Split
+from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
 
 PARTS = ("train", "val", "test")
@@ -205,3 +205,47 @@ def _frozen(indices: NDArray[np.int64]) -> NDArray[np.int64]:
     indices = np.sort(indices).astype(np.int64)
     indices.setflags(write=False)
     return indices
+
+
+Healthy = Literal["finding", "cohort", "references", "benign"]
+
+
+def healthy_films(pairs: Pairs, split: Split, which: Healthy) -> NDArray[np.uint8]:
+    """Reading 40. Healthy films that a fold may train on: of no woman with a validation or test pair.
+
+    Args:
+        pairs: with `healthy`, except for "references".
+        split: the fold.
+        which: "finding": films without any finding; "cohort": without a finding of the cohort's kinds;
+            "references": the training pairs' other breasts without a lesion, for data without healthy films;
+            "benign": the benign training targets.
+
+    Returns:
+        `(m, size, size)` uint8, each film once.
+
+    Raises:
+        ConfigError: there is none; the message names the ways out.
+    """
+    if which == "references":
+        rows = split.train[~pairs.reference_has_lesion[split.train]]
+        films = pairs.reference[rows]
+    elif which == "benign":
+        films = pairs.target[split.train[pairs.label[split.train] == 0]]
+    else:
+        films = _of_other_women(pairs, split, which)
+    if not len(films):
+        raise ConfigError(
+            f"fold {split.fold} of {pairs.name} has no healthy film ({which}) but the method needs some: "
+            "use a dataset with healthy films, or set options.healthy=references"
+        )
+    return np.unique(films, axis=0)
+
+
+def _of_other_women(pairs: Pairs, split: Split, which: Healthy) -> NDArray[np.uint8]:
+    films = pairs.healthy
+    if films is None:
+        return np.empty((0, pairs.size, pairs.size), np.uint8)
+    scored = pairs.patient_id[np.concatenate([split.val, split.test])]
+    fits = films.no_finding if which == "finding" else films.no_cohort_finding
+    chosen: NDArray[np.uint8] = films.image[fits & ~np.isin(films.patient_id, scored)]
+    return chosen

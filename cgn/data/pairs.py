@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cgn.data.boxes import Box
 
-__all__ = ["Box", "Pairs", "Split"]
+__all__ = ["Box", "Films", "Pairs", "Split"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,29 @@ class Split:
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Films:
+    """Healthy films, for methods that learn what a breast without a lesion looks like.
+
+    Attributes:
+        film_id, patient_id, view, side: `(m,)` strings.
+        no_finding: `(m,)` bool: the whole film was read as normal (BI-RADS 1, "normal"), not merely unmarked.
+        no_cohort_finding: `(m,)` bool: no finding of the cohort's kinds.
+        image: `(m, size, size)` uint8, chest wall on the left.
+    """
+
+    film_id: NDArray[np.str_]
+    patient_id: NDArray[np.str_]
+    view: NDArray[np.str_]
+    side: NDArray[np.str_]
+    no_finding: NDArray[np.bool_]
+    no_cohort_finding: NDArray[np.bool_]
+    image: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.film_id)
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,7 @@ class Pairs:
         counterfactual: the target without its lesion; only phantoms have it.
         target_crop, reference_crop: `(n, 4)` int64 `x0, y0, width, height` in the source image.
         recipe: how the images were prepared, from the cache's manifest; empty for pairs without a cache.
+        healthy: healthy films; None if the cache has none.
     """
 
     name: str
@@ -60,6 +84,7 @@ class Pairs:
     target_crop: NDArray[np.int64]
     reference_crop: NDArray[np.int64]
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    healthy: Films | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)

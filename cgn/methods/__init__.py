@@ -14,7 +14,7 @@ A name that begins with `_` is a part that methods share.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     y: Tensor
     other_target: Tensor | None = None  # the other view of the same breasts, if the network's `needs_other`
     other_reference: Tensor | None = None  # is true; a pair without one is its own other view
+    healthy: Tensor | None = None  # films of other women without a lesion, (M, 1, size, size), in a stage
+    made: Tensor | None = None  # counterfactual of the target by `Making.make`
 
 
 class BatchPrediction(NamedTuple):
@@ -40,6 +42,24 @@ class BatchPrediction(NamedTuple):
 
     p_malignant: Tensor
     cam: Tensor
+
+
+class Stage(NamedTuple):
+    """Training before classification, with a number of steps that no score decides.
+
+    Attributes:
+        name: appears in the names of losses, `name.term`.
+        steps: number of steps.
+        images: films of each domain per step.
+        trains: children that learn; all others are frozen and in evaluation mode.
+        only: children that nothing needs after the stage, e.g. a discriminator.
+    """
+
+    name: str
+    steps: int
+    images: int
+    trains: tuple[str, ...]
+    only: tuple[str, ...] = ()
 
 
 class Method(nn.Module):
@@ -53,6 +73,12 @@ class Method(nn.Module):
     """Whether a prediction depends on the other breast."""
     needs_other: bool = False
     """Whether a batch must have the other view of each breast."""
+    stages: tuple[Stage, ...] = ()
+    """Training before classification, in this order."""
+    healthy: Literal["finding", "cohort", "references", "benign"] | None = None
+    """Which films the stages use as healthy ones (`cgn.data.folds.healthy_films`)."""
+    level: Literal["image", "feature"] = "image"
+    """What stages and `make` read: images, or the features of a frozen trunk."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -70,9 +96,33 @@ class Method(nn.Module):
         """Predict without reading the labels."""
         raise NotImplementedError
 
-    def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of Adam; the learning rate is the configuration's where a group has none."""
-        return [{"params": list(self.parameters())}]
+    def groups(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """Parameter groups of Adam, for classification or for a stage.
+
+        The learning rate is the configuration's where a group has none. Default: the children that learn,
+        which for classification are those that no stage trains.
+        """
+        trained = {name for own in self.stages for name in own.trains if stage in (None, own.name)}
+        names = {name for name, _ in self.named_children()}
+        learning = names - trained if stage is None else trained
+        own = [] if stage else list(self.parameters(recurse=False))
+        children = [
+            p for name, child in self.named_children() if name in learning for p in child.parameters()
+        ]
+        return [{"params": own + children}] if own + children else []
+
+    def rate(self, stage: str, step: int) -> float:  # noqa: ARG002  (a method may override it)
+        """Factor of the learning rate at a step of a stage."""
+        return 1.0
+
+    def stage_gradients(self, stage: str, batch: Batch, step: int) -> dict[str, Tensor]:
+        """One step of a stage, as `gradients`; a part that is not due keeps `.grad` as None."""
+        raise NotImplementedError
+
+    def end_stage(self, stage: Stage) -> None:
+        """Remove what only this stage needs."""
+        for name in stage.only:
+            delattr(self, name)
 
     def release_trunk(self) -> tuple[str, nn.Module]:
         """Remove the backbone, so that batches hold its features; return its name prefix and the backbone."""
@@ -90,6 +140,20 @@ class Method(nn.Module):
         """bf16 where the configuration asks for it."""
         device = next(iter((*self.parameters(), *self.buffers()))).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+@runtime_checkable
+class Making(Protocol):
+    """A method that makes a counterfactual of each target once, between its stages and classification."""
+
+    makes: bool
+    """Whether it does so in this configuration."""
+
+    def make(self, target: Tensor) -> Tensor:
+        """X_C of X_T, or H_C of H_T by `level`; without gradient and without randomness.
+
+        X_C is kept as grey values: the result must be a multiple of 1/255 in [0, 1].
+        """
 
 
 @runtime_checkable

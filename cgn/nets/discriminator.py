@@ -23,3 +23,17 @@ class Discriminator(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         logits: Tensor = self.body(h)
         return logits.squeeze(1)
+
+
+class ImageDiscriminator(nn.Sequential):
+    """The patch discriminator of CycleGAN [35]. (B,1,H,W) -> scores (B,h,w), one per 70 x 70 pixels"""
+
+    def __init__(self, width: int) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for into, out, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
+            layers += [
+                nn.Conv2d(into * width, out * width, 4, stride, 1),
+                nn.InstanceNorm2d(out * width),
+                nn.LeakyReLU(0.2),
+            ]
+        super().__init__(*layers, nn.Conv2d(8 * width, 1, 4, 1, 1), nn.Flatten(1, 2))

@@ -19,7 +19,7 @@ class Extractor(nn.Module):
         super().__init__()
         backbone = backbones.load(config.backbone, config.backbone_weights)
         self.backbone: nn.Module = backbone
-        wide = backbone.channels
+        wide = self.wide = backbone.channels
         self.channels = config.feature_channels or (PROJECTED if wide > WIDEST else wide)
         self.projection = nn.Identity() if self.channels == wide else nn.Conv2d(wide, self.channels, 1)
 

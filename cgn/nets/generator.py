@@ -33,13 +33,21 @@ class ImageGenerator(nn.Module):
 
     Around them are the layers of CycleGAN's image networks [35]: 7x7 convolutions at both ends, two
     convolutions of stride 2 before the blocks, and two after nearest-neighbour upsampling behind them.
+
+    Args:
+        channels: of the blocks.
+        blocks: number of residual blocks.
+        in_channels: 1, and planes that name a domain.
+        last: what the last convolution goes through; default: a sigmoid.
     """
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(
+        self, channels: int, blocks: int, in_channels: int = 1, last: nn.Module | None = None
+    ) -> None:
         super().__init__()
         half, quarter = max(channels // 2, 1), max(channels // 4, 1)
         self.body = nn.Sequential(
-            *_layer(1, quarter, 7),
+            *_layer(in_channels, quarter, 7),
             *_layer(quarter, half, 3, stride=2),
             *_layer(half, channels, 3, stride=2),
             Generator(channels, blocks),
@@ -48,7 +56,7 @@ class ImageGenerator(nn.Module):
             nn.Upsample(scale_factor=2),
             *_layer(half, quarter, 3),
             nn.Conv2d(quarter, 1, 7, padding=3, padding_mode="reflect"),
-            nn.Sigmoid(),
+            last or nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

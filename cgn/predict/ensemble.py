@@ -26,7 +26,8 @@ from cgn.data.reading.films import FilmPair, OpenedPair, open_pair
 from cgn.data.reading.workers import NO_DEADLINE, Pool
 from cgn.data.records import Rejection
 from cgn.errors import ModelError, TimeLimitError
-from cgn.fit import Images, network_of, predict, weights_hash
+from cgn.fit import network_of, predict
+from cgn.images import Images, inputs_of, weights_hash
 from cgn.methods import Counterfactual
 from cgn.metrics import box_from_cam
 from cgn.predict.folder import PROBE_IMAGES, PROBE_OUTPUT, fold_file, read_facts, read_file
@@ -72,7 +73,7 @@ class Ensemble:
         options = DicomOptions(range=preparation.pop("range", "stored"))
         self.preprocessing = Preprocessing(**preparation)
         self.networks = [network_of(self.config, state, device) for state in states]
-        self._trunks: list[tuple[nn.Module, str]] = []
+        self._trunks: list[tuple[nn.Module | None, str]] = []
         if self.config.frozen_backbone:  # as in training: features are computed once for all equal trunks
             released = [network.release_trunk()[1] for network in self.networks]
             self._trunks = [(trunk, weights_hash(trunk)) for trunk in released]
@@ -211,9 +212,11 @@ class Ensemble:
 
     def _inputs(self, images: Images) -> list[Images]:
         """What each fold's network reads: the images, or the features of its trunk."""
-        if not self._trunks:
-            return [images] * len(self.networks)
-        return [images.through(trunk, name) for trunk, name in self._trunks]
+        trunks = self._trunks or [(None, "")] * len(self.networks)
+        return [
+            inputs_of(network, images, trunk, name)
+            for network, (trunk, name) in zip(self.networks, trunks, strict=True)
+        ]
 
     def _prediction(
         self, pair: FilmPair, opened: OpenedPair, output: EnsembleOutput, row: int

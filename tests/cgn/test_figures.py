@@ -6,7 +6,8 @@ from matplotlib.patches import Rectangle
 from cgn import figures
 from cgn.ablation import Bilateral, Triplet
 from cgn.errors import ConfigError
-from cgn.fit import Images, fit, last, network_of
+from cgn.fit import fit, last, network_of
+from cgn.images import Images
 from cgn.metrics import box_from_cam
 
 FILMS = np.random.default_rng(0).integers(0, 255, (3, 32, 32), np.uint8)

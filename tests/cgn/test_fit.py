@@ -9,8 +9,10 @@ import torch
 
 from cgn import equations, methods, metrics
 from cgn.errors import ConfigError, DataError, DivergedError
-from cgn.fit import CrossResult, Images, cross_validate, fit, last, lockstep, network_of, predict, stream_seed
+from cgn.fit import CrossResult, cross_validate, fit, last, lockstep, network_of, predict
+from cgn.images import Images
 from cgn.results import FoldState
+from cgn.streams import stream_seed
 
 
 def facts(value):

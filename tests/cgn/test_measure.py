@@ -10,7 +10,8 @@ from cgn import measure
 from cgn.ablation import Bilateral
 from cgn.data.datasets import phantom
 from cgn.errors import ConfigError, DataError, Reason, UnreadableImageError
-from cgn.fit import Images, fit, last, network_of
+from cgn.fit import fit, last, network_of
+from cgn.images import Images
 from cgn.methods import Features, build
 from cgn.metrics import frechet_distance
 

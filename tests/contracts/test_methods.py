@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cgn import methods, plugins, provenance
 from cgn.config import Config
-from cgn.methods import Batch, Solving
+from cgn.methods import Batch, Making, Solving
 
 RECORDER = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "record_training.py"))
 RECORDED = json.loads(RECORDER["FILE"].read_text())
@@ -239,8 +239,10 @@ def test_a_released_trunk_computes_what_the_network_no_longer_does(method, tiny,
     assert taken
     assert {f"{prefix}{name}" for name in trunk.state_dict()} == taken
     assert set(network.state_dict()) == set(whole.state_dict()) - taken
+    if isinstance(whole, Making) and whole.makes:
+        batch = batch._replace(made=whole.make(batch.target))
     with torch.no_grad():
-        images = {name: getattr(batch, name) for name in batch._fields if name != "y"}
+        images = {name: value for name, value in batch._asdict().items() if name != "y" and value is not None}
         features = batch._replace(**{name: trunk.eval()(image) for name, image in images.items()})
     expected, result = whole.predict(batch), network.predict(features)
     np.testing.assert_allclose(result.p_malignant, expected.p_malignant, rtol=1e-5)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cgn.config import Config
     from cgn.figures import Snapshots
-    from cgn.fit import Images
+    from cgn.images import Images
     from cgn.results import CrossReport, CrossResult, CrossRun
 
 Fold = Annotated[int | None, typer.Option(help="Train this fold only.")]
@@ -80,7 +80,7 @@ def train(
 
         check(config)
     announce("loading PyTorch and the networks ...")
-    from cgn.fit import Images
+    from cgn.images import Images
     from cgn_platform.console.live import counted, header, make_console
     from cgn_platform.run.train import snapshots_of
     from cgn_platform.run.train import train as train_folds

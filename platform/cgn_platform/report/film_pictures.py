@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # loaded late: torch and matplotlib take seconds
     from matplotlib.figure import Figure
 
     from cgn.figures import Localisations
-    from cgn.fit import Images
+    from cgn.images import Images
     from cgn.methods import Method
 
 DPI = 90  # one or two pixels of a picture for each pixel of a film
@@ -94,7 +94,7 @@ def _localisation_picture(
 ) -> Picture:
     """Fig. 4. Lesions, activation maps and predicted boxes of the baseline and of another row."""
     from cgn import figures
-    from cgn.fit import Images
+    from cgn.images import Images
 
     images = Images(cases.pairs)
     localisations = {"baseline": _localise(evidence[baseline], cases, images)}
@@ -127,7 +127,7 @@ def _features_picture(baseline: Evidence, cases: _Cases) -> Picture | None:
     import torch
 
     from cgn import figures
-    from cgn.fit import Images
+    from cgn.images import Images
     from cgn.methods import Counterfactual
 
     images, features = Images(cases.pairs), []

@@ -6,7 +6,8 @@ from cgn.config import Config
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Split
 from cgn.figures import Snapshots
-from cgn.fit import Images, fit
+from cgn.fit import fit
+from cgn.images import Images
 from cgn.results import CrossRun, FoldRun, lockstep
 from cgn_platform.run.folds import read_or_train
 from cgn_platform.store.ledger import Identity, Ledger

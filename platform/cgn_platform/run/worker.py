@@ -101,7 +101,8 @@ class Trainer:
         if runner is not None:
             return lambda config, split, checkpoints: runner(config, spec.pairs, split, "cpu", checkpoints)
         try:
-            from cgn.fit import Images, fit
+            from cgn.fit import fit
+            from cgn.images import Images
 
             images = Images(spec.pairs, _device(spec.resources))
         except Exception as error:  # not an error of the configuration, which would end the trial

@@ -62,6 +62,9 @@ FIGURES = (
     "localization_error",
     "localization_error_any_class",
     "seconds",
+    "before_seconds",
+    "healthy_films",
+    "made_difference",
 )
 Warn = Callable[[str], None]
 _log = logging.getLogger(__name__).warning
@@ -160,7 +163,7 @@ class Unit:
         figures: Mapping[str, Any] = self.facts["result"]
 
         def number(name: str) -> float:
-            value = figures[name]
+            value = figures.get(name)
             return math.nan if value is None else float(value)
 
         return FoldResult(
@@ -173,6 +176,9 @@ class Unit:
             predictions=predictions_of(self.predictions),
             seconds=number("seconds"),
             state=_Tensors(self),
+            before_seconds=figures.get("before_seconds", 0.0),  # older units have no stages
+            healthy_films=figures.get("healthy_films", 0),
+            made_difference=number("made_difference"),
         )
 
     def model(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from cgn.data.preparation import prepare_pair
 from cgn.data.reading.films import FilmPair, OpenedFilm, open_pair
 from cgn.errors import ConfigError, ModelError, TimeLimitError
 from cgn.figures import draw_prediction, save
-from cgn.fit import Images, network_of, predict
+from cgn.fit import network_of, predict
+from cgn.images import Images
 from cgn.metrics import box_from_cam
 from cgn.predict import Ensemble
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
-from cgn.fit import Images, cross_validate
+from cgn.fit import cross_validate
+from cgn.images import Images
 from cgn.results import last
 from cgn_platform.run.train import snapshots_of, train
 from cgn_platform.store.layout import Store
