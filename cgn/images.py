@@ -131,13 +131,13 @@ def inputs_of(network: Method, images: Images, trunk: nn.Module | None = None, n
         name: of the trunk's weights, see `Images.through`.
     """
     network.eval()
-    making = isinstance(network, Making) and network.makes
-    if making and network.level == "image":
-        images = images.with_made(network.make)
+    make = network.make if isinstance(network, Making) and network.makes else None
+    if make and network.level == "image":
+        images = images.with_made(make)
     if trunk is not None:
         images = images.through(trunk, name)
-    if making and network.level == "feature" and trunk is not None:
-        images = images.with_made(network.make)
+        if make and network.level == "feature":
+            images = images.with_made(make)
     return images
 
 

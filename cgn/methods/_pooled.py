@@ -41,7 +41,7 @@ class Pooled(Method):
         self.needs_reference = sides != "target"
         self.sides = SIDES[sides]
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self, stage: str | None = None) -> list[dict[str, Any]]:  # noqa: ARG002  (there is none)
         """Nothing is learned in steps."""
         return []
 

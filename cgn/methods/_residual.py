@@ -196,7 +196,8 @@ def gradient_penalty(score: Any, real: Tensor, fake: Tensor) -> Tensor:
     mix = torch.rand(len(real), 1, 1, 1, device=real.device)
     x = torch.lerp(real, fake, mix).requires_grad_()
     (gradient,) = torch.autograd.grad(score(x).sum(), x, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square()
+    norm: Tensor = gradient.flatten(1).norm(dim=1)
+    return (norm - 1).square()
 
 
 def minimise(values: list[Tensor], modules: list[nn.Module]) -> None:

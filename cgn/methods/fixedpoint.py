@@ -101,7 +101,7 @@ class FixedPoint(_residual.Residual):
 
     def _translate(self, x: Tensor, domain: Tensor) -> Tensor:
         planes = F.one_hot(domain, self.domains).to(x)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-        change = self.generator(torch.cat([x, planes], 1))
+        change: Tensor = self.generator(torch.cat([x, planes], 1))
         if self.options.output == "clamp":
             clamped = (x + change).clamp(0, 1)
             return x + change + (clamped - x - change).detach()  # gradients also beyond the range

@@ -64,7 +64,7 @@ class Zhu(Method):
         self.head = _Attention(backbone.channels) if self.options.scheme == "attention" else scored
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self, stage: str | None = None) -> list[dict[str, Any]]:  # noqa: ARG002  (there is none)
         """All parameters with the weight decay of the published code."""
         return [{"params": list(self.parameters()), "weight_decay": self.options.weight_decay}]
 
