@@ -213,6 +213,8 @@ def predict(
     if manifest and out and not target:
         from cgn.data.datasets.manifest import list_films
 
+        if not manifest.is_file():
+            raise ConfigError(f"no table of films at {manifest}", remedy="correct the path")
         list_films(manifest.absolute())  # before the model is loaded and Ray is started
         _predict_table(manifest, out, model, store, address)
         return

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from cgn.errors import ClusterError, first_line
-from cgn_platform.cluster.processes import END_SECONDS, LOOPBACK, end_processes, has_name, process_tree
+from cgn_platform.cluster.processes import END_SECONDS, LOOPBACK, has_name, process_tree
 from cgn_platform.cluster.resources import Cluster
 from cgn_platform.cluster.temporary import make_temporary, remove_folder, remove_leftovers
 
@@ -134,10 +134,11 @@ def _shut_down() -> None:
     started = process_tree(psutil.Process())[1:]
     ray.shutdown()
     servers = [process for process in started if has_name(process, "raylet", "gcs_server")]
-    if joined:
-        psutil.wait_procs(servers, timeout=END_SECONDS)
-    else:  # Ctrl-C while Ray started: it does not end its servers before this process ends
-        end_processes(servers)
+    if not joined:  # Ctrl-C while Ray started: it does not end its servers, and a raylet takes long to
+        for process in servers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    psutil.wait_procs(servers, timeout=END_SECONDS)
 
 
 def check_address(address: str) -> None:

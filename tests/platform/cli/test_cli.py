@@ -181,7 +181,7 @@ def test_the_prior_is_tested_where_healthy_pairs_are_known(cgn: Cgn) -> None:
         (["train", "--data", "{cache}", "--fold", "9"], "--fold must lie in [0, 2]"),
         (["train", "--data", "{cache}", "--set", "epoch=3"], "did you mean 'epochs'?"),
         (["predict", "{cache}/a.png", "{cache}/b.png"], "no film at"),
-        (["predict", "--manifest", "{cache}/nix.csv", "--out", "{store}"], "nix.csv"),
+        (["predict", "--manifest", "{cache}/nix.csv", "--out", "{store}"], "no table of films at"),
         (["models", "--store", "{store}"], "no models in the store"),
         (["table", SMOKE, "--data", "{cache}", "--store", "{store}"], "run 'cgn sweep"),
         (["sweep", TABLE, "--data", "{cache}", "--store", "{store}"], "run 'cgn table"),
