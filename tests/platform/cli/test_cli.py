@@ -15,6 +15,7 @@ import torch
 
 from cgn.data.breast import Preprocessing
 from cgn.data.cache import write_cache
+from cgn.data.contact_sheet import enlargement
 from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.errors import CacheError
@@ -233,8 +234,11 @@ def test_looking_draws_the_pairs_that_were_asked_for(cgn: Cgn, cache: Path, tmp_
     picture = tmp_path / "pairs.png"
     told = cgn("look", "--data", str(cache), "--pairs", "4", str(picture))
     assert (told.code, told.out) == (0, f"4 of 24 pairs in {picture}\n")
-    # Two rows of two pairs; target, reference and truth of 48 pixels, below a line of text.
-    assert cv2.imread(str(picture)).shape[:2] == (2 * (48 + 14), 2 * 3 * 48)
+    # Two rows of two pairs, enlarged: target, reference and truth below a caption; then the legend.
+    side = 48 * enlargement(48)
+    height, width = cv2.imread(str(picture)).shape[:2]
+    assert width == 2 * 3 * side
+    assert height > 2 * side
 
 
 def test_a_truncated_film_costs_one_pair_and_is_one_line(tmp_path: Path) -> None:
