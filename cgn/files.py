@@ -21,6 +21,13 @@ LONGEST_NAME = 200
 """Characters. With what is added to a name, a file's name must stay below 255 bytes."""
 
 
+def make_private(folder: Path) -> None:
+    """Create a folder and its missing parents, for their owner only; those that exist keep their mode."""
+    for parent in (*reversed(folder.parents), folder):
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)
+
+
 def is_name(name: object) -> bool:
     """Whether a study, table, model or data set may have this name.
 

@@ -225,7 +225,7 @@ def _described(drawn: dict[str, Any]) -> str:
 def _exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from writing this folder, and remove what a killed one left of it."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        files.make_private(folder.parent)  # of patients' films
         with FileLock(folder.parent / f".{folder.name}.lock"):
             files.remove_drafts(folder)
             yield

@@ -109,3 +109,15 @@ def test_names_that_mean_something_in_a_path_an_address_or_a_shell_are_refused(n
     assert not files.is_name(name)
     with pytest.raises(ConfigError, match=r"--name must consist of at most 200 letters.*: give another one"):
         files.check_name(name, "--name", remedy="give another one")
+
+
+def test_a_private_folder_is_made_with_its_missing_parents(tmp_path):
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "a" / "b"
+    files.make_private(folder)
+    files.make_private(folder)
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent, tmp_path)] == [
+        0o700,
+        0o700,
+        0o755,
+    ]

@@ -175,3 +175,27 @@ def test_make_targets_exist(document: Path) -> None:
     for code in code_of(document):
         for target in re.findall(r"(?:^|\n)(?:\w+=\S+ )?make +([a-z]+)", code):
             assert target in targets, f"no make target {target}"
+
+
+WRITTEN = (  # by the commands of README.md and docs/guides, in a checkout
+    "runs/cache", "films/films.csv", "drawn/films.csv", "pairs.png", "seen.png", "figures/fig4.png",
+    "distances.json", "predictions/part-0.parquet", "body.json", "rows.tsv", "mine.py",
+)  # fmt: skip
+
+
+def test_what_the_commands_of_the_documents_write_is_ignored_by_git() -> None:
+    ignored = set((ROOT / ".gitignore").read_text().split())
+    for path in WRITTEN:
+        top = path.split("/")[0]
+        assert {f"/{top}", f"/{top}/", f"{top}/"} & ignored, path
+
+
+def test_every_output_that_a_document_names_is_listed() -> None:
+    """Arguments of `--figures`, `--measure`, `--figure`, `--out`, `> FILE`, and folders of `cgn films`."""
+    named: set[str] = set()
+    for document in (ROOT / "README.md", *(ROOT / "docs" / "guides").glob("*.md")):
+        for block in FENCED_BLOCK.findall(document.read_text()):
+            named |= set(re.findall(r"(?:--(?:figures?|measure|out)|cgn films| >) (\w[\w.]*)", block))
+            named |= set(re.findall(r"cgn look .* (\S+\.png)", block))
+    assert named
+    assert named <= {path.split("/")[0] for path in WRITTEN}

@@ -155,6 +155,7 @@ def _sweep(
     from cgn_platform.tracking.mlflow_client import default_uri
     from cgn_platform.tracking.tracker import Tracker
 
+    site.store.make()
     tracker = Tracker(
         site.store,
         default_uri(site.store),
@@ -338,6 +339,7 @@ def _table(
     from cgn_platform.report.table_facts import table_facts
     from cgn_platform.run.table import run_table
 
+    site.store.make()
     declare(site.store, name, table, pairs, splits)
     with TableScreen(console) as screen:
         run = run_table(table, pairs, splits, seeds=seeds, site=site, screen=screen)

@@ -60,6 +60,7 @@ def up(
     lines = [
         "" if fresh else "already running",
         f"Ray     {state.jobs}  (jobs and dashboard; drivers: --address {state.driver})",
+        f"        the dashboard asks for a token: the content of {state.token}",
         f"MLflow  {links.how_to_look(store, state.mlflow)}",
         *([f"Optuna  {state.ui}  (running studies, read-only)"] if state.ui else []),
         *([f"login   user {USER}; the password is in {state.login}"] if state.login else []),

@@ -93,6 +93,7 @@ def train(
     warn = partial(console.print, markup=False)
     images = Images(pairs, device)
     snapshots = snapshots_of(config, images, chosen[0]) if figures else None
+    store.make()
     units = open_ledger(ledger, store, checkpoint_every, warn)
     run = train_folds(config, images, splits, chosen, ledger=units, snapshots=snapshots)
     reports, result = _follow(run, config, console)

@@ -29,6 +29,7 @@ from cgn_platform.report.format import number, setting, value_at
 from cgn_platform.report.row_charts import add_row_charts
 from cgn_platform.report.templates import dashboards, environment
 from cgn_platform.report.trial_charts import add_trial_charts
+from cgn_platform.search.summary import IMPORTANCE_TRIALS
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
 from cgn_platform.text import CHANCE, against_chance, duration_parts
@@ -95,6 +96,7 @@ def render(facts: Facts, ledger: Ledger, data: Pairs | None = None) -> str:
         short_verdicts=SHORT_VERDICTS,
         differing=_differing_fields(rows),
         against_chance=against_chance,
+        importance_trials=IMPORTANCE_TRIALS,
         settings=list(dict.fromkeys(published)),
         css=Markup((dashboards() / "report.css").read_text()),  # noqa: S704 - our own file
         number=lambda path, form=".3f": number(shown, path, form),

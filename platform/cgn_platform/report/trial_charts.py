@@ -16,6 +16,7 @@ from cgn_platform.report.content import Chart, PageContent
 from cgn_platform.report.facts import Facts
 from cgn_platform.report.plot_style import BLUE, GREEN, GREY, ORANGE, add_chance_line, add_legend, new_figure
 from cgn_platform.report.row_charts import bars
+from cgn_platform.search.summary import IMPORTANCE_TRIALS
 from cgn_platform.text import chart_text, params, short
 
 VALUE = "validation AUC"
@@ -33,7 +34,8 @@ def add_trial_charts(facts: Facts, page: PageContent) -> None:
         label = "The value of every dimension in each complete trial, and its validation AUC."
         figure = parallel(trials, dimensions, best)
         page.charts["parallel"] = [Chart("parallel", figure, label)]
-    if facts["importances"]:
+    complete = sum(trial["state"] == "complete" for trial in trials)
+    if facts["importances"] and complete >= IMPORTANCE_TRIALS:  # earlier versions stored those of fewer
         figure = bars(facts["importances"], "share of the variance of the validation AUC", ".0%")
         page.charts["importances"] = [Chart("importances", figure, "Importance of each dimension.")]
 

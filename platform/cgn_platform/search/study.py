@@ -25,6 +25,7 @@ from cgn_platform.search.racing import Floats
 from cgn_platform.search.records import ORPHAN, State, TrialRecord, TrialSpec
 from cgn_platform.search.storage import WriteThroughStorage, database_errors
 from cgn_platform.search.study_lock import StudyLock
+from cgn_platform.search.summary import IMPORTANCE_TRIALS
 from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference, in_one_line
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
@@ -323,8 +324,8 @@ def importances(name: str, store: Store, url: str | None = None) -> dict[str, fl
         if name not in _names(storage):
             return {}
         study = optuna.load_study(study_name=name, storage=storage)
-        values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-        if len(values) < 2:
+        values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+        if len(values) < IMPORTANCE_TRIALS or len(set(values)) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)

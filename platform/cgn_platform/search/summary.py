@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 from cgn_platform.search.records import TrialRecord, best_of
 
+IMPORTANCE_TRIALS = 20
+"""Complete trials that importances need. With fewer, the shares follow the noise of the validation AUC."""
+
 
 def summary(records: Sequence[TrialRecord]) -> dict[str, float]:
     """The figures of a whole sweep, by the names of the metrics of its parent run in MLflow."""

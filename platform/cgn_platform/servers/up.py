@@ -182,7 +182,7 @@ def _end(store: Store, state: ServerState) -> None:
 @contextlib.contextmanager
 def _exclusive(store: Store) -> Iterator[None]:
     """One `cgn up` or `cgn down` at a time for a store, which is created for its owner only."""
-    store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store.make()
     busy = ClusterError(f"another 'cgn up' or 'cgn down' is working on {store}", remedy="wait for it")
     with exclusive(store.servers_lock, busy):
         yield

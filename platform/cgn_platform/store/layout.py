@@ -54,6 +54,10 @@ class Store(os.PathLike[str]):
     def __str__(self) -> str:
         return str(self.root)
 
+    def make(self) -> None:
+        """Create the folder, for its owner only; one that exists keeps its mode."""
+        files.make_private(self.root)
+
     @property
     def caches(self) -> Path:
         """The folder of caches, unless another one was given."""

@@ -15,6 +15,7 @@ from cgn_platform.report.page import render
 from cgn_platform.run.site import Site
 from cgn_platform.search.records import TrialRecord
 from cgn_platform.search.study import importances, open_study
+from cgn_platform.search.summary import IMPORTANCE_TRIALS
 from cgn_platform.space import Float, Space
 from cgn_platform.store.layout import Store
 from cgn_platform.store.ledger import Ledger
@@ -126,13 +127,15 @@ def test_a_sweep_without_a_complete_trial_has_no_rows(
     assert facts["trials"][0]["reason"] == "a bug"
 
 
-def test_importances_are_shares_and_need_more_than_one_trial(tmp_path: Any, space: Space) -> None:
+def test_importances_are_shares_and_are_withheld_below_a_number_of_trials(
+    tmp_path: Any, space: Space
+) -> None:
     store, shares = Store(tmp_path), {}
-    with open_study("s", space, store=store, identity={}) as study:
-        for value in (0.5, 0.6, 0.9, 0.7, 0.55):
+    with open_study("s", space.edit(trials=IMPORTANCE_TRIALS), store=store, identity={}) as study:
+        for number in range(IMPORTANCE_TRIALS):
             trial: Any = study.ask()
-            study.tell(trial.number, "complete", value)
+            study.tell(trial.number, "complete", 0.5 + 0.01 * (number * 7 % 10))
             shares = importances("s", store)
-            assert bool(shares) is (trial.number > 0)
+            assert bool(shares) is (number == IMPORTANCE_TRIALS - 1)
     assert set(shares) == set(space.dimensions)
     assert sum(shares.values()) == pytest.approx(1)

@@ -6,6 +6,7 @@ import pytest
 
 from cgn_platform.report.page import render
 from cgn_platform.report.trial_charts import history, parallel, pruning
+from cgn_platform.search.summary import IMPORTANCE_TRIALS
 from cgn_platform.store.ledger import Ledger
 
 
@@ -30,7 +31,12 @@ def test_a_page_draws_pruning_parallel_coordinates_and_importances(
     lines = [part for part in spec(page, "parallel")["data"] if part["mode"] == "lines+markers"]
     assert len(lines) == 3
     assert sorted(line["y"][-1] for line in lines)[:: len(lines) - 1] == [0.0, 1.0]
+    assert 'id="importances"' not in page  # facts of earlier versions have shares of few trials
+    assert f"they need {IMPORTANCE_TRIALS} complete trials, but only " in page
+    many = [{**sweep["trials"][0], "number": n} for n in range(10, 10 + IMPORTANCE_TRIALS)]
+    page = render({**sweep, "trials": [*sweep["trials"], *many]}, ledger)
     assert spec(page, "importances")["data"][0]["x"] == [0.75, 0.25]
+    assert "Shares of importance are not shown" not in page
 
 
 def test_a_pruned_trial_ends_in_a_cross_and_two_are_emphasised() -> None:

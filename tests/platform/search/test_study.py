@@ -15,6 +15,7 @@ from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
 from cgn_platform.search.records import TrialRecord, TrialSpec
 from cgn_platform.search.study import Study, importances, open_study, read_study, read_trials
+from cgn_platform.search.summary import IMPORTANCE_TRIALS
 from cgn_platform.space import Choice, Float, Space
 from cgn_platform.store.databases import study_url
 from cgn_platform.store.layout import Store
@@ -350,8 +351,8 @@ def test_a_database_that_is_removed_during_a_sweep_is_one_line(space: Space, sto
 
 
 def test_importances_need_complete_trials_that_differ(space: Space, store: Store) -> None:
-    with opened(space, store) as study:
-        run(study, 1)
+    with opened(space.edit(trials=IMPORTANCE_TRIALS), store) as study:
+        run(study, IMPORTANCE_TRIALS - 1)
         assert importances("s", store) == {}
         run(study)
         shares = importances("s", store)

@@ -41,3 +41,12 @@ def test_names_do_not_lead_out_of_a_store(tmp_path: Path) -> None:
     for lookup in (store.report, store.outbox):
         with pytest.raises(ConfigError, match="must consist of at most"):
             lookup("../../x")
+
+
+def test_a_new_store_is_for_its_owner_only_and_an_existing_one_keeps_its_mode(tmp_path: Path) -> None:
+    store = Store(tmp_path / "project" / "runs")
+    store.make()
+    assert [folder.stat().st_mode & 0o777 for folder in (store.root, store.root.parent)] == [0o700, 0o700]
+    store.root.chmod(0o750)
+    store.make()
+    assert store.root.stat().st_mode & 0o777 == 0o750
