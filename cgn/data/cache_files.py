@@ -203,7 +203,7 @@ def _read_shard(place: Place, shard: Shard, size: int, verify: bool) -> pa.Table
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         reason = _unexpected(file, shard, size)
         if not reason:
-            table = file.read()
+            table = file.read(use_threads=False)  # a thread that still holds `content` at exit aborts (Arrow)
             table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise damaged(place, shard.name, one_line(error)) from None

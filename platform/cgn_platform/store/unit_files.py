@@ -93,8 +93,13 @@ def predictions_parquet(result: FoldResult, pairs: Pairs, unit_id: str) -> bytes
 
 
 def read_parquet(content: bytes) -> pa.Table:
-    """The table of either file; the checksum of each page is compared."""
-    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    """The table of either file; the checksum of each page is compared.
+
+    Without threads: Arrow's threads may release `content`, for which they need the interpreter, after it has
+    begun to end. The process is then aborted ("terminate called without an active exception").
+    """
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    return file.read(use_threads=False)
 
 
 def reports_of(curve: pa.Table, fold: int) -> tuple[EpochReport, ...]:

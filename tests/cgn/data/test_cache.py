@@ -425,3 +425,27 @@ def test_progress_is_called_for_every_pair(tmp_path):
     calls = []
     phantoms(tmp_path / "p", pairs=10, plan=SplitPlan(3), progress=lambda *done: calls.append(done))
     assert calls == [(number, 10) for number in range(1, 11)]
+
+
+READER = """
+import os, sys
+from pathlib import Path
+import pyarrow.parquet
+from cgn.data.cache import open_cache
+
+def threads():
+    names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return len([name for name in names if name != "jemalloc_bg_thd"])
+
+before = threads()
+open_cache(sys.argv[1])
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed in /proc")
+def test_opening_a_cache_leaves_no_thread_that_could_abort_the_process_at_its_exit(written):
+    """A thread of Arrow that releases the bytes of a shard while the interpreter ends would abort."""
+    command = [sys.executable, "-c", READER, str(written.path)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "0"
