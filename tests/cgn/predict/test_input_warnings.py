@@ -54,5 +54,9 @@ def test_contradicting_tags_give_a_warning(predict_one, films, dicoms, tmp_path)
     assert codes(predict_one(FilmPair.of(first, second, "L"))) == []
     contradicted = predict_one(FilmPair.of(first, second, "R"))
     assert contradicted.warnings == ("laterality: the target was given as R but its tags say L",)
+    viewed = predict_one(FilmPair.of(first, second, "L", "CC"))
+    assert viewed.warnings == tuple(
+        f"view: the {role} was given as CC but its tags say MLO" for role in ("target", "reference")
+    )
     assert codes(predict_one(FilmPair.of(first, same_side))) == ["same_side"]
     assert codes(predict_one(FilmPair.of(first, other_view))) == ["view", "view"]

@@ -144,7 +144,19 @@ def test_missing_films_are_listed(root):
         f"{pair(20000854)}: a target without a film in AllDICOMs",
         "the films of 1 images that could be references",
     )
+    assert result.missing_films == 2
     assert "1 outlines of pectoral muscles (_muscle.xml) are no lesions" in result.notes
+
+
+def test_missing_references_are_counted_each(tmp_path):
+    root = write(tmp_path, pixels=False)
+    wanted = {f"20000{number}" for number in by_number(scan(root))}
+    references = [path for path in sorted((root / "AllDICOMs").iterdir()) if path.name[:8] not in wanted]
+    for path in references[:3]:  # the table lists two of them
+        path.unlink()
+    result = scan(root)
+    assert result.missing[1:] == ("the films of 3 images that could be references",)
+    assert result.missing_films == 4
 
 
 def test_nothing_raw_is_returned(root):
