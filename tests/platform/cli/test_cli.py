@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from rich.console import Console
 
 from cgn.data.breast import Preprocessing
 from cgn.data.cache import write_cache
@@ -20,7 +21,7 @@ from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.errors import CacheError
 from cgn_platform import cli
-from cgn_platform.cli.options import report_command
+from cgn_platform.cli.options import announce_ray, report_command
 from cgn_platform.store.layout import Store
 from cgn_platform.tracking.mlflow_client import connect
 
@@ -372,6 +373,22 @@ def test_the_next_command_names_what_the_user_named() -> None:
     assert (
         report_command("t", "c", Path("/s"), "s3://b") == "cgn report t --data c --store /s --ledger s3://b"
     )
+
+
+def test_what_takes_long_is_announced_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce_ray("local")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(
+        "cgn_platform.console.live.make_console", lambda stderr: Console(stderr=stderr, force_terminal=True)
+    )
+    announce_ray("local")
+    announce_ray("10.0.0.1:6379")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "starting Ray on this machine (10 to 30 seconds)" in output.err
+    assert "joining 10.0.0.1:6379" in output.err
 
 
 def test_setup_says_how_long_it_takes() -> None:
