@@ -1,9 +1,12 @@
 """Predictions for a table of films, with Ray Data: finished parts, and a list of rows without a prediction.
 
-    OUT/model/                  the ensemble that predicts, copied beside its predictions
-    OUT/manifest.sha256         hash of the table
     OUT/part-*.parquet          one row for each film with a film of the other side, numbered as in the table
-    OUT/quarantine.csv          rows without a prediction, and the reason
+    OUT/_quarantine.csv         rows without a prediction, and the reason
+    OUT/_model/                 the ensemble that predicts, copied beside its predictions
+    OUT/_manifest.sha256        hash of the table
+
+The folder is a Parquet data set: its readers pass over names that begin with an underscore. Films have the
+pseudonyms of a cache; the number of the row leads to the image in the owner's table.
 
 A part is written atomically by the actor that predicted it. The same command resumes: rows in a finished part
 are not predicted again, quarantined rows are.
@@ -28,11 +31,13 @@ from numpy.typing import NDArray
 
 from cgn import files
 from cgn.data.datasets import manifest
+from cgn.data.identity.pseudonym import open_pseudonyms
 from cgn.data.reading.films import Film, FilmPair
 from cgn.errors import ConfigError, one_line
 from cgn.lock import exclusive
 from cgn.predict import Ensemble, PairPrediction, read_facts
 
+MODEL, TABLE_HASH, QUARANTINE = "_model", "_manifest.sha256", "_quarantine.csv"
 BATCH = 32
 """Pairs in a part: so many are lost with a killed worker."""
 
@@ -40,6 +45,10 @@ SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("reference_row", pa.int64()),
+        ("pair_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("side", pa.string()),
+        ("view", pa.string()),
         ("p_malignant", pa.float64()),
         ("spread", pa.float64()),
         ("fold_p", pa.list_(pa.float64())),
@@ -47,6 +56,27 @@ SCHEMA = pa.schema(
         ("warnings", pa.list_(pa.string())),
     ]
 )
+
+
+FORMER_NAMES = {name.removeprefix("_"): name for name in (MODEL, TABLE_HASH, QUARANTINE)}
+"""Of files that lay among the parts in earlier versions, and what they are called now."""
+
+
+class Names(NamedTuple):
+    """How a part names a film: by the pseudonyms that a cache of the same table has."""
+
+    pair_id: str
+    patient_id: str
+    side: str
+    view: str
+
+
+class ListedFilms(NamedTuple):
+    """Films and their names by row, and the row of each film's reference (Sec. IV-B), if it has one."""
+
+    films: Mapping[int, Film]
+    names: Mapping[int, Names]
+    references: Mapping[int, int | None]
 
 
 class Rejected(NamedTuple):
@@ -103,10 +133,10 @@ def predict_table(
         ModelError: the model does not exist or is damaged.
         ConfigError: `out` belongs to another table or model, or another process is using it.
     """
-    films, references = _read_films(table)
+    listed = _read_films(table)
     rejected = [
         Rejected(row, "reference", "no_reference", "the table has no film of the other side")
-        for row, reference in references.items()
+        for row, reference in listed.references.items()
         if reference is None
     ]
     busy = ConfigError(
@@ -114,32 +144,42 @@ def predict_table(
     )
     with exclusive(out / ".lock", busy):
         _check_folder(out, table, model)
-        existing = _finished_rows(out, warn)
+        existing = _finished_rows(out, listed.names, warn)
         remaining = {
             row: reference
-            for row, reference in references.items()
+            for row, reference in listed.references.items()
             if reference is not None and row not in existing
         }
-        failed = _predict_rows(remaining, films, out, slots, on_progress) if remaining else []
+        failed = _predict_rows(remaining, listed, out, slots, on_progress) if remaining else []
         rejected += failed
         quarantine = _write_quarantine(out, rejected)
         return BatchResult(len(remaining) - len(failed), len(existing), len(rejected), quarantine)
 
 
-def _read_films(table: Path) -> tuple[dict[int, Film], dict[int, int | None]]:
-    """The films of a table by row, and the row of each film's reference (Sec. IV-B), if it has one."""
+def _read_films(table: Path) -> ListedFilms:
+    """The films of a table. Raises NotADatasetError."""
     listed = manifest.list_films(table.absolute())  # workers run in other folders
     films = {film.number: film.film() for film in listed}
+    pseudonyms = open_pseudonyms()
+    names = {
+        film.number: Names(
+            pseudonyms.of("pair", film.row.image),
+            pseudonyms.of("patient", film.row.patient),
+            film.row.laterality,
+            film.row.view,
+        )
+        for film in listed
+    }
     references = {
         match.target.number: match.reference.number if match.reference else None
         for match in manifest.match_films(listed)
     }
-    return films, references
+    return ListedFilms(films, names, references)
 
 
 def _predict_rows(
     references: Mapping[int, int],
-    films: Mapping[int, Film],
+    listed: ListedFilms,
     out: Path,
     slots: int,
     on_progress: Callable[[int, int], None],
@@ -151,7 +191,7 @@ def _predict_rows(
     blocks = -(-len(rows) // BATCH)
     outcomes = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         PredictionActor,
-        fn_constructor_kwargs={"films": films, "out": out.absolute()},
+        fn_constructor_kwargs={"listed": listed, "out": out.absolute()},
         batch_size=BATCH,
         compute=ray.data.ActorPoolStrategy(size=min(slots, blocks)),
         num_cpus=1,
@@ -167,20 +207,20 @@ def _predict_rows(
 class PredictionActor:
     """Predicts batches of rows and writes a part for each."""
 
-    def __init__(self, films: Mapping[int, Film], out: Path) -> None:
-        self._films, self._out = films, out
-        self._ensemble = Ensemble.load(out / "model", processes=1)
+    def __init__(self, listed: ListedFilms, out: Path) -> None:
+        self._listed, self._out = listed, out
+        self._ensemble = Ensemble.load(out / MODEL, processes=1)
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
         """Columns `row` and `reference` in; out, for each row, why it has no prediction, or empty."""
         rows, references = batch["row"].tolist(), batch["reference"].tolist()
         pairs = [
-            FilmPair(self._films[row], self._films[reference], str(row))
+            FilmPair(self._listed.films[row], self._listed.films[reference], str(row))
             for row, reference in zip(rows, references, strict=True)
         ]
         predictions = self._ensemble.predict(pairs)
         part = [
-            _part_row(row, reference, prediction)
+            _part_row(row, reference, self._listed.names[row], prediction)
             for row, reference, prediction in zip(rows, references, predictions, strict=True)
             if prediction.refused is None
         ]
@@ -196,10 +236,11 @@ class PredictionActor:
         }
 
 
-def _part_row(row: int, reference: int, prediction: PairPrediction) -> dict[str, Any]:
+def _part_row(row: int, reference: int, names: Names, prediction: PairPrediction) -> dict[str, Any]:
     return {
         "row": row,
         "reference_row": reference,
+        **names._asdict(),
         "p_malignant": prediction.p_malignant,
         "spread": prediction.spread,
         "fold_p": prediction.fold_p,
@@ -210,10 +251,13 @@ def _part_row(row: int, reference: int, prediction: PairPrediction) -> dict[str,
 
 def _check_folder(out: Path, table: Path, model: Path) -> None:
     """Reserve the folder for this table and this model; refuse another table or model."""
-    sha256, recorded = hashlib.sha256(table.read_bytes()).hexdigest(), out / "manifest.sha256"
+    for former, name in FORMER_NAMES.items():
+        if (out / former).exists() and not (out / name).exists():
+            (out / former).rename(out / name)
+    sha256, recorded = hashlib.sha256(table.read_bytes()).hexdigest(), out / TABLE_HASH
     if recorded.exists() and recorded.read_text().strip() != sha256:
         raise ConfigError(f"{out} was made from another table", remedy="choose another --out")
-    facts, copy = read_facts(model), out / "model"
+    facts, copy = read_facts(model), out / MODEL
     if copy.exists() and read_facts(copy) != facts:
         raise ConfigError(f"{out} was made by another model", remedy="choose another --out")
     if not copy.exists():
@@ -225,8 +269,8 @@ def _check_folder(out: Path, table: Path, model: Path) -> None:
         files.write(recorded, f"{sha256}\n")
 
 
-def _finished_rows(out: Path, warn: Callable[[str], None]) -> set[int]:
-    """The rows of all intact parts; damaged parts are removed."""
+def _finished_rows(out: Path, names: Mapping[int, Names], warn: Callable[[str], None]) -> set[int]:
+    """The rows of all intact parts; damaged parts are removed, and films are named in those that do not."""
     rows: set[int] = set()
     for part in sorted(out.glob("part-*.parquet")):
         try:
@@ -235,12 +279,15 @@ def _finished_rows(out: Path, warn: Callable[[str], None]) -> set[int]:
             warn(f"{part.name} is damaged ({one_line(error)}): its rows are predicted again")
             part.unlink()
             continue
+        if table.schema != SCHEMA:  # of an earlier version
+            named = [{**row, **names[row["row"]]._asdict()} for row in table.to_pylist()]
+            files.write(part, _parquet(named))
         rows |= set(table["row"].to_pylist())
     return rows
 
 
 def _write_quarantine(out: Path, rejected: Sequence[Rejected]) -> Path | None:
-    path = out / "quarantine.csv"
+    path = out / QUARANTINE
     if not rejected:
         path.unlink(missing_ok=True)
         return None

@@ -4,9 +4,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow.parquet as pq
 import pytest
 
+from cgn.data.identity.pseudonym import open_pseudonyms
 from cgn.errors import ConfigError
 from cgn_platform.serving.origin import ENSEMBLE
 
@@ -36,7 +38,7 @@ def rows_of(out: Path) -> dict[int, dict[str, Any]]:
 
 
 def quarantine_of(out: Path) -> dict[int, str]:
-    with (out / "quarantine.csv").open() as stream:
+    with (out / "_quarantine.csv").open() as stream:
         return {int(row["row"]): row["reason"] for row in csv.DictReader(stream)}
 
 
@@ -48,6 +50,7 @@ def test_a_table_is_predicted_resumed_and_its_unusable_rows_listed(
     from cgn_platform.serving import batch
 
     monkeypatch.setattr(batch, "BATCH", 8)
+    monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "pseudonym.key"))
     table, out, model = write_table(trained, tmp_path), tmp_path / "out", trained.model / ENSEMBLE
     progress = []
     result = batch.predict_table(
@@ -64,6 +67,17 @@ def test_a_table_is_predicted_resumed_and_its_unusable_rows_listed(
         assert row["reference_row"] == 2 * number + 2
     assert not [name for name in out.iterdir() if name.suffix == ".tmp"]
 
+    frame = pandas.read_parquet(out)  # the folder, with whatever else lies in it
+    assert sorted(frame["row"]) == sorted(rows)
+    with table.open(newline="") as stream:
+        films = list(csv.DictReader(stream))
+    pseudonyms = open_pseudonyms()
+    for row in rows.values():
+        film = films[row["row"] - 1]
+        assert (row["side"], row["view"]) == (film["laterality"], film["view"])
+        assert row["patient_id"] == pseudonyms.of("patient", film["patient"])
+        assert row["pair_id"] == pseudonyms.of("pair", film["image"])
+
     times = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     lost, damaged, *_ = sorted(times)
     remaining = set(rows) - {
@@ -78,6 +92,16 @@ def test_a_table_is_predicted_resumed_and_its_unusable_rows_listed(
     assert damaged.name in warning
     assert rows_of(out) == rows
     assert all(path.stat().st_mtime_ns == times[path] for path in times if path not in (lost, damaged))
+
+    for name in ("model", "manifest.sha256", "quarantine.csv"):  # as earlier versions wrote them
+        (out / f"_{name}").rename(out / name)
+    for part in out.glob("part-*"):
+        old = pq.read_table(part).drop_columns(["pair_id", "patient_id", "side", "view"])
+        pq.write_table(old, part, write_page_checksum=True)
+    result = batch.predict_table(table, out, model, slots=1)
+    assert (result.predicted, result.existing) == (0, PREDICTED)
+    assert rows_of(out) == rows
+    assert len(pandas.read_parquet(out)) == PREDICTED
 
     table.write_text(table.read_text().replace("w0", "w00"))
     with pytest.raises(ConfigError, match="another table"):
