@@ -41,6 +41,7 @@ FEATURES = {
 }
 """Whose features a column of Fig. 5 shows."""
 TILE_SIDE = 1.6  # inches
+COLUMNS = 5  # epochs that Fig. 6 shows, and the best one
 TEXT_SIZE, LINE = 8, 0.16  # points, inches
 BAR_HEIGHT = 0.07  # of a colour bar, in tiles
 LETTERS_PER_INCH = 17  # of this size
@@ -140,18 +141,21 @@ class Snapshots:
     """A checkpoint store for `cgn.fit.fit` that keeps the networks for Fig. 6. It never resumes a fold.
 
     Attributes:
-        checkpoint_every: epochs between two snapshots.
+        checkpoint_every: epochs between two snapshots; a fifth of all epochs unless it is given.
+        trained: whether a fold was trained with them. A fold that was read from elsewhere has no Fig. 6.
     """
 
     def __init__(
-        self, config: Config, images: Images, index: NDArray[np.int64], checkpoint_every: int = 10
+        self, config: Config, images: Images, index: NDArray[np.int64], checkpoint_every: int | None = None
     ) -> None:
-        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every = checkpoint_every or max(1, config.epochs // COLUMNS)
+        self.trained = False
         self._config, self._images, self._index = config, images, index
         self._models: dict[int, dict[str, Tensor]] = {}
 
     def load(self) -> None:
         """None: the fold starts from its beginning."""
+        self.trained = True
 
     def save(self, state: FoldState) -> None:
         """Keep a copy of the network."""
@@ -163,9 +167,10 @@ class Snapshots:
 
     def figures(self, result: FoldResult) -> dict[str, Figure]:
         """`draw_network` for the best epoch; Fig. 6 shows the snapshots and the best epoch."""
+        models = {**self._models, result.best_epoch + 1: {}} if self.trained else {}
         history = {
             epochs: localisations_of(self._network(result, model), self._images, self._index)
-            for epochs, model in {**self._models, result.best_epoch + 1: {}}.items()
+            for epochs, model in models.items()
         }
         return draw_network(self._network(result, {}), self._images, self._index, history=history)
 

@@ -97,7 +97,7 @@ def train(
     units = open_ledger(ledger, store, checkpoint_every, warn)
     run = train_folds(config, images, splits, chosen, ledger=units, snapshots=snapshots)
     reports, result = _follow(run, config, console)
-    written = _draw(snapshots, result, figures, console) if figures and snapshots else []
+    written = _draw(snapshots, result, config.epochs, figures, console) if figures and snapshots else []
     written += _measure(config, images, result, measure, console) if measure else []
     if track:
         from cgn_platform.tracking.runs import log_training
@@ -124,7 +124,9 @@ def _follow(run: "CrossRun", config: "Config", console: "Console") -> "tuple[lis
     return reports, result
 
 
-def _draw(snapshots: "Snapshots", result: "CrossResult", folder: Path, console: "Console") -> list[Path]:
+def _draw(
+    snapshots: "Snapshots", result: "CrossResult", epochs: int, folder: Path, console: "Console"
+) -> list[Path]:
     """Fig. 4 to 6 of the first fold."""
     from cgn.figures import save
 
@@ -133,6 +135,15 @@ def _draw(snapshots: "Snapshots", result: "CrossResult", folder: Path, console: 
         written.append(folder / f"{name}.png")
         save(figure, written[-1])
     console.print(f"figures in {folder}", highlight=False, markup=False)
+    if not snapshots.trained:
+        console.print(
+            "Fig. 6 is left out: it needs networks of earlier epochs, and the ledger keeps those of the best "
+            "one. To draw it, train again with another --ledger",
+            highlight=False,
+            markup=False,
+        )
+    elif epochs == 1:
+        console.print("Fig. 6 has one column: only one epoch was trained", highlight=False, markup=False)
     return written
 
 

@@ -8,7 +8,7 @@ from cgn.data.pairs import Split
 from cgn.figures import Snapshots
 from cgn.fit import fit
 from cgn.images import Images
-from cgn.results import CrossRun, FoldRun, lockstep
+from cgn.results import CheckpointStore, CrossRun, FoldRun, lockstep
 from cgn_platform.run.folds import read_or_train
 from cgn_platform.store.ledger import Identity, Ledger
 
@@ -32,8 +32,8 @@ def train(
         splits: all splits of the data; units are named by them.
         selected: the splits to train.
         ledger: finished folds are read from it, new ones are written to it.
-        snapshots: records pictures of the first selected fold while it trains. That fold is therefore trained
-            even if it is in the ledger.
+        snapshots: keeps networks of the first selected fold while it trains, from its first epoch on. A fold
+            that the ledger has is not trained, so it has none.
 
     Raises:
         LedgerError: a result cannot be written.
@@ -43,12 +43,11 @@ def train(
     fingerprints = {"cache": pairs.fingerprint, "splits": splits_fingerprint(pairs.pair_id, splits)}
 
     def fold(split: Split) -> FoldRun:
-        if snapshots is not None and split is selected[0]:
-            return fit(config, images, split, checkpoints=snapshots)
-        identity = Identity.of(config, split.fold, **fingerprints)
-        return read_or_train(
-            ledger, identity, pairs, lambda checkpoints: fit(config, images, split, checkpoints=checkpoints)
-        )
+        def fit_fold(checkpoints: CheckpointStore) -> FoldRun:
+            pictured = snapshots is not None and split is selected[0]
+            return fit(config, images, split, checkpoints=snapshots if pictured else checkpoints)
+
+        return read_or_train(ledger, Identity.of(config, split.fold, **fingerprints), pairs, fit_fold)
 
     return lockstep([fold(split) for split in selected], config.epochs)
 
