@@ -25,6 +25,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables ignore verbose=0 otherwise
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as at the prompt
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",  # Ray reports that they are off, to this address
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # trials are stored in the study: Tune need not store them
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

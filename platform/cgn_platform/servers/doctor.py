@@ -9,7 +9,7 @@ import platform
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import metadata
@@ -26,7 +26,7 @@ from cgn.errors import CGNError, PlatformError, one_line
 from cgn.places import Place
 from cgn.provenance import code_fingerprint
 from cgn_platform.cluster import connect, preflight
-from cgn_platform.cluster.proxies import exemption, proxies_of
+from cgn_platform.cluster.proxies import exemption, exempts_loopback, proxies_of
 from cgn_platform.remedies import remedy_of
 from cgn_platform.search import study_lock
 from cgn_platform.servers.http import is_loopback, status
@@ -70,12 +70,16 @@ class Finding:
     remedy: str = ""
 
 
-def examine(store: Store, address: str | None = None) -> list[Finding]:
+def examine(
+    store: Store, address: str | None = None, environment: Mapping[str, str] | None = None
+) -> list[Finding]:
     """Run every check.
 
     Args:
         store: of servers, studies and units.
         address: of a Ray to check as well: `host:port` for drivers or `http://host:port` for jobs.
+        environment: whose proxies are checked; what this process was started with if None, since commands
+            exempt this machine before they run.
     """
     store = Store(store.root.absolute())
     checks = (
@@ -85,7 +89,7 @@ def examine(store: Store, address: str | None = None) -> list[Finding]:
         _disk(store),
         _modes(store),
         _key(),
-        _proxies(),
+        _proxies(psutil.Process().environ() if environment is None else environment),
         _servers(store),
         _address(address),
         _listeners(store),
@@ -183,15 +187,21 @@ def _key() -> Iterator[Finding]:
         )
 
 
-def _proxies() -> Iterator[Finding]:
-    proxies = proxies_of(os.environ)
+def _proxies(environment: Mapping[str, str]) -> Iterator[Finding]:
+    proxies = proxies_of(environment)
     if not proxies:
         yield Finding("proxies", "ok", "none are set")
         return
     listed = ", ".join(f"{name}={databases.hidden(value)}" for name, value in proxies.items())
-    bypass = exemption(os.environ)["no_proxy"]
-    message = f"{listed}; cgn reaches this machine without them, other programs need no_proxy={bypass}"
-    yield Finding("proxies", "ok", message)
+    if exempts_loopback(environment):
+        yield Finding("proxies", "ok", f"{listed}; no_proxy exempts this machine")
+        return
+    bypass = shlex.quote(exemption(environment)["no_proxy"])
+    message = (
+        f"{listed}; no_proxy does not exempt this machine: cgn reaches it without them, but ray, curl and "
+        "other programs send requests to it, and their tokens, to the proxy"
+    )
+    yield Finding("proxies", "warning", message, f"run 'export no_proxy={bypass} NO_PROXY={bypass}'")
 
 
 def _private(topic: str, path: Path) -> Finding:
