@@ -47,5 +47,6 @@ class Pooled(Method):
 
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The target's features (B,C,h,w), and the pair's pooled features (B, width)."""
-        h_t, h_r = self.backbone(batch.target).float(), self.backbone(batch.reference).float()
+        h_t = self.backbone(batch.target).float()
+        h_r = self.backbone(batch.reference).float() if self.needs_reference else h_t
         return h_t, self.sides(h_t.mean((2, 3)), h_r.mean((2, 3)))

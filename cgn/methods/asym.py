@@ -48,11 +48,13 @@ class Asym(Method):
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy of the labels."""
         largest = self._norms(batch).flatten(1).amax(1)
-        if not self.started:
-            with torch.no_grad():
-                self.threshold.copy_(largest.mean())
-                self.log_temperature.copy_(largest.std().clamp(min=1e-6).log())
-                self.started.fill_(True)
+        with torch.no_grad():  # without a branch on a tensor, which `cgn.cost` could not follow
+            for own, first in (
+                (self.threshold, largest.mean()),
+                (self.log_temperature, largest.std().clamp(min=1e-6).log()),
+            ):
+                own.copy_(torch.where(self.started, own, first))
+            self.started.fill_(True)
         loss = F.binary_cross_entropy_with_logits(self._score(largest), batch.y.float(), reduction="none")
         return self.backward({"l_cls": loss})
 

@@ -3,7 +3,7 @@
 The paper's row is sparse multi-instance learning. `attention` is the pooling of Ilse et al. 2018.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
@@ -75,9 +75,11 @@ class Zhu(Method):
             score, _ = self._attention(batch)
             return self.backward({"l_cls": _bce(score, y)})
         cells = self._cells(batch).flatten(1)
-        assigning = self.options.scheme == "assign" and int(self.steps) >= self.options.assign_after
-        loss: Callable[[Tensor, Tensor], Tensor] = self._assigned if assigning else _of_highest
-        values = {"l_cls": loss(cells, y)}
+        loss = _of_highest(cells, y)
+        if self.options.scheme == "assign":
+            assigning = self.steps >= self.options.assign_after  # a tensor, so that `cgn.cost` can follow
+            loss = torch.where(assigning, self._assigned(cells, y), loss)
+        values = {"l_cls": loss}
         if self.options.scheme == "sparse":
             values["l_sparse"] = self.options.sparsity * cells.sigmoid().sum(1)
         self.steps += 1
