@@ -158,8 +158,10 @@ class Snapshots:
         self.trained = True
 
     def save(self, state: FoldState) -> None:
-        """Keep a copy of the network."""
-        self._models[len(state.facts["reports"])] = {
+        """Keep a copy of the network; one of a stage classifies nothing."""
+        if not state.epochs:
+            return
+        self._models[state.epochs] = {
             name.removeprefix("model."): tensor.clone()
             for name, tensor in state.tensors.items()
             if name.startswith("model.")

@@ -189,7 +189,7 @@ def _start(config: Config, images: Images, split: Split, checkpoints: Checkpoint
         trunk = {f"{prefix}{name}": tensor for name, tensor in frozen.state_dict().items()}
     state = checkpoints.load() if checkpoints else None
     before = stages.run(network, images, split, frozen, checkpoints, state)
-    in_epochs = state is not None and "reports" in state.facts
+    in_epochs = state is not None and state.epochs > 0
     if state is not None and in_epochs:
         network.load_state_dict(state.part("model"))
     groups = network.groups()

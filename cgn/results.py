@@ -137,6 +137,11 @@ class FoldState:
     tensors: Mapping[str, Any]
     facts: Mapping[str, Any]
 
+    @property
+    def epochs(self) -> int:
+        """Finished epochs; 0 within a stage."""
+        return len(self.facts.get("reports", ()))
+
     def part(self, name: str) -> dict[str, Any]:
         """The tensors whose names begin with `name.`, without this prefix."""
         prefix = f"{name}."

@@ -75,7 +75,7 @@ def run(
         ConfigError: the data has no healthy film for this fold.
         DivergedError: a loss is not finite.
     """
-    if state is not None and "reports" in state.facts:
+    if state is not None and state.epochs:
         finish(network)
         return Before(**state.facts.get("before", {}))
     if not network.stages:
@@ -90,10 +90,12 @@ def run(
         network.end_stage(stage)
     for number, stage in enumerate(network.stages[begun:], begun):
         resumed = state if number == begun else None
-        _Training(network, stage, films, split.fold, before).run(checkpoints, resumed)
+        finished = sum(earlier.steps for earlier in network.stages[:number])
+        _Training(network, stage, films, split.fold, before, finished).run(checkpoints, resumed)
         network.end_stage(stage)
         if checkpoints:
-            checkpoints.save(_state(network, {}, before, {"stage": names[number + 1], "step": 0, "tail": {}}))
+            facts = {"stage": names[number + 1], "step": 0, "done": finished + stage.steps, "tail": {}}
+            checkpoints.save(_state(network, {}, before, facts))
     if state is not None and state.facts["stage"] == CLASSIFICATION:
         network.load_state_dict(state.part("model"))
     network.requires_grad_(True)
@@ -121,13 +123,18 @@ def _films(network: Method, images: Images, split: Split, trunk: nn.Module | Non
 
 @dataclass
 class _Training:
-    """One stage of one fold."""
+    """One stage of one fold.
+
+    Attributes:
+        finished: steps of the stages before it.
+    """
 
     network: Method
     stage: Stage
     films: Films
     fold: int
     before: Before
+    finished: int
 
     def run(self, checkpoints: CheckpointStore | None, state: FoldState | None) -> None:
         """All steps, or those after a checkpoint of this stage."""
@@ -154,7 +161,7 @@ class _Training:
                     tail.setdefault(name, []).append(value)
             self.before.seconds = seconds + time.perf_counter() - begin
             if checkpoints and step % every == 0 and step < stage.steps:
-                facts = {"stage": stage.name, "step": step, "tail": tail}
+                facts = {"stage": stage.name, "step": step, "done": self.finished + step, "tail": tail}
                 checkpoints.save(_state(self.network, optimizer.state_dict()["state"], self.before, facts))
         means = {f"{stage.name}.{name}": math.fsum(own) / len(own) for name, own in tail.items()}
         self.before.losses |= means

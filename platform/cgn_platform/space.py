@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeGuard, get_args
 from cgn import options
 from cgn.config import Config
 from cgn.errors import ConfigError
+from cgn.provenance import reads
 
 Scalar = str | int | float | bool | None
 When = Mapping[str, Sequence[Scalar]]
@@ -302,6 +303,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Quoted:
+    """A line of a table that the paper quotes from elsewhere: printed above the rows and never run.
+
+    Attributes:
+        cells: printed below the table's header.
+        published: AUC, by setting.
+        note: why it is no row.
+    """
+
+    cells: tuple[str, ...]
+    published: Mapping[str, float]
+    note: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of the paper, or another one: rows that are trained on the same folds and seeds.
 
@@ -311,6 +327,7 @@ class Table:
         rows: in printed order.
         base: the configuration that each row edits.
         baseline: name of the row that the others are compared with; the last row if not given.
+        quoted: lines that are printed and not run.
         description: the file's docstring.
     """
 
@@ -319,6 +336,7 @@ class Table:
     rows: tuple[Row, ...]
     base: Config = field(default_factory=Config)
     baseline: str = ""
+    quoted: tuple[Quoted, ...] = ()
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -330,9 +348,11 @@ class Table:
                 f"rows must have unique names but {repeated[0]!r} is there twice: change its cells"
             )
         _require(self.baseline in names, "baseline", f"be one of {', '.join(names)}", self.baseline)
+        lines: tuple[Row | Quoted, ...] = (*self.quoted, *self.rows)
+        for line in lines:
+            fits, name = len(line.cells) == len(self.header), " / ".join(line.cells)
+            _require(fits, f"row {name}", f"have {len(self.header)} cells as the header", len(line.cells))
         for row in self.rows:
-            fits = len(row.cells) == len(self.header)
-            _require(fits, f"row {row.name}", f"have {len(self.header)} cells as the header", len(row.cells))
             for name in row.changes:
                 _check_field(name, f"row {row.name}")
         for row in self.rows:
@@ -350,13 +370,30 @@ class Table:
         return self.base.edit(**{**row.changes, **tuned, **seeded})
 
     def edit(self, **base: Any) -> "Table":
-        """A copy with an edited base. Raises ConfigError, also for a field that a row sets."""
+        """A copy with an edited base; an option is set in the rows whose method has it.
+
+        Raises:
+            ConfigError: also for a field that a row sets, and for an option that no row has.
+        """
         for row in self.rows:
             if conflicts := sorted(set(base) & set(row.changes)):
                 raise ConfigError(
                     f"{conflicts[0]} is set by row {row.name!r}: it cannot be edited for all rows"
                 )
-        return replace(self, base=self.base.edit(**base))
+        dotted = {name: value for name, value in base.items() if name.startswith(options.PREFIX)}
+        fields = {name: value for name, value in base.items() if name not in dotted}
+        edited = replace(self, base=self.base.edit(**fields))
+        methods = [edited.config(row).method for row in self.rows]
+        if unread := [name for name in dotted if not any(reads(method, name) for method in methods)]:
+            raise ConfigError(
+                f"{unread[0]} must be an option of a row's method but {', '.join(dict.fromkeys(methods))} "
+                "have none of this name"
+            )
+        rows = tuple(
+            replace(row, changes={**row.changes, **{n: v for n, v in dotted.items() if reads(method, n)}})
+            for row, method in zip(self.rows, methods, strict=True)
+        )
+        return replace(edited, rows=rows)
 
     def declaration(self) -> dict[str, Any]:
         """What identifies the table, as plain JSON; the ranges of its searches, not their results."""

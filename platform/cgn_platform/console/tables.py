@@ -155,24 +155,26 @@ def _table_title(facts: Mapping[str, Any]) -> str:
 
 
 def _table_columns(facts: Mapping[str, Any]) -> list[Column]:
-    rows = facts["rows"]
+    rows, quoted = facts["rows"], facts.get("quoted", [])
+    printed = [*quoted, *rows]
     columns = [
-        Column(name, [row["cells"][number] for row in rows]) for number, name in enumerate(facts["header"])
+        Column(name, [row["cells"][number] for row in printed]) for number, name in enumerate(facts["header"])
     ]
     for setting in _settings(facts):
-        cells = [text.number(row["published"].get(setting)) for row in rows]
+        cells = [text.number(row["published"].get(setting)) for row in printed]
         columns.append(Column(f"({setting})", cells, "right", dropped=3, style="dim"))
     aucs, differences, verdicts = zip(*(_measured(row, facts["baseline"]) for row in rows), strict=True)
     against = "against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}"
     resources = facts["run"]["resources"]
     unit, share = ("GPU-s", resources["gpus"]) if resources["gpus"] else ("CPU-s", resources["cpus"])
     costs = [row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0) for row in rows]
+    none = [""] * len(quoted)
     return [
         *columns,
-        Column("AUC here", aucs, "right"),
-        Column("difference", differences, "right", dropped=1),
-        Column(against, verdicts, folded=True),
-        Column(unit, [f"{seconds * share:.0f}" for seconds in costs], "right", dropped=2),
+        Column("AUC here", [*(["quoted"] * len(quoted)), *aucs], "right"),
+        Column("difference", [*none, *differences], "right", dropped=1),
+        Column(against, [*none, *verdicts], folded=True),
+        Column(unit, [*none, *(f"{seconds * share:.0f}" for seconds in costs)], "right", dropped=2),
     ]
 
 
@@ -183,13 +185,17 @@ def _table_notes(facts: Mapping[str, Any]) -> list[str]:
     notes.append(f"{unit}: seconds of training times reserved {reserved}, tuning included")
     if facts["run"]["mode"] == "retuned":
         notes.append(f"each row was tuned by a search of {facts['rows'][0]['tuned']['trials']} trials")
+    notes += [
+        f"quoted, not run: {note}" for note in dict.fromkeys(q["note"] for q in facts.get("quoted", []))
+    ]
     if facts["detectable"] is not None:
         notes.append(f"minimum detectable difference under retraining: {facts['detectable']:.3f}")
     return notes
 
 
 def _settings(facts: Mapping[str, Any]) -> list[str]:
-    return sorted({setting for row in facts["rows"] for setting in row["published"]})
+    lines = [*facts.get("quoted", []), *facts["rows"]]
+    return sorted({setting for line in lines for setting in line["published"]})
 
 
 def _last_is_baseline(facts: Mapping[str, Any]) -> bool:

@@ -87,7 +87,8 @@ def render(facts: Facts, ledger: Ledger, data: Pairs | None = None) -> str:
     shown = {**facts, "derived": derived_figures(facts)}
     templates = environment(html=True)
     templates.filters["value_at"] = lambda path: value_at(shown, path)
-    published = (name for row in facts["rows"] for name in row.get("published") or {})
+    lines = [*facts.get("quoted", []), *facts["rows"]]
+    published = (name for line in lines for name in line.get("published") or {})
     return templates.get_template("report.html.j2").render(
         facts=shown,
         page=page,

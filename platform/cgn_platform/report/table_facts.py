@@ -64,6 +64,7 @@ def measured_rows(
         "baseline": table.baseline,
         "data": data_facts(pairs, splits),
         "detectable": detectable,
+        "quoted": [asdict(line) for line in table.quoted],
         "rows": rows,
     }
 

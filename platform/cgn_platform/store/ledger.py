@@ -35,7 +35,7 @@ from cgn.places import Place, shown
 from cgn.provenance import fields_read, training_code
 from cgn.results import CheckpointStore, EpochReport, FoldResult
 from cgn.sealed import DamagedError, FormatError, canonical, seal, sha256, unseal
-from cgn_platform.store.checkpoints import Checkpoints, epochs_of
+from cgn_platform.store.checkpoints import Checkpoints, epochs_of, is_checkpoint
 from cgn_platform.store.unit_files import (
     curve_parquet,
     from_safetensors,
@@ -281,11 +281,17 @@ class Ledger:
         return [unit_id for unit_id, files in listed if files is None or FACTS in files]
 
     def unfinished(self) -> dict[str, int]:
-        """Epochs of the newest checkpoint of each interrupted unit, by id. Raises UnreachableError."""
+        """Epochs of the newest checkpoint of each interrupted unit, by id. Raises UnreachableError.
+
+        0 for a unit that was interrupted in a stage before its first epoch.
+        """
         listed = self._storage.all_entries().items()
         files = {unit_id: names for unit_id, names in listed if names and FACTS not in names}
-        epochs = {unit_id: max(map(epochs_of, names)) for unit_id, names in files.items()}
-        return {unit_id: count for unit_id, count in epochs.items() if count}
+        return {
+            unit_id: max(map(epochs_of, names))
+            for unit_id, names in files.items()
+            if any(map(is_checkpoint, names))
+        }
 
     def check_writable(self, identity: Identity) -> None:
         """Raise LedgerError if the unit could not be written, as far as it is known before it is trained."""
@@ -345,7 +351,7 @@ class Ledger:
         """
         try:
             for name in self.place.names(unit_id):
-                if epochs_of(name):
+                if is_checkpoint(name):
                     self.place.remove(f"{unit_id}/{name}")
             self.place.remove_drafts(unit_id)
         except OSError as error:
