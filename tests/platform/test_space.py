@@ -7,18 +7,18 @@ import pytest
 from cgn.ablation import Bilateral, Triplet
 from cgn.config import Config
 from cgn.errors import ConfigError
+from cgn_platform.differences import difference, in_one_line
 from cgn_platform.space import (
     PRUNE_RULES,
     Choice,
     Float,
     Integer,
     Prune,
+    Quoted,
     Row,
     Space,
     Table,
     Tuned,
-    difference,
-    in_one_line,
 )
 
 
@@ -169,3 +169,43 @@ def test_an_invalid_table_is_refused() -> None:
         Table("T", ("name",), (row, Row(("two", "three"), {})))
     with pytest.raises(ConfigError, match="baseline must be one of one, two"):
         Table("T", ("name",), (row, Row(("two",), {})), baseline="three")
+
+
+def test_an_option_of_a_table_is_set_in_the_rows_that_have_it() -> None:
+    rows = (Row(("a",), {"method": "zhu"}), Row(("b",), {"method": "vanilla"}), Row(("c",), {}))
+    table = Table("T", ("name",), rows).edit(**{"options.sparsity": 0.5, "alpha": 0.25})
+    assert [table.config(row).options for row in table.rows] == [{"sparsity": 0.5}, {}, {}]
+    assert {table.config(row).alpha for row in table.rows} == {0.25}
+    with pytest.raises(
+        ConfigError, match="must be an option of a row's method but zhu, vanilla, cgn have none"
+    ):
+        table.edit(**{"options.sparsty": 1})
+    set_by_row = Table("T", ("name",), (*rows[:2], Row(("d",), {"options.gate_on": "difference"})))
+    with pytest.raises(ConfigError, match="is set by row 'd'"):
+        set_by_row.edit(**{"options.gate_on": "concatenation"})
+
+
+def test_quoted_lines_have_the_cells_of_the_header_and_are_no_rows() -> None:
+    rows = (Row(("a",), {}), Row(("b",), {"alpha": 0.1}))
+    table = Table("T", ("name",), rows, quoted=(Quoted(("q",), {"a": 0.9}, "another task"),))
+    assert table.declaration() == Table("T", ("name",), rows).declaration()
+    with pytest.raises(ConfigError, match="row q / r must have 1 cells"):
+        Table("T", ("name",), rows, quoted=(Quoted(("q", "r"), {}, "note"),))
+
+
+def test_a_dimension_may_be_an_option_of_one_method() -> None:
+    space = Space(
+        Config(),
+        {
+            "method": Choice(("cgn", "zhu")),
+            "options.sparsity": Float(1e-5, 1e-1, log=True, when={"method": ("zhu",)}),
+        },
+        trials=4,
+        first=[{"method": "zhu"}],
+    )
+    assert list(space.queued()) == [{"method": "cgn"}, {"method": "zhu", "options.sparsity": 1e-3}]
+    config, chosen = space.configure(lambda name, _: {"method": "zhu", "options.sparsity": 0.1}[name])
+    assert config == Config(method="zhu", options={"sparsity": 0.1})
+    assert chosen == {"method": "zhu", "options.sparsity": 0.1}
+    with pytest.raises(ConfigError, match="method cgn has no option 'sparsity'"):
+        Space(Config(), {"options.sparsity": Float(0.1, 0.2)}, trials=1)

@@ -19,10 +19,11 @@ from optuna.trial import TrialState
 from cgn.data.folds import splits_fingerprint
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import StudyError
+from cgn_platform.differences import difference
 from cgn_platform.search.pruning import Cases, Scores, make_pruner, read_scores
 from cgn_platform.search.racing import Curve, fold_aucs
 from cgn_platform.search.records import TrialRecord
-from cgn_platform.space import PRUNE_RULES, Prune, PruneRule, difference
+from cgn_platform.space import PRUNE_RULES, Prune, PruneRule
 from cgn_platform.store.ledger import Ledger
 
 

@@ -20,13 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cgn.config import Config
 from cgn.errors import ConfigError, StudyError
+from cgn_platform.differences import difference, in_one_line
 from cgn_platform.search.pruning import FACTS, Scores, facts_of, make_pruner
 from cgn_platform.search.racing import Floats
 from cgn_platform.search.records import ORPHAN, State, TrialRecord, TrialSpec
 from cgn_platform.search.storage import WriteThroughStorage, database_errors
 from cgn_platform.search.study_lock import StudyLock
 from cgn_platform.search.summary import IMPORTANCE_TRIALS
-from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space, difference, in_one_line
+from cgn_platform.space import Choice, Dimension, Float, Integer, Scalar, Space
 from cgn_platform.store import databases
 from cgn_platform.store.layout import Store
 
