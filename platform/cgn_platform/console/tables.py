@@ -167,7 +167,12 @@ def _table_columns(facts: Mapping[str, Any]) -> list[Column]:
     against = "against the last row" if _last_is_baseline(facts) else f"against {facts['baseline']}"
     resources = facts["run"]["resources"]
     unit, share = ("GPU-s", resources["gpus"]) if resources["gpus"] else ("CPU-s", resources["cpus"])
-    costs = [row.get("seconds", 0) + (row["tuned"]["seconds"] if row["tuned"] else 0) for row in rows]
+    costs = [
+        row.get("seconds", 0)
+        + row.get("before_seconds", 0)
+        + (row["tuned"]["seconds"] if row["tuned"] else 0)
+        for row in rows
+    ]
     none = [""] * len(quoted)
     return [
         *columns,
@@ -190,7 +195,7 @@ def _table_notes(facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["detectable"] is not None:
         notes.append(f"minimum detectable difference under retraining: {facts['detectable']:.3f}")
-    return notes
+    return [*notes, *(f"{row['name']}: {row['note']}" for row in facts["rows"] if row.get("note"))]
 
 
 def _settings(facts: Mapping[str, Any]) -> list[str]:

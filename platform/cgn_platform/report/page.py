@@ -170,7 +170,10 @@ def _training_seconds(facts: Facts) -> float:
     """Of all trials, or of all rows and the searches that tuned them; shared units count once."""
     if facts["kind"] == "sweep":
         return math.fsum(trial["seconds"] or 0 for trial in facts["trials"])
-    rows = {str(row["units"]): row.get("seconds") or 0 for row in facts["rows"]}
+    rows = {
+        str(row["units"]): (row.get("seconds") or 0) + (row.get("before_seconds") or 0)
+        for row in facts["rows"]
+    }
     tuned = [row["tuned"] for row in facts["rows"] if row.get("tuned")]
     searches = {search["study"]: search["seconds"] for search in tuned}
     return math.fsum(rows.values()) + math.fsum(searches.values())

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgn import statistics
+from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import LedgerError
 from cgn_platform.report.facts import Facts, data_facts, run_facts
+from cgn_platform.report.row_measurements import row_measurements
 from cgn_platform.run.site import Site
 from cgn_platform.search.records import TrialRecord, best_of
 from cgn_platform.search.study import importances
@@ -77,7 +79,7 @@ def sweep_facts(
     if best.number != 0 and complete[0].number == 0:
         rows = {DEFAULT: complete[0], **rows}
     facts["rows"] = [_row_facts(row, record) for row, record in rows.items()]
-    facts["detectable"] = _measure(facts["rows"], site.ledger)
+    facts["detectable"] = _measure(facts["rows"], site.ledger, pairs.size)
     return facts
 
 
@@ -143,7 +145,7 @@ def _validation_scores(record: TrialRecord, ledger: Ledger) -> NDArray[np.float6
         return np.empty(0)
 
 
-def _measure(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
+def _measure(rows: Sequence[dict[str, Any]], ledger: Ledger, size: int) -> float | None:
     """Add the figures of the test folds to the rows, as in a table; a row that lost a unit has none.
 
     Returns:
@@ -158,5 +160,8 @@ def _measure(rows: Sequence[dict[str, Any]], ledger: Ledger) -> float | None:
             row |= {"complete": False, "why": "a unit is missing or damaged"}
             for name in FIGURES:
                 del row[name]
+        else:
+            units = [[ledger.open(unit_id, verify=False) for unit_id in seed] for seed in row["units"]]
+            row |= row_measurements(units, Config.of(row["config"]) if row["config"] else None, size)
         row |= figures.get(row["name"], {})
     return detectable

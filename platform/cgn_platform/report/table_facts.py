@@ -7,6 +7,7 @@ from typing import Any
 
 from cgn.data.pairs import Pairs, Split
 from cgn_platform.report.facts import data_facts, run_facts
+from cgn_platform.report.row_measurements import row_measurements
 from cgn_platform.run.site import Site
 from cgn_platform.run.table import TableRun
 from cgn_platform.space import Row, Table
@@ -30,7 +31,8 @@ def table_facts(
     """
     facts = measured_rows(table, pairs, splits, run, site.ledger)
     searches = {row["tuned"]["study"]: row["tuned"]["seconds"] for row in facts["rows"] if row["tuned"]}
-    seconds = [row.get("seconds", 0.0) for row in facts["rows"]] + list(searches.values())
+    seconds = [row.get(name, 0.0) for row in facts["rows"] for name in ("seconds", "before_seconds")]
+    seconds += searches.values()
     return facts | {
         "kind": "table",
         "name": name,
@@ -49,6 +51,10 @@ def measured_rows(
         _row_facts(table, row, row_ids, units, run.failed)
         for row, row_ids in zip(table.rows, run.units, strict=True)
     ]
+    for declared, row in zip(table.rows, rows, strict=True):
+        if row["complete"]:
+            own = [[units[unit_id] for unit_id in seed] for seed in row["units"]]
+            row |= row_measurements(own, table.config(declared), pairs.size)
     joined = {
         row["name"]: out_of_fold.join([[units[unit_id] for unit_id in seed] for seed in row["units"]])
         for row in rows

@@ -25,6 +25,12 @@ STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "orp
 """MLflow's status of a trial that has ended. A pruned trial ended as it should: MLflow's UI marks FAILED and
 KILLED with a red cross. The tag `cgn.state` distinguishes it from a complete one."""
 
+MEASURED = (
+    *("parameters", "parameters_training", "gflop_predicted", "gflop_trained"),
+    *("epochs_per_second", "before_seconds", "localization_error_folds", "localization_error_any_class"),
+)
+"""Figures of a row that its run in MLflow has under the same name; see `report.row_measurements`."""
+
 
 def now_ms() -> int:
     """The time in ms since 1970, as MLflow counts it."""
@@ -111,7 +117,8 @@ def row_event(number: int, row: Mapping[str, Any], tags: Mapping[str, str], now:
         "cgn.state": "complete" if complete else "INCOMPLETE",
         "cgn.reason": row["why"] or "",
         "cgn.words": row.get("words") or "",
-        DESCRIPTION: "" if complete else f"INCOMPLETE: {row['why']}",
+        "cgn.note": row.get("note") or "",
+        DESCRIPTION: (row.get("note") or "") if complete else f"INCOMPLETE: {row['why']}",
         **{f"published.{setting}": f"{value:g}" for setting, value in published.items()},
     }
     event = started(number, Config.of(row["config"]), {**tags, **row_tags}, now)
@@ -127,6 +134,9 @@ def _row_metrics(row: Mapping[str, Any]) -> dict[str, float]:
         **{f"fold_{fold}/test_auc": auc for fold, auc in enumerate(folds)},
         "seconds": row["seconds"],
         "p_adjusted": row.get("p_adjusted"),
+        **{name: row.get(name) for name in MEASURED},
+        "healthy_films": (row.get("healthy_films") or {}).get("least"),
+        "made_difference": (row.get("made_difference") or {}).get("least"),
     }
     intervals = {"test_auc": "auc", "localization_error": "localization_error", "difference": "difference"}
     for name, key in intervals.items():
