@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ class Images:
             self._frozen[name] = _Features(self, trunk.eval())
         return self._frozen[name]
 
-    def with_made(self, make: Callable[[Tensor], Tensor]) -> "Images":
+    def with_made(self, maker: Making) -> "Images":
         """The same pairs with a counterfactual of each target that a network makes, once.
 
         `made_difference` is the mean |X_T - X_C|: near 0, the network changes nothing.
@@ -61,9 +60,9 @@ class Images:
         added = copy.copy(self)
         added._frozen = {}
         chunks = torch.split(self.target, EVALUATION_BATCH)
-        added.made = torch.cat([self._stored(make(self._float(chunk))) for chunk in chunks])
+        added.made = torch.cat([self._stored(maker.make(self._float(chunk))) for chunk in chunks])
         differences = [
-            (self._float(a) - self._float(b)).abs().mean((1, 2, 3))
+            maker.change(self._float(a), self._float(b)).mean((1, 2, 3))
             for a, b in zip(chunks, torch.split(added.made, EVALUATION_BATCH), strict=True)
         ]
         added.made_difference = float(torch.cat(differences).mean())
@@ -131,13 +130,13 @@ def inputs_of(network: Method, images: Images, trunk: nn.Module | None = None, n
         name: of the trunk's weights, see `Images.through`.
     """
     network.eval()
-    make = network.make if isinstance(network, Making) and network.makes else None
-    if make and network.level == "image":
-        images = images.with_made(make)
+    maker = network if isinstance(network, Making) and network.makes else None
+    if maker and network.level == "image":
+        images = images.with_made(maker)
     if trunk is not None:
         images = images.through(trunk, name)
-        if make and network.level == "feature":
-            images = images.with_made(make)
+        if maker and network.level == "feature":
+            images = images.with_made(maker)
     return images
 
 

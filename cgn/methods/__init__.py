@@ -124,6 +124,10 @@ class Method(nn.Module):
         for name in stage.only:
             delattr(self, name)
 
+    def change(self, target: Tensor, made: Tensor) -> Tensor:
+        """What `Making.make` has changed of a target."""
+        return (target - made).abs()
+
     def release_trunk(self) -> tuple[str, nn.Module]:
         """Remove the backbone, so that batches hold its features; return its name prefix and the backbone."""
         backbone, self.backbone = self.backbone, nn.Identity()
@@ -154,6 +158,9 @@ class Making(Protocol):
 
         X_C is kept as grey values: the result must be a multiple of 1/255 in [0, 1].
         """
+
+    def change(self, target: Tensor, made: Tensor) -> Tensor:
+        """|X_T - X_C|, or |H_T - H_C|, from a target and what `make` has made of it."""
 
 
 @runtime_checkable

@@ -89,6 +89,10 @@ class Residual(Method):
         made = (target - made).abs() if self.residual == "image" else made
         return (made * 255).round() / 255
 
+    def change(self, target: Tensor, made: Tensor) -> Tensor:
+        """|X_T - X_C|, which `make` itself returns for `residual=image`."""
+        return made if self.residual == "image" and self.level == "image" else (target - made).abs()
+
     def resize(self, images: Tensor) -> Tensor:
         """Images at the system's size; features as they are."""
         if self.level == "feature" or images.shape[-1] == self.size:
