@@ -244,9 +244,11 @@ def _boundary() -> Iterator[None]:
             raise UnreadableImageError(
                 "the file needs more memory than is available", Reason.TOO_LARGE
             ) from None
-        except Exception as error:  # a parser may raise anything on arbitrary input
+        except Exception:  # a parser may raise anything on arbitrary input
             raise UnreadableImageError(
-                f"the file cannot be decoded ({type(error).__name__})", Reason.UNDECODABLE
+                "tags and pixels must be decodable but are damaged or contradict each other: "
+                "export the film again",
+                Reason.UNDECODABLE,
             ) from None
 
 
