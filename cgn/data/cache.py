@@ -1,7 +1,7 @@
 """Prepared pairs in a folder: written once, named by their content, verified when opened.
 
-`cgn.data.cache_files` describes the files. Beside a cache, `NAME.quarantine.csv` lists the pairs that could
-not be prepared, readable for its owner only.
+`cgn.data.cache_files` describes the files. Beside a cache, `NAME.quarantine.csv` lists the pairs and healthy
+films that could not be prepared, readable for its owner only.
 """
 
 import csv
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -23,9 +23,9 @@ from cgn import files, provenance, sealed
 from cgn.data import cache_files, cache_manifest, datasets, leaks
 from cgn.data.breast import DEFAULT_PREPROCESSING, Preprocessing
 from cgn.data.cache_files import CacheContent, open_cache, open_splits
-from cgn.data.datasets import DatasetOptions, Scan
+from cgn.data.datasets import DatasetOptions, FilmRecord, Scan
 from cgn.data.folds import FIVE_FOLDS, SplitPlan
-from cgn.data.preparation import PairOutcome, prepare_pairs
+from cgn.data.preparation import FilmOutcome, PairOutcome, PreparedPair, prepare_films, prepare_pairs
 from cgn.data.records import Rejection
 from cgn.errors import CacheError, ConfigError, NotADatasetError, one_line
 from cgn.places import Place
@@ -33,7 +33,9 @@ from cgn.places import Place
 __all__ = ["CacheReport", "Progress", "open_cache", "open_splits", "write_cache"]
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pairs that are done, and of all pairs."""
+"""Called with the number of pairs and healthy films that are done, and of all of them."""
+
+Outcome = TypeVar("Outcome")
 
 WITHOUT_EFFECT = ("cgn.data.reading.workers",)
 """Modules that films pass through and that do not change what is cached."""
@@ -49,7 +51,7 @@ class CacheReport:
         fresh: False if the cache existed and nothing was done.
         counts: of the data set and of cached pairs, to be printed.
         missing: what the data set's tables list but its folder lacks.
-        rejected: pairs that could not be prepared, each with the film and the reason.
+        rejected: pairs and healthy films that could not be prepared, each with the film and the reason.
         quarantine: the file beside the cache that lists them; None if there are none.
         notes: remarks on pairs that were kept.
         seconds: duration of this call.
@@ -78,7 +80,7 @@ def write_cache(
     caches: Path = Path("runs/cache"),
     progress: Progress | None = None,
 ) -> CacheReport:
-    """Sec. IV-A. Prepares every pair of a data set and draws the splits, once.
+    """Sec. IV-A, reading 40. Prepares every pair and healthy film of a data set and draws the splits, once.
 
     If the cache exists, no film is decoded.
 
@@ -89,7 +91,7 @@ def write_cache(
         splits: how the splits are drawn.
         out: the cache's folder; None names a folder in `caches` by the content.
         caches: folder of the caches without `out`.
-        progress: called for every pair.
+        progress: called for every pair and healthy film.
 
     Raises:
         ConfigError: an unknown data set, splits that cannot be drawn, or `out` is an address.
@@ -97,11 +99,10 @@ def write_cache(
         CacheError: `out` holds something else, or the cache has other splits.
     """
     started = time.monotonic()
-    if out is not None and re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
-        raise ConfigError(f"a cache must be written to a local folder but got {out}: write it, then copy it")
+    _check_local(out)
     scan = _scan(dataset, options, preprocessing.size)
-    files.check_name(scan.name, "the name of a data set")
-    recipe = _recipe(dataset, options, preprocessing, scan)
+    films = _healthy_films(dataset, options, preprocessing.size)
+    recipe = _recipe(dataset, options, preprocessing, scan) | {"healthy": _films_digest(films)}
     fingerprint = cache_manifest.fingerprint_of(recipe)
     name = f"{scan.name}-{preprocessing.size}-{fingerprint[:12]}"
     folder = (caches / name if out is None else out).absolute()
@@ -111,8 +112,9 @@ def write_cache(
         _check_folds(scan, splits)
         with _exclusive(folder):
             if not _exists(folder, fingerprint, splits):  # another process may have written it meanwhile
-                outcomes, preparing = _prepare_all(scan, preprocessing, progress)
-                _write(folder, CacheContent(scan, recipe, fingerprint, outcomes, splits))
+                outcomes, film_outcomes, preparing = _prepare_all(scan, films, preprocessing, progress)
+                content = CacheContent(scan, recipe, fingerprint, outcomes, splits, film_outcomes)
+                _write(folder, content)
     manifest = cache_manifest.read_manifest(Place(folder))
     return CacheReport(
         path=folder,
@@ -124,8 +126,13 @@ def write_cache(
         quarantine=_quarantine(folder) if manifest.rejected else None,
         notes=tuple(manifest.notes),
         seconds=time.monotonic() - started,
-        images_per_second=2 * len(scan.records) / preparing if preparing else 0.0,
+        images_per_second=(2 * len(scan.records) + len(films)) / preparing if preparing else 0.0,
     )
+
+
+def _check_local(out: Path | None) -> None:
+    if out is not None and re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
+        raise ConfigError(f"a cache must be written to a local folder but got {out}: write it, then copy it")
 
 
 def _scan(dataset: str, options: DatasetOptions, size: int) -> Scan:
@@ -134,7 +141,22 @@ def _scan(dataset: str, options: DatasetOptions, size: int) -> Scan:
         raise NotADatasetError(
             f"{scan.name} has no target with both films in the folder ({scan.missing_films} are missing)"
         )
+    files.check_name(scan.name, "the name of a data set")
     return scan
+
+
+def _healthy_films(dataset: str, options: DatasetOptions, size: int) -> tuple[FilmRecord, ...]:
+    """The healthy films of a data set; none without `options.healthy`, or if it does not know which are."""
+    module = datasets.load(dataset)
+    with_films = options.healthy and hasattr(module, "healthy_films")
+    return tuple(module.healthy_films(options, size)) if with_films else ()
+
+
+def _films_digest(films: Sequence[FilmRecord]) -> str | None:
+    """A hash of which films are healthy and of their files; None if there are none."""
+    names = ("film_id", "patient_id", "study_id", "view", "side", "no_finding", "no_cohort_finding")
+    facts = [[*(getattr(film, name) for name in names), film.film] for film in films]
+    return sealed.digest(facts) if facts else None
 
 
 def _recipe(
@@ -169,20 +191,48 @@ def _check_folds(scan: Scan, splits: SplitPlan) -> None:
 
 
 def _prepare_all(
-    scan: Scan, preprocessing: Preprocessing, progress: Progress | None
-) -> tuple[list[PairOutcome], float]:
-    """The outcomes of all records, in their order, and the seconds taken.
+    scan: Scan, films: Sequence[FilmRecord], preprocessing: Preprocessing, progress: Progress | None
+) -> tuple[list[PairOutcome], list[tuple[FilmRecord, FilmOutcome]], float]:
+    """The outcomes of all records and of all healthy films, in their order, and the seconds taken.
 
-    One film under two names is rejected.
+    One film under two names is rejected. A healthy film that is the reference of a pair has the pair's image:
+    it is read once, and its greys have the range that both films of the pair have.
     """
     started = time.monotonic()
-    outcomes: dict[int, PairOutcome] = {}
-    for number, outcome in prepare_pairs(scan.records, preprocessing, sandboxed=scan.sandboxed):
-        outcomes[number] = outcome
-        if progress is not None:
-            progress(len(outcomes), len(scan.records))
-    in_order = [outcomes[number] for number in range(len(scan.records))]
-    return leaks.without_contradictions(scan.records, in_order), time.monotonic() - started
+    done, total = 0, len(scan.records) + len(films)
+
+    def collect(outcomes: Iterator[tuple[int, Outcome]]) -> dict[int, Outcome]:
+        nonlocal done
+        collected = {}
+        for number, outcome in outcomes:
+            collected[number] = outcome
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        return collected
+
+    by_number = collect(prepare_pairs(scan.records, preprocessing, sandboxed=scan.sandboxed))
+    outcomes = [by_number[number] for number in range(len(scan.records))]
+    references = {
+        record.pair_id: outcome.reference
+        for record, outcome in zip(scan.records, outcomes, strict=True)
+        if isinstance(outcome, PreparedPair)
+    }
+    images = collect(
+        (number, references[film.reference_of])
+        for number, film in enumerate(films)
+        if film.reference_of in references
+    )
+    remaining = [number for number in range(len(films)) if number not in images]
+    chosen = [films[number] for number in remaining]
+    prepared = collect(prepare_films(chosen, preprocessing, sandboxed=scan.sandboxed))
+    film_outcomes: dict[int, FilmOutcome] = {
+        **images,
+        **{remaining[number]: outcome for number, outcome in prepared.items()},
+    }
+    in_order = [(film, film_outcomes[number]) for number, film in enumerate(films)]
+    once = leaks.healthy_once(in_order, scan.records, outcomes)
+    return leaks.without_contradictions(scan.records, outcomes), once, time.monotonic() - started
 
 
 # ----------------------------------------------------------------------------------------- the cache's folder
@@ -234,12 +284,12 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, content: CacheContent) -> None:
-    """Write the cache, and the list of rejected pairs before it.
+    """Write the cache, and the list of what was rejected before it.
 
     Raises:
         ConfigError: the folds cannot be drawn any more without the rejected pairs.
     """
-    _write_quarantine(folder, content.outcomes)
+    _write_quarantine(folder, content.rejections())
     try:
         cache_files.write_files(folder, content)
     except ConfigError as error:
@@ -251,10 +301,9 @@ def _quarantine(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.quarantine.csv")
 
 
-def _write_quarantine(folder: Path, outcomes: Sequence[PairOutcome]) -> None:
-    """Write the list of rejected pairs, or remove an earlier one if no pair was rejected."""
+def _write_quarantine(folder: Path, rejections: Sequence[Rejection]) -> None:
+    """Write the list of what was rejected, or remove an earlier one if nothing was."""
     path = _quarantine(folder)
-    rejections = [outcome for outcome in outcomes if isinstance(outcome, Rejection)]
     if not rejections:
         path.unlink(missing_ok=True)
         return

@@ -3,56 +3,41 @@
     manifest.json          written last, sealed: the recipe, and the sha256 of every other file
     splits.json            the splits, by pair id
     pairs-00000.parquet    one row for each pair, zstd, page checksums
+    healthy-00000.parquet  one row for each healthy film, likewise
 
 A folder is written under a temporary name and renamed, so that a killed run leaves nothing under the final
 name. Raw films are identified by their sha256; no path of the machine is stored.
 """
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cgn import files, sealed
 from cgn.data import leaks
+from cgn.data.breast import PreparedImage
 from cgn.data.cache_manifest import (
     MANIFEST,
-    SHARD,
     SPLITS,
     Manifest,
-    Shard,
     damaged,
     read_file,
     read_manifest,
 )
-from cgn.data.datasets import Scan
+from cgn.data.cache_shards import HEALTHY, PAIRS, read_shard, write_shards
+from cgn.data.datasets import FilmRecord, Scan
 from cgn.data.folds import SplitPlan, named, numbered, splits_fingerprint
-from cgn.data.pairs import Pairs, Split
-from cgn.data.preparation import PairOutcome, PreparedPair
+from cgn.data.pairs import Films, Pairs, Split
+from cgn.data.preparation import FilmOutcome, PairOutcome, PreparedPair
 from cgn.data.records import PairRecord, Rejection
 from cgn.errors import CacheError, NotADatasetError, one_line
 from cgn.places import Place, shown
-
-ROW_GROUP = 32
-
-LARGEST_LIST = 1000
-"""Values that a column may have for one pair, on average."""
-
-ENCODINGS = {"PLAIN", "RLE"}
-"""How values are written. A dictionary, for example, could repeat a long text without end."""
-
-LARGEST_FACTS = 2**16
-"""Bytes of a pair's facts. With its images, this bounds what a shard may unpack to."""
-
-LARGEST_RATIO, SLACK = 200, 64 * 2**20
-"""A shard of large images must not unpack to more than so many times its bytes, and this much in any case."""
 
 FEW_LEVELS = 64
 """Grey levels of a prepared film below which a note says so; mini-MIAS: 150 or more, also at 32 pixels."""
@@ -60,44 +45,7 @@ FEW_LEVELS = 64
 PIXELS_PER_LEVEL = 32
 """Smaller images cannot have as many levels, and fewer suffice."""
 
-FACTS = pa.schema(
-    [
-        pa.field("pair_id", pa.string(), nullable=False),
-        pa.field("patient_id", pa.string(), nullable=False),
-        pa.field("study_id", pa.string(), nullable=False),
-        pa.field("view", pa.string(), nullable=False),
-        pa.field("side", pa.string(), nullable=False),
-        pa.field("label", pa.int8(), nullable=False),
-        pa.field("kinds", pa.list_(pa.string()), nullable=False),
-        pa.field("boxes", pa.list_(pa.list_(pa.float64(), 4)), nullable=False),
-        pa.field("reference_has_lesion", pa.bool_(), nullable=False),
-        pa.field("target_crop", pa.list_(pa.int64(), 4), nullable=False),
-        pa.field("reference_crop", pa.list_(pa.int64(), 4), nullable=False),
-    ]
-)
-"""Columns of a shard before those with pixels."""
-
-LONGEST_NAME = 1000
-"""Letters of a name. Names are stored at equal length in memory."""
-
-NAMES = ("pair_id", "patient_id", "study_id", "view")
-CHECKED = (*NAMES, "label", "side", "kinds", "boxes", "target_crop", "reference_crop")
-"""Columns whose values must be short names, known values, or finite numbers."""
-
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-
-def schema(size: int) -> pa.Schema:
-    """Columns of a shard: facts of a pair, then its images, row-major, `size x size` bytes each."""
-    pixels = pa.binary(size * size)
-    return pa.schema(
-        [
-            *FACTS,
-            pa.field("target", pixels, nullable=False),
-            pa.field("reference", pixels, nullable=False),
-            pa.field("counterfactual", pixels),
-        ]
-    )
 
 
 # --------------------------------------------------------------------------------------------- reading
@@ -111,14 +59,14 @@ def open_cache(address: str | Path, verify: bool = True) -> Pairs:
         verify: compare each file with the manifest. Page checksums are verified in any case.
 
     Raises:
-        CacheError: there is no cache, one of its files is missing or damaged, which the message names, or its
-            folds overlap.
+        CacheError: there is no cache, one of its files is missing or damaged, which the message names, its
+            folds overlap, or a healthy film is not healthy or of another woman.
     """
     place = _place(address)
     manifest = read_manifest(place)
     splits = _splits(place, manifest)
     table = pa.concat_tables(_tables(place, manifest, verify))
-    column = {name: table.column(name).to_pylist() for name in FACTS.names}
+    column = {name: table.column(name).to_pylist() for name in PAIRS.facts.names}
     size = manifest.size
     counterfactual = table.column("counterfactual")
     pairs = Pairs(
@@ -139,9 +87,35 @@ def open_cache(address: str | Path, verify: bool = True) -> Pairs:
         target_crop=_frozen(np.array(column["target_crop"], np.int64)),
         reference_crop=_frozen(np.array(column["reference_crop"], np.int64)),
         recipe=manifest.recipe,
+        healthy=_healthy(place, manifest, verify),
     )
     _refuse_overlap(place, leaks.overlap(pairs, splits, images=verify))
+    if verify and (reason := leaks.not_healthy(pairs)):
+        raise CacheError(
+            f"the healthy films of the cache at {place.shown} cannot be used: {reason}",
+            "remove the cache and run 'cgn cache' again, which leaves such films out",
+        )
     return pairs
+
+
+def _healthy(place: Place, manifest: Manifest, verify: bool) -> Films | None:
+    """The healthy films of a cache; None if it has none."""
+    if not manifest.healthy:
+        return None
+    shards = manifest.healthy
+    table = pa.concat_tables(read_shard(place, shard, HEALTHY, manifest.size, verify) for shard in shards)
+    film_id, patient_id, view, side = (
+        _frozen(np.array(table.column(name).to_pylist(), np.str_))
+        for name in ("film_id", "patient_id", "view", "side")
+    )
+    if len(np.unique(film_id)) < len(film_id):
+        raise damaged(place, shards[0].name, "a healthy film is listed twice")
+    no_finding, no_cohort_finding = (
+        _frozen(np.array(table.column(name).to_pylist(), np.bool_))
+        for name in ("no_finding", "no_cohort_finding")
+    )
+    image = _images(table.column("image"), manifest.size)
+    return Films(film_id, patient_id, view, side, no_finding, no_cohort_finding, image)
 
 
 def open_splits(address: str | Path) -> tuple[Split, ...]:
@@ -188,64 +162,11 @@ def _tables(place: Place, manifest: Manifest, verify: bool) -> Iterator[pa.Table
     """The rows of each shard: those of the pairs that the manifest lists, in this order."""
     start = 0
     for shard in manifest.shards:
-        table = _read_shard(place, shard, manifest.size, verify)
+        table = read_shard(place, shard, PAIRS, manifest.size, verify)
         if table.column("pair_id").to_pylist() != manifest.pair_ids[start : start + shard.rows]:
             raise damaged(place, shard.name, "its pairs are not those of the manifest")
-        if name := _invalid({name: table.column(name).to_pylist() for name in CHECKED}):
-            raise damaged(place, shard.name, f"no pair has such a value of {name}")
         start += shard.rows
         yield table
-
-
-def _read_shard(place: Place, shard: Shard, size: int, verify: bool) -> pa.Table:
-    content = read_file(place, shard.name, shard.sha256 if verify else None, size=shard.bytes)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        reason = _unexpected(file, shard, size)
-        if not reason:
-            table = file.read(use_threads=False)  # a thread that still holds `content` at exit aborts (Arrow)
-            table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(place, shard.name, one_line(error)) from None
-    if reason:
-        raise damaged(place, shard.name, reason)
-    return table
-
-
-def _unexpected(file: pq.ParquetFile, shard: Shard, size: int) -> str:
-    """What makes a shard another one than the manifest says, before its rows are read; "" if nothing does."""
-    footer = file.metadata
-    if footer.num_rows != shard.rows:
-        return f"it must have {shard.rows} rows but has {footer.num_rows}"
-    if not file.schema_arrow.equals(schema(size)):
-        return f"it must have the columns of a cache of {size} x {size} pixels"
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    chunks = [group.column(number) for group in groups for number in range(footer.num_columns)]
-    if sum(chunk.num_values for chunk in chunks) > LARGEST_LIST * footer.num_columns * shard.rows:
-        return f"a pair must have at most {LARGEST_LIST} values in a column"
-    if encodings := {encoding for chunk in chunks for encoding in chunk.encodings} - ENCODINGS:
-        return f"its values must be written as {' or '.join(sorted(ENCODINGS))}, not as {min(encodings)}"
-    largest = min(shard.rows * (3 * size**2 + LARGEST_FACTS), SLACK + LARGEST_RATIO * shard.bytes)
-    if sum(chunk.total_uncompressed_size for chunk in chunks) > largest:
-        return f"it must not unpack to more than {largest} bytes"
-    return ""
-
-
-def _invalid(column: dict[str, list[Any]]) -> str:
-    """The first column with a value that no pair has; "" if there is none."""
-    numbers = {"target_crop": column["target_crop"], "reference_crop": column["reference_crop"]}
-    numbers["boxes"] = [box for boxes in column["boxes"] for box in boxes]
-    for name, rows in numbers.items():
-        if not all(row and all(n is not None and math.isfinite(n) for n in row) for row in rows):
-            return name
-    known: dict[str, set[Any]] = {"label": {0, 1}, "side": {"L", "R"}}
-    for name, values in known.items():
-        if not set(column[name]) <= values:
-            return name
-    for name in NAMES:
-        if max(map(len, column[name])) > LONGEST_NAME:
-            return name
-    return "kinds" if any(kind is None for kinds in column["kinds"] for kind in kinds) else ""
 
 
 def _images(column: pa.ChunkedArray, size: int) -> NDArray[np.uint8]:
@@ -275,6 +196,7 @@ class CacheContent:
         fingerprint: names the content.
         outcomes: of the records of the scan, in their order.
         splits: how splits are drawn.
+        films: healthy films, and what became of them.
     """
 
     scan: Scan
@@ -282,6 +204,12 @@ class CacheContent:
     fingerprint: str
     outcomes: Sequence[PairOutcome]
     splits: SplitPlan
+    films: Sequence[tuple[FilmRecord, FilmOutcome]] = ()
+
+    def rejections(self) -> list[Rejection]:
+        """What could not be prepared: pairs, then healthy films."""
+        outcomes = (*self.outcomes, *(outcome for _, outcome in self.films))
+        return [outcome for outcome in outcomes if isinstance(outcome, Rejection)]
 
 
 def write_files(folder: Path, content: CacheContent) -> None:
@@ -293,39 +221,46 @@ def write_files(folder: Path, content: CacheContent) -> None:
         OSError: the files cannot be written.
     """
     scan = content.scan
-    prepared, rejections = _separated(content)
+    size, rejections = content.recipe["size"], content.rejections()
+    prepared = [
+        (record, outcome)
+        for record, outcome in zip(scan.records, content.outcomes, strict=True)
+        if isinstance(outcome, PreparedPair)
+    ]
+    healthy = [(film, image) for film, image in content.films if isinstance(image, PreparedImage)]
     if not prepared:
         raise NotADatasetError(f"no pair of {scan.name} could be prepared; the first: {rejections[0]}")
     rows = [_row(record, pair) for record, pair in prepared]
     splits_file = _splits_file(rows, content)
     with files.atomic(folder) as draft:
         draft.mkdir()
-        shards = list(_write_shards(draft, rows, content.recipe["size"]))
+        shards = list(write_shards(draft, PAIRS, rows, size))
+        healthy_shards = list(write_shards(draft, HEALTHY, _film_rows(healthy), size))
         (draft / SPLITS).write_bytes(splits_file)
         manifest = {
             "name": scan.name,
             "fingerprint": content.fingerprint,
             "recipe": content.recipe,
             "counts": scan.counts
-            | {"cached": len(rows), "missing": scan.missing_films, "rejected": len(rejections)},
+            | {
+                "cached": len(rows),
+                "missing": scan.missing_films,
+                "rejected": len(content.outcomes) - len(rows),
+            }
+            | ({"healthy films": len(healthy)} if content.films else {}),
             "missing": scan.missing,
             "rejected": rejections,
             "notes": [*scan.notes, *_dropped_boxes(prepared), *_few_greys(prepared)],
             "pair_ids": [row["pair_id"] for row in rows],
             "splits": {"drawn": content.splits.facts(), "sha256": sealed.sha256(splits_file)},
             "shards": shards,
+            "healthy": healthy_shards,
         }
         (draft / MANIFEST).write_bytes(sealed.seal(manifest))
 
 
-def _separated(content: CacheContent) -> tuple[list[tuple[PairRecord, PreparedPair]], list[Rejection]]:
-    outcomes = list(zip(content.scan.records, content.outcomes, strict=True))
-    prepared = [(record, outcome) for record, outcome in outcomes if isinstance(outcome, PreparedPair)]
-    return prepared, [outcome for _, outcome in outcomes if isinstance(outcome, Rejection)]
-
-
 def _row(record: PairRecord, pair: PreparedPair) -> dict[str, Any]:
-    facts = {name: getattr(record, name) for name in FACTS.names if hasattr(record, name)}
+    facts = {name: getattr(record, name) for name in PAIRS.facts.names if hasattr(record, name)}
     return facts | {
         "boxes": pair.target.boxes,
         "target_crop": pair.target.crop,
@@ -334,6 +269,12 @@ def _row(record: PairRecord, pair: PreparedPair) -> dict[str, Any]:
         "reference": pair.reference.pixels.tobytes(),
         "counterfactual": pair.counterfactual and pair.counterfactual.pixels.tobytes(),
     }
+
+
+def _film_rows(films: Iterable[tuple[FilmRecord, PreparedImage]]) -> Iterator[dict[str, Any]]:
+    for film, image in films:
+        facts = {name: getattr(film, name) for name in HEALTHY.facts.names if hasattr(film, name)}
+        yield facts | {"crop": image.crop, "image": image.pixels.tobytes()}
 
 
 def _splits_file(rows: Sequence[dict[str, Any]], content: CacheContent) -> bytes:
@@ -348,29 +289,6 @@ def _splits_file(rows: Sequence[dict[str, Any]], content: CacheContent) -> bytes
             "folds": named(pair_ids, splits),
         }
     )
-
-
-def _write_shards(folder: Path, rows: Sequence[dict[str, Any]], size: int) -> Iterator[dict[str, Any]]:
-    """The manifest's entries for the shards, once they are written."""
-    for number, start in enumerate(range(0, len(rows), SHARD)):
-        table = pa.Table.from_pylist(rows[start : start + SHARD], schema(size))
-        path = folder / f"pairs-{number:05d}.parquet"
-        pq.write_table(
-            table,
-            path,
-            row_group_size=ROW_GROUP,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=False,
-            write_page_checksum=True,
-        )
-        content = path.read_bytes()
-        yield {
-            "name": path.name,
-            "rows": len(table),
-            "bytes": len(content),
-            "sha256": sealed.sha256(content),
-        }
 
 
 def _dropped_boxes(prepared: Sequence[tuple[PairRecord, PreparedPair]]) -> Iterator[str]:

@@ -23,11 +23,14 @@ from cgn import files, sealed
 from cgn.errors import CacheError, one_line
 from cgn.places import Place
 
-FORMAT = 2
-"""Format number of the files; caches of another format are refused."""
+FORMAT = 3
+"""Format number of the files that are written."""
+
+READABLE = (2, FORMAT)
+"""Format numbers that are read; caches of other formats are refused. Format 2 has no healthy films."""
 
 SHARD = 256
-"""Pairs in a file."""
+"""Rows in a file."""
 
 MANIFEST, SPLITS = "manifest.json", "splits.json"
 
@@ -45,6 +48,7 @@ class _Recipe(BaseModel):
     size: int = Field(ge=8, le=4096, strict=True)
     background: Literal["keep", "mask"]
     options: dict[str, Any]
+    healthy: Hash | None = None  # of all healthy films; None without them
 
 
 def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -59,12 +63,24 @@ def _named(name: Any) -> Any:
 
 
 class Shard(BaseModel):
-    """A file of pairs."""
+    """A file of rows."""
 
-    name: str = Field(pattern=r"^pairs-[0-9]{5}\.parquet$")
+    name: str
     rows: int = Field(ge=1, le=SHARD, strict=True)
     bytes: int = Field(ge=1, strict=True)
     sha256: Hash
+
+
+class PairShard(Shard):
+    """A file of pairs."""
+
+    name: str = Field(pattern=r"^pairs-[0-9]{5}\.parquet$")
+
+
+class HealthyShard(Shard):
+    """A file of healthy films."""
+
+    name: str = Field(pattern=r"^healthy-[0-9]{5}\.parquet$")
 
 
 class DrawnSplits(BaseModel):
@@ -94,7 +110,8 @@ class Manifest(BaseModel):
     notes: list[str]
     pair_ids: list[str] = Field(min_length=1)
     splits: DrawnSplits
-    shards: list[Shard] = Field(min_length=1)
+    shards: list[PairShard] = Field(min_length=1)
+    healthy: list[HealthyShard] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
@@ -104,6 +121,10 @@ class Manifest(BaseModel):
             raise ValueError("a pair is listed twice")
         if len({shard.name for shard in self.shards}) < len(self.shards):
             raise ValueError("a file of pairs is listed twice")
+        if len({shard.name for shard in self.healthy}) < len(self.healthy):
+            raise ValueError("a file of healthy films is listed twice")
+        if self.healthy and not self.recipe.get("healthy"):
+            raise ValueError("its recipe has no healthy films but it lists files of them")
         rows = sum(shard.rows for shard in self.shards)
         if rows != len(self.pair_ids):
             raise ValueError(f"{len(self.pair_ids)} pairs are listed but its files have {rows} rows")
@@ -133,7 +154,7 @@ def read_manifest(place: Place) -> Manifest:
             f"no cache at {place.shown}", f"run 'cgn cache DATASET --out {shlex.quote(place.shown)}'"
         )
     try:
-        manifest = Manifest.model_validate(sealed.unseal(content, (FORMAT,), "recipe.format"))
+        manifest = Manifest.model_validate(sealed.unseal(content, READABLE, "recipe.format"))
     except sealed.FormatError as error:
         raise CacheError(f"the cache at {place.shown} {error}") from None
     except sealed.DamagedError as error:

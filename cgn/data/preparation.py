@@ -1,16 +1,17 @@
-"""Sec. IV-A. The films of pairs become 8-bit images of the breast, several pairs at a time."""
+"""Sec. IV-A. Pairs of films, and healthy films, become 8-bit images of the breast, several at a time."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cgn.data import breast
 from cgn.data.breast import PreparedImage, Preprocessing
+from cgn.data.datasets import FilmRecord
 from cgn.data.reading.workers import Pool
-from cgn.data.records import PairRecord, Rejection, attributed_to, rejected
+from cgn.data.records import NamedPair, PairRecord, Rejection, attributed_to, rejected
 from cgn.errors import UnreadableImageError
 
 
@@ -23,6 +24,7 @@ class PreparedPair(NamedTuple):
 
 
 PairOutcome = PreparedPair | Rejection
+FilmOutcome = PreparedImage | Rejection
 
 
 def prepare_pairs(
@@ -38,7 +40,23 @@ def prepare_pairs(
     Yields:
         The index of a record and its outcome, in the order of completion.
     """
-    prepare = partial(prepare_pair, preprocessing=preprocessing)
+    yield from _side_by_side(partial(prepare_pair, preprocessing=preprocessing), records, sandboxed)
+
+
+def prepare_films(
+    films: Sequence[FilmRecord], preprocessing: Preprocessing, *, sandboxed: bool
+) -> Iterator[tuple[int, FilmOutcome]]:
+    """Sec. IV-A. Prepares healthy films side by side, as `prepare_pairs` does pairs."""
+    prepare = partial(prepare_film, preprocessing=preprocessing)
+    for number, outcome in _side_by_side(prepare, films, sandboxed):
+        if isinstance(outcome, Rejection):  # that of a process that ended does not name the file
+            outcome = films[number].rejected(outcome.reason, outcome.message)
+        yield number, outcome
+
+
+def _side_by_side(
+    prepare: Callable[[Any], Any], records: Sequence[NamedPair], sandboxed: bool
+) -> Iterator[tuple[int, Any]]:
     if sandboxed:
         with closing(Pool(prepare)) as processes:
             yield from processes.run(records)
@@ -65,3 +83,13 @@ def prepare_pair(record: PairRecord, preprocessing: Preprocessing) -> PairOutcom
         return rejected(record, error.reason, str(error), error.role)
     counterfactual = films.counterfactual and prepare(*films.counterfactual, region=region)
     return PreparedPair(target, reference, counterfactual)
+
+
+def prepare_film(film: FilmRecord, preprocessing: Preprocessing) -> FilmOutcome:
+    """Sec. IV-A. Decodes and prepares a healthy film."""
+    try:
+        with attributed_to("healthy"):
+            image = film.load()
+            return breast.prepare(*image, size=preprocessing.size, background=preprocessing.background)
+    except UnreadableImageError as error:
+        return film.rejected(error.reason, str(error))

@@ -9,7 +9,7 @@ from cgn.data.boxes import Box
 from cgn.data.breast import Laterality, StoredPixels, Wall
 from cgn.errors import Reason, UnreadableImageError
 
-Role = Literal["target", "reference"]
+Role = Literal["target", "reference", "healthy"]
 
 
 class RawImage(NamedTuple):
@@ -76,7 +76,10 @@ class NamedPair(Protocol):
 
 
 class Rejection(NamedTuple):
-    """A pair that could not be prepared, the film that is the cause ("" if not known), and why."""
+    """A pair that could not be prepared, the film that is the cause ("" if not known), and why.
+
+    Of a healthy film, `pair_id` is the name of the film and `role` is healthy.
+    """
 
     pair_id: str
     role: str
@@ -96,7 +99,7 @@ def rejected(pair: NamedPair, reason: Reason, message: str, role: str = "") -> R
 
 @contextmanager
 def attributed_to(role: Role) -> Iterator[None]:
-    """Attribute what is raised in the block to this film of the pair, as an UnreadableImageError.
+    """Attribute what is raised in the block to this film, as an UnreadableImageError.
 
     A reader may raise anything on arbitrary input; one film must cost one pair.
     """

@@ -146,6 +146,81 @@ def test_a_scan_is_reproducible_and_another_key_changes_only_pseudonyms(scan, re
         }
 
 
+@pytest.fixture(scope="module", params=datasets.names())
+def find_healthy(request, tmp_path_factory):
+    """Lists the healthy films of the small data set, and its scan."""
+    module = datasets.load(request.param)
+    if not hasattr(module, "healthy_films"):
+        pytest.skip(f"{request.param} does not know which films are healthy")
+    options = module.Options.of(MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
+    return lambda: (module.healthy_films(options, 64), module.scan(options, 64))
+
+
+def test_which_datasets_know_healthy_films():
+    known = [name for name in datasets.names() if hasattr(datasets.load(name), "healthy_films")]
+    assert known == ["inbreast", "manifest", "mias", "phantom"]  # every film of cbis has a finding
+
+
+def test_healthy_films_are_well_formed(find_healthy):
+    films, scan = find_healthy()
+    assert films
+    assert len({film.film_id for film in films}) == len(films)
+    assert {film.side for film in films} == {"L", "R"}
+    assert all(film.view and film.patient_id for film in films)
+    assert any(film.no_finding for film in films)
+    assert all(film.no_finding or film.no_cohort_finding for film in films)
+    targets = {record.films[0] for record in scan.records} - {""}
+    assert not targets & {film.film.name for film in films if film.film}
+    assert all(len(film.film.sha256) == 64 and "/" not in film.film.name for film in films if film.film)
+    records = {record.pair_id: record for record in scan.records}
+    references = [film for film in films if film.reference_of]
+    assert references
+    for film in references:
+        record = records[film.reference_of]
+        assert (film.patient_id, film.view) == (record.patient_id, record.view)
+        assert film.side != record.side
+        assert record.films[1] == (film.film.name if film.film else "")
+
+
+def test_healthy_films_can_be_prepared_and_are_picklable(find_healthy):
+    films, _ = find_healthy()
+    for film in films[:6]:
+        image = prepare(*pickle.loads(pickle.dumps(film.load))(), 64)  # noqa: S301 - our own
+        assert image.pixels.shape == (64, 64)
+
+
+def test_healthy_films_are_reproducible_and_another_key_changes_only_pseudonyms(
+    find_healthy, tmp_path, monkeypatch
+):
+    def facts(films, *names):
+        return [tuple(getattr(film, name) for name in names) for film in films]
+
+    ids = ("film_id", "patient_id", "study_id", "film", "reference_of")
+    rest = ("view", "side", "no_finding", "no_cohort_finding")
+    (films, scan), (again, _) = find_healthy(), find_healthy()
+    assert facts(again, *ids) == facts(films, *ids)
+    monkeypatch.setenv("CGN_KEY_FILE", str(tmp_path / "key"))
+    other, _ = find_healthy()
+    assert facts(other, *rest) == facts(films, *rest)
+    if scan.key_id:
+        names = {name for film in facts(films, "film_id", "patient_id") for name in film}
+        assert not names & {name for film in facts(other, "film_id", "patient_id") for name in film}
+
+
+def test_the_healthy_films_of_real_mias():
+    folder = os.environ.get("CGN_MIAS_DIR")
+    if not folder:
+        pytest.skip("CGN_MIAS_DIR does not name a folder with mini-MIAS")
+    module = datasets.load("mias")
+    options = module.Options.of({"raw": folder})
+    films = module.healthy_films(options, 64)
+    assert len(films) == 207
+    assert sum(bool(film.reference_of) for film in films) == 101
+    paired = {name for record in module.healthy(options, 64) for name in record.films}
+    assert len(paired) == 106
+    assert paired <= {film.film.name for film in films}
+
+
 def test_films_fit_their_records_and_can_be_prepared(scan):
     for record in scan.records[:6]:
         check(record)

@@ -181,6 +181,8 @@ def test_the_cache_opens_with_the_same_pairs(unpacked: Path, expected: Expected)
     assert pairs.reference_has_lesion.tolist() == stored["reference_has_lesion"]
     pixels = {name: digest(getattr(pairs, name).tobytes()) for name in stored["pixels"]}
     assert pixels == stored["pixels"]
+    assert pairs.recipe["format"] == 2
+    assert pairs.healthy is None  # since format 3
 
 
 def test_the_cache_has_the_same_folds(unpacked: Path, expected: Expected) -> None:

@@ -3,28 +3,31 @@
 A module defines `Options`, a `DatasetOptions` whose field descriptions are the help of the command line, and
 `scan(options, size) -> Scan`. A scan reads tables and lists files but decodes no film: each record's `load`
 does, so that one bad film costs one pair. A module that knows pairs without any lesion may also define
-`healthy(options, size)`, which returns their records for the test of the symmetric prior (`cgn.measure`).
+`healthy(options, size)`, which returns their records for the test of the symmetric prior (`cgn.measure`). One
+that knows which films have no finding may define `healthy_films(options, size)`, which returns a `FilmRecord`
+for each. Caches hold them for methods that learn what a breast without a lesion looks like.
 
 If films have identities, a scan returns nothing raw: `Pseudonyms` name patients, studies, films and pairs,
 also in `missing`, and `Scan.key_id` identifies the key.
 
-Public names: `names`, `load`, and for modules `DatasetOptions`, `RawFile`, `Scan`. Modules whose names begin
-with an underscore are parts of a data set.
+Public names: `names`, `load`, and for modules `DatasetOptions`, `FilmRecord`, `RawFile`, `Scan`. Modules with
+names that begin with an underscore are parts of a data set.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cgn import plugins
+from cgn.data.breast import Laterality
 from cgn.data.identity.pseudonym import Pseudonyms
-from cgn.data.records import PairRecord
-from cgn.errors import ConfigError, NotADatasetError
+from cgn.data.records import PairRecord, RawImage, Rejection
+from cgn.errors import ConfigError, NotADatasetError, Reason
 
 
 class RawFile(NamedTuple):
@@ -53,6 +56,47 @@ class RawFile(NamedTuple):
         except OSError as error:
             raise NotADatasetError(f"cannot read {path}: {error.strerror}") from None
         return cls(path.name if pseudonyms is None else pseudonyms.of("film", sha256), size, sha256)
+
+
+@dataclass(frozen=True)
+class FilmRecord:
+    """Reading 40. One healthy film, its facts, and how to load it. It is never the target of a pair.
+
+    Attributes:
+        film_id, patient_id: pseudonyms; `film_id` is that of the film's content where films have identities.
+        view, side: e.g. MLO; L or R.
+        no_finding: the whole film was read as normal, not merely unmarked.
+        no_cohort_finding: it has no finding of the cohort's kinds.
+        load: returns the film, raises UnreadableImageError; picklable, as that of a pair.
+        study_id: pseudonym of the visit; "" if it is not known.
+        film: its file; None for a film without one.
+        reference_of: a pair whose reference it is, if there is one. It then has the reference's image.
+    """
+
+    film_id: str
+    patient_id: str
+    view: str
+    side: Laterality
+    no_finding: bool
+    no_cohort_finding: bool
+    load: Callable[[], RawImage]
+    study_id: str = ""
+    film: RawFile | None = None
+    reference_of: str = ""
+
+    @property
+    def pair_id(self) -> str:
+        """The name in a rejection."""
+        return self.film_id
+
+    @property
+    def films(self) -> tuple[str, str]:
+        """The file, as a rejection names those of a pair."""
+        return ("" if self.film is None else self.film.name), ""
+
+    def rejected(self, reason: Reason | str, message: str) -> Rejection:
+        """The rejection of this film."""
+        return Rejection(self.film_id, "healthy", self.films[0], str(reason), message)
 
 
 @dataclass(frozen=True)
@@ -88,9 +132,20 @@ class Scan:
 
 
 class DatasetOptions(BaseModel):
-    """Options of a data set. Fields of type `Path` are locations, and no part of the content."""
+    """Options of a data set. Fields of type `Path` are locations, and no part of the content.
+
+    Attributes:
+        healthy: whether caches hold the healthy films; a recipe names these films themselves.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    healthy: bool = Field(
+        True,
+        exclude=True,
+        description="cache the healthy films too, which some compared methods learn from; a cache without "
+        "them is another cache",
+    )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

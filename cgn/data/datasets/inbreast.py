@@ -28,12 +28,12 @@ from pydantic import Field, model_validator
 
 from cgn.data.boxes import Box
 from cgn.data.breast import Laterality
-from cgn.data.datasets import DatasetOptions, RawFile, Scan
+from cgn.data.datasets import DatasetOptions, FilmRecord, RawFile, Scan
 from cgn.data.datasets._inbreast_outlines import Annotations, Roi, boxes_of
 from cgn.data.identity.pseudonym import Pseudonyms, open_pseudonyms
 from cgn.data.pairing import Match, contralateral
 from cgn.data.reading import dicom
-from cgn.data.reading.films import Film, read_pair
+from cgn.data.reading.films import Film, read_film, read_pair
 from cgn.data.records import PairRecord
 from cgn.errors import NotADatasetError, UnreadableImageError
 
@@ -90,14 +90,25 @@ class Options(DatasetOptions):
 
 @dataclass(frozen=True)
 class ImageRow:
-    """A row of the table; `kinds` is None if the table does not state them."""
+    """A row of the table.
+
+    Attributes:
+        month: since the year 0.
+        birads: its first character.
+        kinds: of findings; None if the table does not state them.
+    """
 
     number: str
     side: Laterality
     view: str
     month: int
-    malignant: bool
+    birads: str
     kinds: tuple[str, ...] | None
+
+    @property
+    def malignant(self) -> bool:
+        """Reading 17. BI-RADS above 3."""
+        return int(self.birads) > 3
 
 
 @dataclass(frozen=True)
@@ -173,10 +184,7 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
     release = Release.open(options.raw, options.cohort or "mass")
     films, contradicting = release.films()
     wanted = release.wanted()
-    by_number = {
-        match.target.row.number: match for match in contralateral(films, GROUPS[options.pairing], _distance)
-    }
-    matches = [by_number[number] for number in wanted if number in by_number]
+    matches = _matches(films, wanted, options.pairing)
     pairs = [(match.target, match.reference) for match in matches if match.reference]
     sources = {film.path for pair in pairs for film in pair} | set(release.annotations.paths.values())
     files = {path: RawFile.of(path, release.pseudonyms) for path in sorted(sources)}
@@ -201,6 +209,48 @@ def scan(options: Options, size: int = 224) -> Scan:  # noqa: ARG001 - films hav
             *release.annotations.notes,
         ),
         key_id=release.pseudonyms.key_id,
+    )
+
+
+def _matches(films: Sequence[InbreastFilm], wanted: Sequence[str], pairing: str) -> list[Match[InbreastFilm]]:
+    """The images of the cohort that have a film, each with those that it may be compared with."""
+    by_number = {match.target.row.number: match for match in contralateral(films, GROUPS[pairing], _distance)}
+    return [by_number[number] for number in wanted if number in by_number]
+
+
+def healthy_films(options: Options, size: int = 224) -> tuple[FilmRecord, ...]:  # noqa: ARG001 - as scan
+    """Reading 40. Images of BI-RADS 1; where the table flags findings, images without one of the cohort too.
+
+    An image without an outline was not read as normal for that; one of BI-RADS 1 was.
+    """
+    release = Release.open(options.raw, options.cohort or "mass")
+    films, _ = release.films()
+    wanted = set(release.wanted())
+    reference_of = {
+        match.reference.path: release.pseudonyms.of("pair", match.target.row.number)
+        for match in _matches(films, release.wanted(), options.pairing)
+        if match.reference
+    }
+    return tuple(
+        _healthy_film(film, release, reference_of.get(film.path, ""))
+        for film in films
+        if film.row.number not in wanted and (film.row.birads == "1" or film.row.kinds is not None)
+    )
+
+
+def _healthy_film(film: InbreastFilm, release: Release, reference_of: str) -> FilmRecord:
+    pseudonyms, file = release.pseudonyms, RawFile.of(film.path, release.pseudonyms)
+    return FilmRecord(
+        film_id=file.name,
+        patient_id=pseudonyms.of("patient", film.patient),
+        study_id=pseudonyms.of("study", film.study),
+        view=film.row.view,
+        side=film.side,
+        no_finding=film.row.birads == "1" and not film.row.kinds,
+        no_cohort_finding=True,
+        load=partial(read_film, _film(film)),
+        film=file,
+        reference_of=reference_of,
     )
 
 
@@ -371,7 +421,7 @@ def _rows(path: Path, lines: list[list[str]]) -> Iterator[ImageRow]:
             side="L" if side == "L" else "R",
             view=cells["view"],
             month=12 * int(month[:4]) + int(month[4:]),
-            malignant=int(birads[0]) > 3,
+            birads=birads[0],
             kinds=tuple(kind for name, kind in FLAGS.items() if cells[name]) if with_flags else None,
         )
 

@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from cgn.data.breast import Laterality
-from cgn.data.datasets import DatasetOptions, RawFile, Scan
+from cgn.data.datasets import DatasetOptions, FilmRecord, RawFile, Scan
 from cgn.data.datasets._manifest_table import FilmRow, read_rows, refused
 from cgn.data.identity.pseudonym import Pseudonyms, open_pseudonyms
 from cgn.data.pairing import Match, contralateral
 from cgn.data.reading import dicom
-from cgn.data.reading.films import Film, read_pair
+from cgn.data.reading.films import Film, read_film, read_pair
 from cgn.data.records import PairRecord, RawPair
 
 Hanging = Literal["auto", "displayed", "mirrored"]
@@ -148,6 +148,38 @@ def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noq
     records, _ = _records(pairs, options.reading(), open_pseudonyms())
     _same_content(options.file, pairs, records)
     return records
+
+
+def healthy_films(options: Options, size: int = 224) -> tuple[FilmRecord, ...]:  # noqa: ARG001 - as scan
+    """Reading 40. Every image labelled normal; a blank label says nothing."""
+    films, _ = _films(options.file)
+    reading, pseudonyms = options.reading(), open_pseudonyms()
+    reference_of = {
+        reference.path: pseudonyms.of("pair", target.row.image) for target, reference in target_pairs(films)
+    }
+    return tuple(
+        _healthy_film(film, reading, pseudonyms, reference_of.get(film.path, ""))
+        for film in films
+        if film.row.label == "normal"
+    )
+
+
+def _healthy_film(
+    film: ListedFilm, reading: ImageReading, pseudonyms: Pseudonyms, reference_of: str
+) -> FilmRecord:
+    row, file = film.row, RawFile.of(film.path, pseudonyms)
+    return FilmRecord(
+        film_id=file.name,
+        patient_id=pseudonyms.of("patient", row.patient),
+        study_id=_study(row, pseudonyms),
+        view=row.view,
+        side=row.laterality,
+        no_finding=True,
+        no_cohort_finding=True,
+        load=partial(read_film, film.film(reading.hanging), reading.dicom_options),
+        film=file,
+        reference_of=reference_of,
+    )
 
 
 def scan_films(
@@ -293,11 +325,10 @@ def _record(
     pseudonyms: Pseudonyms,
 ) -> PairRecord:
     row = target.row
-    study = f"{row.patient}\n{row.study}"
     return PairRecord(
         pair_id=pseudonyms.of("pair", row.image),
         patient_id=pseudonyms.of("patient", row.patient),
-        study_id=pseudonyms.of("study", study) if row.study else "",
+        study_id=_study(row, pseudonyms),
         view=row.view,
         side=row.laterality,
         label=int(row.label == "malignant"),
@@ -307,3 +338,8 @@ def _record(
         load=reading.loader(target, reference),
         films=(files[target.path].name, files[reference.path].name),
     )
+
+
+def _study(row: FilmRow, pseudonyms: Pseudonyms) -> str:
+    """The pseudonym of the visit; "" if the table does not state it."""
+    return pseudonyms.of("study", f"{row.patient}\n{row.study}") if row.study else ""

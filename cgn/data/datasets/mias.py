@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cgn.data.boxes import Box
 from cgn.data.breast import Laterality, Wall
-from cgn.data.datasets import DatasetOptions, RawFile, Scan
+from cgn.data.datasets import DatasetOptions, FilmRecord, RawFile, Scan
 from cgn.data.reading import raster
 from cgn.data.records import PairRecord, RawImage, load_pair
 from cgn.errors import NotADatasetError, Reason, UnreadableImageError
@@ -106,13 +106,38 @@ def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:  # noq
     return tuple(_record(number, (), False, films) for number in left_breasts)
 
 
+def healthy_films(options: Options, size: int = 224) -> tuple[FilmRecord, ...]:  # noqa: ARG001 - as scan
+    """Reading 40. Every film that Info.txt calls NORM, also those of women with an abnormal film."""
+    table, films = _table(options.raw), _films(options.raw)
+    targets = {
+        number
+        for number, lesions in table.items()
+        if any(lesion.kind in COHORTS[options.cohort] for lesion in lesions)
+    }
+    return tuple(
+        FilmRecord(
+            film_id=f"mdb{number:03d}",
+            patient_id=_patient(number),
+            view="MLO",
+            side=_side(number),
+            no_finding=True,
+            no_cohort_finding=True,
+            load=partial(_image, films[number]),
+            film=RawFile.of(films[number]),
+            reference_of=f"mdb{_other(number):03d}" if _other(number) in targets else "",
+        )
+        for number, lesions in sorted(table.items())
+        if not lesions and number in films
+    )
+
+
 def _record(
     number: int, lesions: Sequence[Lesion], reference_has_lesion: bool, films: dict[int, Path]
 ) -> PairRecord:
     target, reference = films[number], films[_other(number)]
     return PairRecord(
         pair_id=f"mdb{number:03d}",
-        patient_id=f"mias-{(number + 1) // 2:03d}",
+        patient_id=_patient(number),
         view="MLO",
         side=_side(number),
         label=int(any(lesion.malignant for lesion in lesions)),
@@ -122,6 +147,10 @@ def _record(
         load=partial(load_pair, partial(_image, target), partial(_image, reference)),
         films=(target.name, reference.name),
     )
+
+
+def _patient(number: int) -> str:
+    return f"mias-{(number + 1) // 2:03d}"
 
 
 def _other(number: int) -> int:

@@ -23,7 +23,7 @@ from scipy import fft
 
 from cgn.data.boxes import Box
 from cgn.data.breast import Laterality
-from cgn.data.datasets import DatasetOptions, Scan
+from cgn.data.datasets import DatasetOptions, FilmRecord, Scan
 from cgn.data.records import PairRecord, RawImage, RawPair
 
 Field2D = NDArray[np.float32]
@@ -123,6 +123,37 @@ def healthy(options: Options, size: int = 224) -> tuple[PairRecord, ...]:
         replace(record, label=0, kinds=(), boxes=(), load=partial(_without_lesion, record.load))
         for record in more[len(more) // 2 :]
     )
+
+
+def healthy_films(options: Options, size: int = 224) -> tuple[FilmRecord, ...]:
+    """Reading 40. Both films of the pairs of `healthy`, and each pair's reference.
+
+    The target of a pair without its lesion is none of them: only the oracle may read it.
+    """
+    references = (_film(record, "reference", record.pair_id) for record in scan(options, size).records)
+    others = (_film(record, role) for record in healthy(options, size) for role in ("target", "reference"))
+    return (*references, *others)
+
+
+def _film(record: PairRecord, role: str, reference_of: str = "") -> FilmRecord:
+    other: Laterality = "R" if record.side == "L" else "L"
+    side = record.side if role == "target" else other
+    return FilmRecord(
+        film_id=f"{record.pair_id}-{side}",
+        patient_id=record.patient_id,
+        study_id=record.study_id,
+        view=record.view,
+        side=side,
+        no_finding=True,
+        no_cohort_finding=True,
+        load=partial(_one_film, record.load, role),
+        reference_of=reference_of,
+    )
+
+
+def _one_film(load: Callable[[], RawPair], role: str) -> RawImage:
+    image: RawImage = getattr(load(), role)
+    return image
 
 
 def _without_lesion(load: Callable[[], RawPair]) -> RawPair:

@@ -1,9 +1,9 @@
 """Sec. IV-A. One way from a film's file to its pixels, for films of a data set and for films to predict.
 
-A data set reads two `Film`s with `read_pair` and refuses one whose DICOM tags contradict its side or view. A
-pair to predict is opened with `open_pair`, which reads and prepares the same way but reports side and view of
-the tags, so that the caller can warn. It runs in a process with limits (`cgn.data.reading.workers`) and does
-not import torch.
+A data set reads two `Film`s with `read_pair`, or a healthy one with `read_film`, and refuses a film whose
+DICOM tags contradict its side or view. A pair to predict is opened with `open_pair`, which reads and prepares
+the same way but reports side and view of the tags, so that the caller can warn. It runs in a process with
+limits (`cgn.data.reading.workers`) and does not import torch.
 """
 
 from dataclasses import dataclass, replace
@@ -59,6 +59,16 @@ def read_pair(target: Film, reference: Film, options: dicom.DicomOptions = dicom
         for pixels, film in zip(grey.in_one_range(values), (target, reference), strict=True)
     )
     return RawPair(target_image, reference_image)
+
+
+def read_film(film: Film, options: dicom.DicomOptions = dicom.AS_STORED) -> RawImage:
+    """Sec. IV-A. The pixels of one film. Its content must be a path.
+
+    Raises:
+        UnreadableImageError: as `read_pair`.
+    """
+    (pixels,) = grey.in_one_range([_grey_values(film, _path(film), options)])
+    return RawImage(*pixels, film.chest_wall)
 
 
 def _grey_values(film: Film, path: Path, options: dicom.DicomOptions) -> grey.GreyValues:

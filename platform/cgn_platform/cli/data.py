@@ -106,7 +106,8 @@ def look(
     cached, _ = open_data(data)
     count = min(pairs, len(cached))
     write_contact_sheet(cached, [i * len(cached) // count for i in range(count)], out)
-    typer.echo(f"{count} of {len(cached)} pairs in {out}")
+    healthy = f"; the cache has {len(cached.healthy)} healthy films too" if cached.healthy else ""
+    typer.echo(f"{count} of {len(cached)} pairs in {out}{healthy}")
 
 
 @app.command()
@@ -218,7 +219,8 @@ def _cache_command(dataset: str) -> Callable[..., None]:
         _print_report(report)
 
     # The dataset's own options first, then those that all datasets share.
-    of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
+    common = datasets.DatasetOptions.model_fields
+    of_dataset = [*_parameters(options), *(_parameter(*item) for item in common.items())]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, default, annotation in CACHE_OPTIONS
@@ -252,7 +254,7 @@ def _bilateral_command(dataset: str) -> Callable[..., None]:
             typer.echo(f"left out: {pair}")
         make_console().print(bilateral_table(tests))
 
-    of_dataset = [_parameter(name, field) for name, field in options.model_fields.items()]
+    of_dataset = _parameters(options)
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, default, annotation in (
@@ -267,6 +269,14 @@ def _bilateral_command(dataset: str) -> Callable[..., None]:
         f"{inspect.getdoc(options)}"
     )
     return command
+
+
+def _parameters(options: Any) -> list[inspect.Parameter]:
+    """Those of the dataset's own options."""
+    from cgn.data.datasets import DatasetOptions
+
+    common = DatasetOptions.model_fields
+    return [_parameter(name, field) for name, field in options.model_fields.items() if name not in common]
 
 
 def _parameter(name: str, field: Any) -> inspect.Parameter:
@@ -301,8 +311,11 @@ def _print_report(report: Any) -> None:
     typer.echo(report.path)
     announce(f"next, look at some pairs: {shlex.join(['cgn', 'look', '--data', str(report.path)])}")
     if report.rejected:  # the cache is complete without them, but the exit code must say it
+        films = sum(rejection.role == "healthy" for rejection in report.rejected)
+        pairs = len(report.rejected) - films
+        listed = [f"{n} {what}" for n, what in ((pairs, "pairs"), (films, "healthy films")) if n]
         raise DataError(
-            f"{len(report.rejected)} pairs are not in the cache, {report.counts['cached']} are: "
+            f"{' and '.join(listed)} are not in the cache, {report.counts['cached']} pairs are: "
             f"{report.quarantine} lists them: replace these films and run this command again"
         )
 
@@ -311,7 +324,7 @@ def _reasons(rejected: Any) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("pairs", "reason", "for example", box=None)
+    table = Table("number", "reason", "for example", box=None)
     for reason, count in Counter(r.reason for r in rejected).most_common():
         example = str(next(r for r in rejected if r.reason == reason))
         table.add_row(str(count), reason, escape(example))

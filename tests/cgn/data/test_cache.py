@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cgn import sealed
-from cgn.data import cache, cache_files
+from cgn.data import cache, cache_shards
 from cgn.data.breast import Preprocessing, find_breast, prepare
 from cgn.data.cache import open_cache, open_splits, write_cache
 from cgn.data.datasets import mias, phantom
@@ -26,13 +27,18 @@ SIZE = 32
 DIVISION = SplitPlan(parts=(8, 1, 1))
 
 
-def phantoms(folder, pairs=20, *, size=SIZE, background="keep", plan=FIVE_FOLDS, **more):
-    options = phantom.Options(pairs=pairs)
+def phantoms(folder, pairs=20, *, size=SIZE, background="keep", plan=FIVE_FOLDS, healthy=True, **more):
+    options = phantom.Options(pairs=pairs, healthy=healthy)
     return write_cache("phantom", options, Preprocessing(size, background), plan, **{"out": folder, **more})
 
 
 def mammograms(raw, **where):
     return write_cache("mias", mias.Options(raw=raw), Preprocessing(SIZE), SplitPlan(3), **where)
+
+
+MIAS = runpy.run_path(str(Path(__file__).parent / "datasets" / "mias_tree.py"))
+SIXTEEN = {"numbers": range(1, 17), "table": MIAS["TABLE"] + "mdb016 G NORM\n"}
+"""Another woman, of whom one film is known to be normal and the other is not listed."""
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +89,63 @@ def test_arrays_are_read_only(written):
 
 
 def test_several_shards_read_as_one(tmp_path, written, monkeypatch):
-    monkeypatch.setattr(cache_files, "SHARD", 7)
+    monkeypatch.setattr(cache_shards, "SHARD", 7)
     report = phantoms(tmp_path / "shards")
     assert len(list(report.path.glob("pairs-*.parquet"))) == 3
     np.testing.assert_array_equal(open_cache(report.path).target, open_cache(written.path).target)
+    assert len(list(report.path.glob("healthy-*.parquet"))) == 9
+    healthy = (open_cache(path).healthy for path in (report.path, written.path))
+    np.testing.assert_array_equal(*(films.image for films in healthy))
+
+
+def test_healthy_films_are_those_of_the_data_set(written):
+    pairs = open_cache(written.path)
+    films, records = pairs.healthy, phantom.healthy_films(phantom.Options(pairs=20), SIZE)
+    assert len(films) == len(records) == written.counts["healthy films"] == 60
+    for name in ("film_id", "patient_id", "view", "side", "no_finding", "no_cohort_finding"):
+        assert getattr(films, name).tolist() == [getattr(record, name) for record in records]
+    np.testing.assert_array_equal(films.image[:20], pairs.reference)  # read once
+    np.testing.assert_array_equal(films.image[25], prepare(*records[25].load(), SIZE).pixels)
+    assert set(films.patient_id[:20]) == set(pairs.patient_id)
+    assert not set(films.patient_id[20:]) & set(pairs.patient_id)
+    with pytest.raises(ValueError, match="read-only"):
+        films.image[0] = 0
+
+
+def test_the_columns_of_a_shard_of_healthy_films(written):
+    facts = {"film_id", "patient_id", "study_id", "view", "side", "no_finding", "no_cohort_finding", "crop"}
+    assert set(pq.read_schema(written.path / "healthy-00000.parquet").names) == facts | {"image"}
+
+
+def test_with_and_without_healthy_films_are_two_caches(tmp_path, written):
+    without = phantoms(tmp_path / "without", healthy=False)
+    assert without.fingerprint != written.fingerprint
+    assert open_cache(without.path).healthy is None
+    assert "healthy films" not in without.counts
+    np.testing.assert_array_equal(open_cache(without.path).target, open_cache(written.path).target)
+    with pytest.raises(CacheError, match="holds another cache"):
+        phantoms(written.path, healthy=False)
+
+
+def test_a_changed_healthy_film_is_another_cache(mias_folder, tmp_path):
+    raw = mias_folder(**SIXTEEN)
+    first = mammograms(raw, caches=tmp_path)
+    cv2.imwrite(str(raw / "mdb016.png"), cv2.imread(str(raw / "mdb016.png"), cv2.IMREAD_UNCHANGED) // 2)
+    second = mammograms(raw, caches=tmp_path)
+    assert (first.counts["healthy films"], second.fresh) == (6, True)
+    assert first.fingerprint != second.fingerprint
+    assert not mammograms(raw, caches=tmp_path).fresh
+
+
+def test_a_truncated_healthy_film_is_named_and_costs_no_pair(mias_folder, tmp_path):
+    raw = mias_folder(**SIXTEEN)
+    (raw / "mdb016.png").write_bytes(b"no film")
+    report = mammograms(raw, out=tmp_path / "m")
+    assert (report.counts["cached"], report.counts["rejected"], report.counts["healthy films"]) == (9, 0, 5)
+    ((name, role, file, *_),) = report.rejected
+    assert (name, role, file) == ("mdb016", "healthy", "mdb016.png")
+    assert "mdb016" in report.quarantine.read_text()
+    assert "mdb016" not in open_cache(report.path).healthy.film_id
 
 
 def test_a_second_call_does_no_work(written, monkeypatch):
@@ -314,9 +373,9 @@ def test_the_error_for_no_cache_says_how_to_write_one(tmp_path):
 def test_another_format_is_refused(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["sha256"]
-    manifest["recipe"]["format"] = 3
+    manifest["recipe"]["format"] = 4
     (copy / "manifest.json").write_bytes(sealed.seal(manifest))
-    with pytest.raises(CacheError, match="has format 3 but this version reads format 2"):
+    with pytest.raises(CacheError, match="has format 4 but this version reads format 2 or 3"):
         open_cache(copy)
 
 
@@ -375,7 +434,7 @@ def test_a_killed_run_leaves_nothing_under_the_final_name(tmp_path):
 
 def test_an_interrupted_run_cleans_up(tmp_path):
     def stop(done, total):
-        assert total == 20
+        assert total == 20 + 60
         if done == 3:
             raise KeyboardInterrupt
 
@@ -421,10 +480,10 @@ def test_an_unknown_dataset(tmp_path):
         write_cache("ddsm", phantom.Options(), out=tmp_path / "c")
 
 
-def test_progress_is_called_for_every_pair(tmp_path):
+def test_progress_is_called_for_every_pair_and_healthy_film(tmp_path):
     calls = []
     phantoms(tmp_path / "p", pairs=10, plan=SplitPlan(3), progress=lambda *done: calls.append(done))
-    assert calls == [(number, 10) for number in range(1, 11)]
+    assert calls == [(number, 40) for number in range(1, 41)]
 
 
 READER = """

@@ -136,9 +136,14 @@ def test_no_identity_gets_into_a_cache(table, tmp_path, key, capfd):
     assert {(r.role, r.reason) for r in report.rejected} == {
         ("target", "truncated"),
         ("reference", "truncated"),
+        ("healthy", "truncated"),
     }
-    assert all(r.film.startswith("film-") and r.pair_id.startswith("pair-") for r in report.rejected)
+    assert all(r.film.startswith("film-") for r in report.rejected)
+    assert all(r.pair_id.startswith("film-" if r.role == "healthy" else "pair-") for r in report.rejected)
     pairs = open_cache(report.path)
+    assert len(pairs.healthy) == 11
+    assert all(name.startswith("film-") for name in pairs.healthy.film_id)
+    assert all(name.startswith("patient-") for name in pairs.healthy.patient_id)
     assert all(name.startswith("patient-") for name in pairs.patient_id)
     assert all(name.startswith("study-") for name in pairs.study_id)
     assert len({p.name for p in store.rglob("*") if p.is_file()}) >= 4  # cache, quarantine and lock

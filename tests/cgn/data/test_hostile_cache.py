@@ -22,7 +22,7 @@ from cgn.data.datasets import phantom
 from cgn.data.folds import SplitPlan
 from cgn.errors import CacheError
 
-SHARD = "pairs-00000.parquet"
+SHARD, HEALTHY = "pairs-00000.parquet", "healthy-00000.parquet"
 Facts = dict[str, Any]
 
 
@@ -52,15 +52,15 @@ def reseal(cache: Path, change: Callable[[Facts], Any]) -> None:
     (cache / "manifest.json").write_bytes(sealed.seal(facts))
 
 
-def replace_shard(cache: Path, table: pa.Table, **options: Any) -> None:
-    shard = cache / SHARD
+def replace_shard(cache: Path, table: pa.Table, name: str = SHARD, **options: Any) -> None:
+    shard, key = cache / name, "shards" if name == SHARD else "healthy"
     pq.write_table(table, shard, **{"use_dictionary": False, "compression": "zstd", **options})
     size, sha256 = shard.stat().st_size, sealed.sha256(shard.read_bytes())
-    reseal(cache, lambda facts: facts["shards"][0].update(bytes=size, sha256=sha256))
+    reseal(cache, lambda facts: facts[key][0].update(bytes=size, sha256=sha256))
 
 
-def rows(cache: Path) -> pa.Table:
-    return pq.read_table(cache / SHARD)
+def rows(cache: Path, name: str = SHARD) -> pa.Table:
+    return pq.read_table(cache / name)
 
 
 def with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
@@ -85,7 +85,9 @@ def refusal(cache: Path) -> str:
 def test_an_honest_cache_sealed_again_opens(cache: Path) -> None:
     reseal(cache, lambda facts: facts["notes"].append("of somebody else"))
     replace_shard(cache, rows(cache))
+    replace_shard(cache, rows(cache, HEALTHY), HEALTHY)
     assert len(open_cache(cache)) == 12
+    assert len(open_cache(cache).healthy or ()) == 36
     assert len(open_splits(cache)) == 3
 
 
@@ -148,6 +150,19 @@ def test_a_value_of_another_type(cache: Path, key: str, value: Any) -> None:
             "drawn must be folds or parts, and a seed",
         ),
         (lambda f: f["rejected"].append(["one", "two"]), "rejected"),
+        (lambda f: f["recipe"].update(healthy="all of them"), "recipe"),
+        (lambda f: f["recipe"].update(healthy=None), "its recipe has no healthy films but"),
+        (lambda f: f["recipe"].pop("healthy"), "its recipe has no healthy films but"),
+        (lambda f: f["recipe"].update(healthy=None, format=2), "its recipe has no healthy films but"),
+        (lambda f: f.update(healthy="x"), "healthy"),
+        (lambda f: f["healthy"].append(f["healthy"][0]), "a file of healthy films is listed twice"),
+        (lambda f: f["healthy"][0].update(name=SHARD), "healthy.0.name"),
+        (lambda f: f["healthy"][0].update(name="../cache/" + HEALTHY), "healthy.0.name"),
+        (lambda f: f["healthy"][0].update(rows=10**9), "healthy.0.rows"),
+        (lambda f: f["healthy"][0].update(rows=35), "must have 35 rows but has 36"),
+        (lambda f: f["healthy"][0].update(bytes=1), "must have at most 1 bytes"),
+        (lambda f: f["healthy"][0].update(bytes=10**9), "must have 1000000000 bytes but has"),
+        (lambda f: f["shards"][0].update(name=HEALTHY), "shards.0.name"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_or_its_files(
@@ -234,6 +249,38 @@ def test_a_shard_of_another_form(cache: Path, change: Callable[[pa.Table], pa.Ta
     assert message in refusal(cache)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.slice(0, 0), "must have 36 rows but has 0"),
+        (lambda t: t.drop_columns(["crop"]), "columns of a cache of 32 x 32 pixels"),
+        (lambda t: t.append_column("more", t.column("side")), "columns of a cache"),
+        (lambda t: with_column(t, "side", ["up"] * 36), "no healthy film has such a value of side"),
+        (lambda t: with_column(t, "crop", [[1, 2, 3, None]] * 36), "such a value of crop"),
+        (lambda t: with_column(t, "film_id", ["a"] * 36), "a healthy film is listed twice"),
+        (lambda t: with_column(t, "view", ["x" * 2000] * 36), "such a value of view"),
+    ],
+)
+def test_a_shard_of_healthy_films_of_another_form(
+    cache: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    replace_shard(cache, change(rows(cache, HEALTHY)), HEALTHY)
+    refused = refusal(cache)
+    assert HEALTHY in refused
+    assert message in refused
+
+
+def test_a_shard_of_healthy_films_that_is_missing_or_damaged(cache: Path) -> None:
+    content = bytearray((cache / HEALTHY).read_bytes())
+    content[len(content) // 2] ^= 1
+    (cache / HEALTHY).write_bytes(content)
+    for verify in (True, False):
+        with pytest.raises(CacheError, match=f"{HEALTHY} of the cache at .* is damaged"):
+            open_cache(cache, verify=verify)
+    (cache / HEALTHY).unlink()
+    assert f"{HEALTHY} of the cache at {cache} is damaged (missing)" in refusal(cache)
+
+
 def test_text_that_is_none(cache: Path) -> None:
     text = pa.array([b"\xff\xfe"] * 12, pa.binary()).view(pa.string())
     table = rows(cache)
@@ -282,11 +329,17 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "pixels": lambda cache: replace_shard(
         cache, pa.table({"target": pa.array([bytes(4096**2)] * 12, pa.binary(4096**2))})
     ),
+    "healthy text": lambda cache: replace_shard(
+        cache, with_column(rows(cache, HEALTHY), "view", ["x" * 10_000_000] * 36), HEALTHY
+    ),
+    "healthy rows": lambda cache: replace_shard(
+        cache, pa.table({"film_id": pa.nulls(50_000_000, pa.string())}), HEALTHY
+    ),
     "manifest": lambda cache: os.truncate(cache / "manifest.json", 2**33),
 }
 
 
-@pytest.mark.parametrize("bomb", ["kinds", "dictionary", "rows", "text", "name", "pixels", "manifest"])
+@pytest.mark.parametrize("bomb", BOMBS)
 def test_memory_is_bounded(cache: Path, bomb: str) -> None:
     """Measured in a process of its own."""
     BOMBS[bomb](cache)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cgn import sealed
 from cgn.data import leaks
 from cgn.data.breast import PreparedImage, Preprocessing
 from cgn.data.cache import open_cache, open_splits, write_cache
-from cgn.data.datasets import phantom
+from cgn.data.datasets import FilmRecord, phantom
 from cgn.data.folds import SplitPlan, named, splits_fingerprint
 from cgn.data.pairs import Split
 from cgn.data.preparation import PreparedPair
@@ -135,6 +136,67 @@ def test_a_pair_that_is_tested_twice(pairs, splits):
     assert leaks.overlap(pairs, [splits[0], again]) == "a pair is in the test part of two folds"
 
 
+# ------------------------------------------------------------------------------------------- healthy films
+
+
+def film(number, patient, image, side="R", view="CC", name=""):
+    """A healthy film of the image with this number."""
+    record = FilmRecord(name or f"film-{number}", patient, view, side, True, True, tuple)
+    return record, PreparedImage(np.full((4, 4), image, np.uint8), (0, 0, 4, 4), (), "left")
+
+
+def once(films, records=None, outcomes=None):
+    """Names of the films that are kept, and the messages of those that are not."""
+    records = [record(0, "anna"), record(1, "berta", 1)] if records is None else records
+    outcomes = [prepared(1, 2), prepared(3, 4)] if outcomes is None else outcomes
+    kept = leaks.healthy_once(films, records, outcomes)
+    rejections = {f.film_id: outcome.message for f, outcome in kept if isinstance(outcome, Rejection)}
+    return [f.film_id for f, outcome in kept if isinstance(outcome, PreparedImage)], rejections
+
+
+def test_a_healthy_film_that_is_a_reference_is_one_film():
+    assert once([film(0, "anna", 2), film(1, "clara", 9)]) == (["film-0", "film-1"], {})
+
+
+@pytest.mark.parametrize(
+    ("healthy", "message"),
+    [
+        (film(0, "anna", 1, side="L"), "the target film of pair-0, under another label"),
+        (film(0, "anna", 1), "the target film of pair-0, under another side and another label"),
+        (film(0, "clara", 3, side="L"), "the target film of pair-1, under another patient and another label"),
+        (film(0, "anna", 4), "the reference film of pair-1, under another patient"),
+        (film(0, "berta", 4, view="MLO"), "the reference film of pair-1, under another view"),
+    ],
+)
+def test_a_target_or_a_film_of_another_woman_is_not_healthy(healthy, message):
+    others = [film(1, "clara", 9)]
+    assert once([healthy, *others]) == (["film-1"], {"film-0": f"the image is also {message}"})
+
+
+def test_a_film_of_a_pair_that_is_rejected_itself_is_not_healthy_either():
+    records = [record(0, "anna"), record(1, "berta", 1)]
+    outcomes = [prepared(1, 2), prepared(1, 4)]  # contradict each other
+    assert not any(isinstance(o, PreparedPair) for o in leaks.without_contradictions(records, outcomes))
+    assert once([film(0, "anna", 1, side="L")], records, outcomes)[0] == []
+
+
+def test_two_healthy_films_of_one_image():
+    copies = [film(0, "clara", 9), film(1, "clara", 9), film(2, "clara", 8, name="film-0")]
+    assert once(copies) == (["film-0"], {})
+    kept, rejections = once([film(0, "clara", 9), film(1, "dora", 9), film(2, "dora", 8)])
+    assert kept == ["film-2"]
+    assert rejections == {
+        "film-0": "the image is also the healthy film film-1, under another patient",
+        "film-1": "the image is also the healthy film film-0, under another patient",
+    }
+
+
+def test_a_healthy_film_that_could_not_be_read_stays_rejected():
+    unread = film(0, "clara", 9)[0]
+    kept = leaks.healthy_once([(unread, unread.rejected(Reason.UNREADABLE, "gone"))], [], [])
+    assert [outcome.message for _, outcome in kept] == ["gone"]
+
+
 # ---------------------------------------------------------------------------------- caches that others made
 
 
@@ -144,7 +206,7 @@ def cache(tmp_path):
     return write_cache("phantom", options, Preprocessing(32), SplitPlan(3), out=tmp_path / "cache").path
 
 
-def reseal(cache: Path, splits=None, table: pa.Table | None = None) -> None:
+def reseal(cache: Path, splits=None, table: pa.Table | None = None, kind: str = "pairs") -> None:
     """Replace splits or shard of a cache, with all hashes as they should be."""
     manifest = json.loads((cache / "manifest.json").read_text())
     manifest.pop("sha256")
@@ -155,9 +217,9 @@ def reseal(cache: Path, splits=None, table: pa.Table | None = None) -> None:
         (cache / "splits.json").write_bytes(sealed.plain(content))
         manifest["splits"]["sha256"] = sealed.sha256((cache / "splits.json").read_bytes())
     if table is not None:
-        shard = cache / "pairs-00000.parquet"
+        shard = cache / f"{kind}-00000.parquet"
         pq.write_table(table, shard, use_dictionary=False, compression="zstd")
-        manifest["shards"][0] |= {
+        manifest["shards" if kind == "pairs" else kind][0] |= {
             "bytes": shard.stat().st_size,
             "sha256": sealed.sha256(shard.read_bytes()),
         }
@@ -194,6 +256,23 @@ def test_a_cache_whose_patients_or_images_train_and_test_is_refused(cache, colum
     assert f"have the same {kind} in phantom-0-" in refusal(cache)
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("target", r"phantom-0-00013-. is also the target film of phantom-0-00002"),
+        ("reference", r"phantom-0-00013-. is also the reference film of phantom-0-00002, of another woman"),
+    ],
+)
+def test_a_cache_whose_healthy_films_are_not_is_refused(cache, column, message):
+    pairs = pq.read_table(cache / "pairs-00000.parquet")
+    healthy = pq.read_table(cache / "healthy-00000.parquet")
+    values = healthy.column("image").to_pylist()
+    values[14] = pairs.column(column).to_pylist()[2]
+    place, field = healthy.schema.get_field_index("image"), healthy.schema.field("image")
+    reseal(cache, table=healthy.set_column(place, field, pa.array(values, field.type)), kind="healthy")
+    assert re.search(rf"the healthy films of the cache at .* cannot be used: {message}", refusal(cache))
+
+
 def test_an_existing_cache_that_leaks_is_not_reported_as_done(cache):
     first, *others = open_splits(cache)
     reseal(cache, [dataclasses.replace(first, train=np.append(first.train, first.val)), *others])
@@ -213,9 +292,11 @@ def test_the_same_pixels_in_other_files_are_rejected_and_the_rest_is_cached(tmp_
         (raw / copy).unlink()
         cv2.imwrite(str(raw / Path(copy).with_suffix(".pgm" if copy.endswith("png") else ".png")), pixels)
     report = write_cache("mias", mias.Options(raw=raw), Preprocessing(32), SplitPlan(3), out=tmp_path / "m")
-    assert [(r.pair_id, r.reason) for r in report.rejected] == [
-        ("mdb004", "same_film"),
-        ("mdb009", "same_film"),
+    assert [(r.pair_id, r.role, r.reason) for r in report.rejected] == [
+        ("mdb004", "target", "same_film"),
+        ("mdb009", "reference", "same_film"),
+        ("mdb003", "healthy", "same_film"),
+        ("mdb010", "healthy", "same_film"),
     ]
     assert report.counts["cached"] == 7
     assert len(open_cache(shutil.copytree(report.path, tmp_path / "copy"))) == 7

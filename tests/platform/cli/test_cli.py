@@ -234,12 +234,23 @@ def test_looking_draws_the_pairs_that_were_asked_for(cgn: Cgn, cache: Path, tmp_
 
     picture = tmp_path / "pairs.png"
     told = cgn("look", "--data", str(cache), "--pairs", "4", str(picture))
-    assert (told.code, told.out) == (0, f"4 of 24 pairs in {picture}\n")
+    assert (told.code, told.out) == (0, f"4 of 24 pairs in {picture}; the cache has 72 healthy films too\n")
     # Two rows of two pairs, enlarged: target, reference and truth below a caption; then the legend.
     side = 48 * enlargement(48)
     height, width = cv2.imread(str(picture)).shape[:2]
     assert width == 2 * 3 * side
     assert height > 2 * side
+
+
+def test_healthy_films_are_counted_and_can_be_left_out(cgn: Cgn, tmp_path: Path) -> None:
+    phantoms = ("cache", "phantom", "--pairs", "6", "--size", "32", "--folds", "3", "--store", str(tmp_path))
+    told = cgn(*phantoms)
+    assert "healthy films 18" in told.out
+    without = cgn(*phantoms, "--no-healthy")
+    assert (without.code, "healthy films" in without.out) == (0, False)
+    assert told.out.splitlines()[-1] != without.out.splitlines()[-1]
+    assert "--no-healthy" in cgn("cache", "phantom", "--help").out
+    assert "--no-healthy" not in cgn("bilateral", "phantom", "--help").out
 
 
 def test_a_truncated_film_costs_one_pair_and_is_one_line(tmp_path: Path) -> None:

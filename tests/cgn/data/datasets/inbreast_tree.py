@@ -124,7 +124,7 @@ def write(
         (root / name).mkdir(parents=True)
     (root / "AllXML" / "20000100_muscle.xml").write_bytes(plistlib.dumps({"ROIPoints": ["{1, 2}"]}))
     (root / "AllDICOMs" / "._20000100_junk.dcm").write_bytes(b"junk")
-    films = phantom.scan(phantom.Options(pairs=4), 96).records if pixels else ()
+    films = phantom.scan(phantom.Options(pairs=len(rows)), 96).records[: len(rows) // 2 + 1] if pixels else ()
     drawn = [image for record in films for image in record.load()[:2]]
     for index, row in enumerate(rows):
         if row.trap != NO_FILM:

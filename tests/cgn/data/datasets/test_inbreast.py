@@ -265,6 +265,31 @@ def test_a_cache_can_be_made_of_it(root, tmp_path):
     pairs = open_cache(report.path)
     assert len(pairs) == report.counts["targets"] == 9
     assert pairs.target[:, :, :4].mean() > pairs.target[:, :, -4:].mean()  # chest walls on the left
+    assert len(pairs.healthy) == report.counts["healthy films"] == 9
+    assert pairs.healthy.image[:, :, :4].mean() > pairs.healthy.image[:, :, -4:].mean()
+
+
+def test_healthy_films_are_of_birads_1_or_without_a_flag_of_the_cohort(root, tmp_path):
+    def numbers(folder, **options):
+        films = inbreast.healthy_films(inbreast.Options(raw=folder, **options))
+        return [(int(film.load.args[0].content.name[:8]), film.no_finding) for film in films]
+
+    normal = [20000127, 20000181, 20000627, 20000977]
+    others = [20000227, 20000600, 20000700, 20000727, 20000900]
+    assert numbers(root) == sorted([(n, True) for n in normal] + [(n, False) for n in others])
+    assert [n for n, healthy in numbers(root, cohort="all") if not healthy] == [20000227]
+    # The CSV has no flags: only BI-RADS 1 says that there is no finding.
+    assert numbers(write(tmp_path, xls=False)) == [(n, True) for n in normal]
+
+
+def test_healthy_films_are_references_of_the_same_pairs(root):
+    records = {record.pair_id: record for record in scan(root).records}
+    films = inbreast.healthy_films(inbreast.Options(raw=root))
+    references = [film for film in films if film.reference_of]
+    assert references
+    for film in references:
+        assert records[film.reference_of].films[1] == film.film.name
+        assert records[film.reference_of].patient_id == film.patient_id
 
 
 # ------------------------------------------------------------------------------------------- the real one

@@ -112,6 +112,18 @@ def test_healthy_pairs_are_of_women_without_an_abnormal_image(table):
     prepare(*record.load().reference, 64)
 
 
+def test_healthy_films_are_labelled_normal(table):
+    path = table()
+    films = manifest.healthy_films(manifest.Options(file=path))
+    normal = [row for row in ROWS if row[4] == "normal"]
+    assert [(film.side, film.view) for film in films] == [(row[2], row[3]) for row in normal]
+    assert any(not row[4] for row in ROWS)  # a blank label says nothing: that film is left out
+    (reference,) = (film for film in films if film.reference_of)
+    (record,) = (record for record in scan(path).records if record.pair_id == reference.reference_of)
+    assert record.films[1] == reference.film.name
+    assert record.patient_id == reference.patient_id
+
+
 def test_boxes_and_kinds_are_read(table):
     record = scan(table()).records[0]
     assert record.boxes == ((20, 60, 50, 90), (60, 60, 80, 80))

@@ -104,6 +104,18 @@ def test_the_sides_share_their_cause_but_are_not_the_same():
         assert 0.4 < correlation < 0.99
 
 
+def test_healthy_films_never_are_the_true_counterfactual():
+    options = phantom.Options(pairs=4)
+    films = {prepare(*film.load(), 64).pixels.tobytes(): film for film in phantom.healthy_films(options, 64)}
+    assert len(films) == 3 * 4
+    for record in phantom.scan(options, 64).records:
+        target, reference, counterfactual = record.load()
+        assert films[prepare(*reference, 64).pixels.tobytes()].reference_of == record.pair_id
+        region = find_breast(target.pixels, target.bits)
+        for image in (prepare(*target, 64), prepare(*counterfactual, 64, region=region)):
+            assert image.pixels.tobytes() not in films
+
+
 def test_films_are_like_films():
     film = records()[0].load().target
     assert film.bits == 14
