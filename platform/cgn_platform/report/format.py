@@ -1,6 +1,6 @@
 """Numbers of a page, as HTML that names the path of each in the facts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -26,8 +26,11 @@ def number(facts: Facts, path: str, form: str = ".3f") -> Markup:
 
 
 def setting(facts: Facts, path: str) -> Markup:
-    """A field of a configuration: a number as `number` writes it, or a word."""
+    """A field of a configuration: a number as `number` writes it, a word, or named settings in one line."""
     value = value_at(facts, path)
+    if isinstance(value, Mapping):
+        shown = (Markup("{} {}").format(name, setting(facts, f"{path}.{name}")) for name in value)
+        return Markup(", ").join(shown) or escape(MISSING)
     if value is None or isinstance(value, str | bool):
         return escape(MISSING if value is None else value)
     return number(facts, path, ".3g" if isinstance(value, float) else "d")

@@ -117,7 +117,7 @@ def row_event(number: int, row: Mapping[str, Any], tags: Mapping[str, str], now:
         "cgn.state": "complete" if complete else "INCOMPLETE",
         "cgn.reason": row["why"] or "",
         "cgn.words": row.get("words") or "",
-        "cgn.note": row.get("note") or "",
+        "cgn.remark": row.get("note") or "",
         DESCRIPTION: (row.get("note") or "") if complete else f"INCOMPLETE: {row['why']}",
         **{f"published.{setting}": f"{value:g}" for setting, value in published.items()},
     }

@@ -1,5 +1,7 @@
 """Numbers as text."""
 
+import re
+
 import pytest
 
 from cgn_platform.report.format import number, setting, value_at
@@ -27,3 +29,12 @@ def test_a_setting_is_a_number_or_an_escaped_word() -> None:
     assert setting(FACTS, "rows.0.config.name") == "&lt;x&gt;"
     assert setting(FACTS, "rows.0.config.on") == "True"
     assert setting(FACTS, "rows.0.config.none") == "–"
+
+
+def test_settings_of_a_method_and_loss_weights_are_one_line() -> None:
+    """A table of methods with options had no page: a mapping was formatted as a number."""
+    config = {"options": {"steps": 5, "healthy": "<references>"}, "loss_weights": {}}
+    shown = setting({"rows": [{"config": config}]}, "rows.0.config.options")
+    assert re.sub(r"<[^>]+>", "", shown) == "steps 5, healthy &lt;references&gt;"
+    assert 'data-at="rows.0.config.options.steps"' in shown
+    assert setting({"rows": [{"config": config}]}, "rows.0.config.loss_weights") == "–"

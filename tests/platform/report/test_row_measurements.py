@@ -110,7 +110,7 @@ def test_a_collapsed_row_is_noted_wherever_it_is_shown(table: dict[str, Any], le
     note = f"# SBF / ×: {facts['rows'][0]['note']}"
     assert note in table_text(facts).splitlines()
     event = row_event(0, facts["rows"][0], {}, now=0)
-    assert event["tags"]["cgn.note"] == event["tags"]["mlflow.note.content"] == facts["rows"][0]["note"]
+    assert event["tags"]["cgn.remark"] == event["tags"]["mlflow.note.content"] == facts["rows"][0]["note"]
     assert event["metrics"]["made_difference"] == 2e-4
 
 
@@ -121,7 +121,7 @@ def test_mlflow_has_the_figures_as_metrics_of_the_row(table: dict[str, Any]) -> 
     assert {"parameters", "gflop_trained", "before_seconds", "localization_error_any_class"} <= set(names)
     assert {name: event["metrics"][name] for name in names} == {name: row[name] for name in names}
     assert event["metrics"]["healthy_films"] == 52
-    assert event["tags"]["cgn.note"] == ""
+    assert event["tags"]["cgn.remark"] == ""
 
 
 def test_facts_of_earlier_versions_are_shown_as_before(facts: dict[str, Any], ledger: Ledger) -> None:
