@@ -12,6 +12,7 @@ from cgn_platform.space import Choice, Table
 
 FOLDER = Path(__file__).parents[3] / "search_spaces"
 SEARCH_SPACES = sorted(path for path in FOLDER.glob("*.py") if "\nSPACE = " in path.read_text())
+TABLES = sorted(path for path in FOLDER.glob("*.py") if "\nTABLE = " in path.read_text())
 ROWS = {"table_1": 9, "table_3": 10, "table_4": 3, "table_5": 4}
 
 
@@ -76,15 +77,17 @@ def test_table_1_quotes_lines_of_another_task_and_never_runs_them() -> None:
     assert by_name["Vanilla"] == by_name["Vanilla + GAP"]  # one network, whose units are trained once
 
 
-def test_every_row_of_the_cheap_baselines_can_be_built() -> None:
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_row_of_every_table_can_be_built(path: Path) -> None:
     from cgn import methods
 
-    table = load_table(FOLDER / "cheap_baselines.py").edit(backbone="tiny")
+    table = load_table(path).edit(backbone="tiny")
+    assert f"cgn table search_spaces/{path.name}" in table.description
     for row in table.rows:
         config = table.config(row)
         check_names(config)
-        assert config.frozen_backbone
         assert methods.build(config)
+    json.dumps(table.declaration())
 
 
 @pytest.mark.parametrize("path", SEARCH_SPACES, ids=lambda path: path.stem)
