@@ -52,7 +52,7 @@ def write_ensemble(
     if methods.build(config.edit(backbone_weights="none")).needs_other:
         raise ConfigError(
             "this configuration needs both views of a breast but a pair to predict has one: "
-            "choose another value of bilateral"
+            "choose a method, or a value of bilateral, that reads one view"
         )
     facts = _facts(config, sorted(states), pairs, made_from)
     content = {
