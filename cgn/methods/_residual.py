@@ -78,20 +78,23 @@ class Residual(Method):
 
     @torch.no_grad()
     def make(self, target: Tensor) -> Tensor:
-        """X_C; for `residual=image`, |X_T - X_C|."""
-        if self.level == "feature":
-            return self.healthy_version(target)
+        """X_C or H_C; for `residual=image`, its distance from the target."""
+        features = self.level == "feature"
+        made = self.healthy_version(target) if features else self._at_full_size(target)
+        made = (target - made).abs() if self.residual == "image" else made
+        return made if features else (made * 255).round() / 255
+
+    def _at_full_size(self, target: Tensor) -> Tensor:
+        """X_C in [0, 1], from the system's answer at its own size."""
         x = self.resize(target)
         x_c = self.healthy_version(x)
         change = x_c - x if self.detail == "keep" else x_c
         enlarged = F.interpolate(change, target.shape[2:], mode="bilinear", align_corners=False)
-        made = (target + enlarged if self.detail == "keep" else enlarged).clamp(0, 1)
-        made = (target - made).abs() if self.residual == "image" else made
-        return (made * 255).round() / 255
+        return (target + enlarged if self.detail == "keep" else enlarged).clamp(0, 1)
 
     def change(self, target: Tensor, made: Tensor) -> Tensor:
         """|X_T - X_C|, which `make` itself returns for `residual=image`."""
-        return made if self.residual == "image" and self.level == "image" else (target - made).abs()
+        return made if self.residual == "image" else (target - made).abs()
 
     def resize(self, images: Tensor) -> Tensor:
         """Images at the system's size; features as they are."""

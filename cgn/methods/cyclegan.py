@@ -26,6 +26,7 @@ VARIANTS: tuple[Mapping[str, Any], ...] = (
     {**SMALL, "options.healthy": "benign", "options.residual": "image", "precision": "bf16"},
     {**SMALL, "options.residual": "score", "options.detail": "replace"},
     {**SMALL, "options.level": "feature", "frozen_backbone": True, "options.map": "residual"},
+    {**SMALL, "options.level": "feature", "frozen_backbone": True, "options.residual": "image"},
 )
 
 
