@@ -1,6 +1,7 @@
 """Small pairs in memory, for tests that train."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ prepare_local()  # test modules import Ray while they are collected, in whatever
 # Small networks gain nothing from more threads, and threads that wait spin. Said to torch by its variable:
 # drivers that tests start read this file for its pairs, and most of them need no torch.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts background jobs with Ctrl-C ignored, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     import torch
