@@ -19,7 +19,7 @@ prepare_local()  # test modules import Ray while they are collected, in whatever
 # drivers that tests start read this file for its pairs, and most of them need no torch.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# A shell starts background jobs with Ctrl-C ignored, and so would the processes that tests start and interrupt.
+# A shell starts background jobs with Ctrl-C ignored, and so would be the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
