@@ -130,6 +130,7 @@ LEARNS: dict[str, dict[str, Any]] = {
     "abn": {},
     "wu": {},
     "crossview": {},
+    "disasym": {},
     "asym": {},
     "logistic": {"options.c": 1.0},
     "forest": {},

@@ -156,6 +156,32 @@ def test_the_largest_difference_decides():
     assert float(network.predict(batch).p_malignant.min()) > float(p.max())
 
 
+# ------------------------------------------------------------------------------------------------- disasym
+
+
+def test_a_made_lesion_is_one_rectangle_of_the_next_film():
+    network = build("disasym", lesion=0.5)
+    h = torch.arange(4.0)[:, None, None, None].expand(4, 64, 6, 6).contiguous()
+    torch.manual_seed(0)
+    marked = network._with_lesion(h) != h
+    for n in range(4):
+        assert torch.equal(marked[n, 0], marked[n, 63])
+        rows, columns = marked[n, 0].any(1).nonzero().flatten(), marked[n, 0].any(0).nonzero().flatten()
+        assert 1 <= len(rows) <= 3
+        assert 1 <= len(columns) <= 3
+        assert marked[n, 0].sum() == len(rows) * len(columns)
+        assert (rows.diff() == 1).all()
+
+
+def test_terms_of_the_counterfactual_train_the_attention_alone():
+    network, batch = build("disasym").train(), batch_of()
+    network.config = network.config.edit(loss_weights={"l_cls": 0.0})
+    network.gradients(batch)
+    assert any(p.grad.abs().sum() > 0 for p in network.attention.parameters())
+    others = (*network.backbone.parameters(), *network.classifier.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in others)
+
+
 # ------------------------------------------------------------------------------------ logistic and forest
 
 
