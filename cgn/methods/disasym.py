@@ -1,8 +1,8 @@
 """Asymmetry split from symmetry by cross-attention, after DisAsymNet (Wang et al. 2023).
 
-Written from the paper's idea; no code was found. It works on features here, and only the target is classified.
-The paper makes lesions in images: here a rectangle of cells is taken from another film of the batch. It too
-generates a counterfactual, so that Sec. IV-F can be measured beside CGN.
+Written from the paper's idea; no code was found. It works on features here, and only the target is
+classified. The paper makes lesions in images: here a rectangle of cells is taken from another film of the
+batch. It too generates a counterfactual, so that Sec. IV-F can be measured beside CGN.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,8 @@ class DisAsym(Method):
         channels = self.backbone.channels
         if channels % own.heads:
             raise ConfigError(
-                f"options.heads must divide the {channels} channels of the features but is {own.heads}: take 4"
+                f"options.heads must divide the {channels} channels of the features but is {own.heads}: "
+                "take 4"
             )
         self.attention = _CrossAttention(channels, own.heads)
         self.classifier = FusionClassifier(2 * channels, channels)
