@@ -128,7 +128,7 @@ def unlabelled(
     films = {"target": _films(target), "reference": _films(reference)}
     maps = {"map and box": _localised(target, no_truths, localisations)}
     columns = films | maps | _active(target, no_truths, features)
-    words = f"{OVERLAY} {_about(features)}"
+    words = f"{OVERLAY} {_about(features)}".strip()
     return _grid(len(target), columns, (PREDICTED,), words, _limits(features))
 
 
@@ -371,7 +371,9 @@ def _limits(features: Mapping[str, Maps]) -> dict[str, Limits]:
 
 
 def _about(features: Mapping[str, Maps]) -> str:
-    """Whose features the columns show, and how to compare them."""
+    """Whose features the columns show, and how to compare them; "" without such columns."""
+    if not features:
+        return ""
     names = "; ".join(f"{name}: {FEATURES[name]}" for name in features if name in FEATURES)
     return (
         f"Features, the strongest channel of each cell. {names}. Each column has its own colour scale (bar): "

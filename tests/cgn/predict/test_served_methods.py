@@ -7,6 +7,7 @@ from cgn import methods, plugins
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ConfigError
+from cgn.figures import draw_prediction
 from cgn.fit import fit, network_of, predict
 from cgn.images import Images, inputs_of
 from cgn.predict import Ensemble, write_ensemble
@@ -52,3 +53,16 @@ def test_a_model_predicts_what_its_fold_predicted(method, variant, cached, films
     p = [prediction.p_malignant for prediction in served]
     np.testing.assert_allclose(p, expected.double().numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.array(p)[split.test], result.predictions.p_malignant, rtol=1e-4, atol=1e-5)
+
+
+def test_the_picture_of_a_method_without_a_counterfactual_explains_no_features(
+    cached, films, split, tmp_path
+):
+    config = configure("vanilla", {"options.head": "gap"})
+    write_ensemble(tmp_path / "model", config, {0: last(fit(config, cached, split)).state}, cached, {})
+    with Ensemble.load(tmp_path / "model", processes=1) as ensemble:
+        (prediction,) = ensemble.predict(films[:1])
+        figure = draw_prediction(ensemble, prediction)
+    words = " ".join(text.get_text() for text in figure.texts)
+    assert "activation map" in words
+    assert "strongest channel" not in words

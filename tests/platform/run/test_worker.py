@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-import cgn.fit
+import cgn.images
 from cgn.config import Config
 from cgn.data.pairs import Pairs, Split
 from cgn.errors import ClusterError
@@ -48,7 +48,7 @@ def test_a_device_that_is_full_is_no_error_of_the_configuration(
     def full(*_: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(cgn.fit, "Images", full)
+    monkeypatch.setattr(cgn.images, "Images", full)
     trainer = Trainer(TrainingSpec(pairs, tuple(splits), Ledger(store.units)))
     with pytest.raises(WorkerError, match="RuntimeError: CUDA out of memory") as raised:
         trainer.start()
