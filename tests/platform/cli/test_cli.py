@@ -404,7 +404,11 @@ def test_what_takes_long_is_announced_on_a_terminal_only(
 
 def test_setup_says_how_long_it_takes() -> None:
     plan = subprocess.run(
-        ["make", "-n", "-B", "setup"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "-B", "setup"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert plan.startswith("echo 'installing the pinned packages into .venv: about 4 minutes")
 
