@@ -131,17 +131,25 @@ def predictions_of(table: pa.Table) -> Predictions:
 
 
 def to_safetensors(tensors: Mapping[str, Any], facts: Mapping[str, Any], unit_id: str) -> bytes:
-    """Tensors and plain facts as one safetensors file."""
+    """Tensors and plain facts as one safetensors file. Equal content gives equal bytes."""
     metadata = {"facts": json.dumps(dict(facts)), UNIT: unit_id}
     if not tensors:  # torch is not imported for a header alone
         from safetensors.numpy import save as save_arrays
 
-        return bytes(save_arrays({}, metadata))
+        return _ordered(save_arrays({}, metadata))
     from safetensors.torch import save
 
-    return bytes(
+    return _ordered(
         save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
     )
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same file with a sorted header: the library writes several metadata in a random order."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(_safetensors_header(content), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def from_safetensors(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
