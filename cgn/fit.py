@@ -104,10 +104,9 @@ class _Fold:
         return self.reports[self.best_epoch].val_auc if self.reports else -math.inf
 
     def state(self) -> FoldState:
-        moments = self.optimizer.state_dict()["state"] if self.optimizer else {}
         tensors = {f"model.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        tensors |= {f"adam.{i}.{name}": value for i, own in moments.items() for name, value in own.items()}
+        tensors |= FoldState.moments_of(self.optimizer) if self.optimizer else {}
         reports = [asdict(report) | {"val_scores": report.val_scores.tolist()} for report in self.reports]
         facts = {"best_epoch": self.best_epoch, "reports": reports, "before": asdict(self.before)}
         return FoldState(tensors | {"order": self.order.get_state()}, facts)

@@ -147,6 +147,12 @@ class FoldState:
         prefix = f"{name}."
         return {key.removeprefix(prefix): t for key, t in self.tensors.items() if key.startswith(prefix)}
 
+    @staticmethod
+    def moments_of(optimizer: Any) -> dict[str, Any]:
+        """The moments of Adam as tensors of a state, for `restore_moments`."""
+        moments = optimizer.state_dict()["state"].items()
+        return {f"adam.{i}.{name}": value for i, own in moments for name, value in own.items()}
+
     def restore_moments(self, optimizer: Any) -> None:
         """Give the moments of Adam to an optimiser of the same parameters."""
         moments: dict[int, dict[str, Any]] = {}

@@ -18,8 +18,6 @@ from cgn.results import CheckpointStore, FoldState
 from cgn.streams import endless, stream_seed
 
 TAIL = 10  # a stage's losses are means over its last tenth
-
-
 CLASSIFICATION = "classification"  # what follows the last stage, in a checkpoint
 
 
@@ -95,7 +93,7 @@ def run(
         network.end_stage(stage)
         if checkpoints:
             facts = {"stage": names[number + 1], "step": 0, "done": finished + stage.steps, "tail": {}}
-            checkpoints.save(_state(network, {}, before, facts))
+            checkpoints.save(_state(network, None, before, facts))
     if state is not None and state.facts["stage"] == CLASSIFICATION:
         network.load_state_dict(state.part("model"))
     network.requires_grad_(True)
@@ -162,7 +160,7 @@ class _Training:
             self.before.seconds = seconds + time.perf_counter() - begin
             if checkpoints and step % every == 0 and step < stage.steps:
                 facts = {"stage": stage.name, "step": step, "done": self.finished + step, "tail": tail}
-                checkpoints.save(_state(self.network, optimizer.state_dict()["state"], self.before, facts))
+                checkpoints.save(_state(self.network, optimizer, self.before, facts))
         means = {f"{stage.name}.{name}": math.fsum(own) / len(own) for name, own in tail.items()}
         self.before.losses |= means
 
@@ -201,8 +199,8 @@ class _Training:
 
 
 def _state(
-    network: Method, moments: Mapping[int, Mapping[str, Any]], before: Before, facts: Mapping[str, Any]
+    network: Method, optimizer: torch.optim.Optimizer | None, before: Before, facts: Mapping[str, Any]
 ) -> FoldState:
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"adam.{i}.{name}": value for i, own in moments.items() for name, value in own.items()}
+    tensors |= FoldState.moments_of(optimizer) if optimizer else {}
     return FoldState(tensors, {**facts, "losses": before.losses, "seconds": before.seconds})

@@ -198,6 +198,11 @@ def adam(modules: list[nn.Module], learning_rate: float, betas: tuple[float, flo
     return {"params": parameters, "lr": learning_rate, "betas": betas}
 
 
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute difference of each sample. (B,)"""
+    return (x - y).abs().flatten(1).mean(1)
+
+
 def gradient_penalty(score: Any, real: Tensor, fake: Tensor) -> Tensor:
     """(||grad D|| - 1)^2 at random mixtures of real and generated films. (B,)"""
     mix = torch.rand(len(real), 1, 1, 1, device=real.device)

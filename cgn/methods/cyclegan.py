@@ -92,18 +92,18 @@ class CycleGAN(_residual.Residual):
         (g, f), (d_b, d_a) = generators, discriminators
         fake_b, fake_a = g(a), f(b)
         fooled = _squared(d_b(fake_b), 1) + _squared(d_a(fake_a), 1)
-        cycle = _l1(f(fake_b), a) + _l1(g(fake_a), b)
-        identity = _l1(g(b), b) + _l1(f(a), a)
+        cycle = _residual.l1(f(fake_b), a) + _residual.l1(g(fake_a), b)
+        identity = _residual.l1(g(b), b) + _residual.l1(f(a), a)
         weight = self.options.lambda_cycle
         terms = [fooled, weight * cycle, weight * self.options.lambda_identity * identity]
         _residual.minimise(terms, generators)
         fakes = (fake_b.detach(), fake_a.detach())
-        told_apart = [
+        separation = [
             (_squared(d(real), 1) + _squared(d(fake), 0)) / 2
             for d, real, fake in zip(discriminators, (b, a), fakes, strict=True)
         ]
-        _residual.minimise(told_apart, discriminators)
-        d_loss = (told_apart[0] + told_apart[1]).detach()
+        _residual.minimise(separation, discriminators)
+        d_loss = (separation[0] + separation[1]).detach()
         return {"g": fooled.detach(), "cycle": cycle.detach(), "identity": identity.detach(), "d": d_loss}
 
     def healthy_version(self, x: Tensor) -> Tensor:
@@ -114,10 +114,6 @@ class CycleGAN(_residual.Residual):
 
 def _squared(score: Tensor, wanted: float) -> Tensor:
     return (score - wanted).square().flatten(1).mean(1)
-
-
-def _l1(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).abs().flatten(1).mean(1)
 
 
 def build(config: Config) -> CycleGAN:

@@ -124,8 +124,8 @@ class FixedPoint(_residual.Residual):
             score, named = self.discriminator(fake)
             terms["g"].append(-score)
             terms["g_domain"].append(F.cross_entropy(named, domain, reduction="none"))
-            terms["cycle"].append(_l1(self._translate(fake, own), x))
-        identity = _l1(fake, x)  # of the own domain, the last one
+            terms["cycle"].append(_residual.l1(self._translate(fake, own), x))
+        identity = _residual.l1(fake, x)  # of the own domain, the last one
         sums = {name: torch.stack(values).sum(0) for name, values in terms.items()}
         weighted = [
             sums["g"],
@@ -154,10 +154,6 @@ class _Discriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.layers(x)
         return self.score(h).mean((1, 2, 3)), self.domain(h).flatten(1)
-
-
-def _l1(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).abs().flatten(1).mean(1)
 
 
 def build(config: Config) -> FixedPoint:
